@@ -1,0 +1,11 @@
+//! What was recorded and how it is stored: trace types, our formats, importers, statistics, fits.
+//!
+//! Inside: values read from files, and pure arithmetic over them. Never inside: anything that runs
+//! a VM or opens a data socket.
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+pub mod class;
+pub mod cpu;
+pub mod dirty;
+pub mod units;
