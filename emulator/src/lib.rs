@@ -1,1 +1,11 @@
-//! placeholder
+//! The testbed: machine, agents, migration engines, timeline, balancers, records, reports.
+//!
+//! Inside: everything that runs an emulation and tells what happened. Never inside: kernel calls
+//! that belong to the `sys` modules of `netmodel`.
+
+pub mod balance;
+pub mod clock;
+pub mod event;
+pub mod ids;
+pub mod migration;
+pub mod scenario;

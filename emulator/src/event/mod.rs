@@ -1,0 +1,244 @@
+//! Everything that happened, typed and in order. Every other file of a run directory can be rebuilt
+//! from these.
+//!
+//! Inside: the schema, and the log that writes it (`log`). Never inside: text for people (that is
+//! `tracing`'s).
+
+use crate::ids::{FlowId, HostId, MigrationId, VmId};
+use crate::migration::record::{MigrationRecord, Phase};
+use serde::{Deserialize, Serialize};
+
+/// Version of the event schema, in the first event of every log.
+pub const SCHEMA: u32 = 1;
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// The machine's monotonic clock, ns.
+    pub mono_ns: u64,
+    /// Trace time, ns.
+    pub trace_ns: u64,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum EventKind {
+    /// First event of a log.
+    RunStarted {
+        /// [`SCHEMA`].
+        schema: u32,
+        /// Version of migbed.
+        version: String,
+        /// Seconds since 1970, UTC.
+        started_unix_s: u64,
+        /// `measured` or, of a simulation, `modelled`.
+        tag: String,
+    },
+    /// A span of time began.
+    Segment {
+        /// Number, from 1.
+        number: u64,
+        /// `run` or `hold`.
+        span: SpanKind,
+    },
+    /// Trace time jumped; the event's own `trace_ns` is the landing.
+    Jumped {
+        /// From, trace ns.
+        from_trace_ns: u64,
+    },
+    /// A link measured before the run.
+    LinkCalibrated(LinkCalibration),
+    /// What a host did since its last sample.
+    HostSample(HostSample),
+    /// What a VM did since its last sample.
+    VmSample(VmSample),
+    /// Where a VM is, at the start and after every change.
+    Placed {
+        /// VM.
+        vm: VmId,
+        /// Host.
+        host: HostId,
+    },
+    /// The balancer was asked.
+    Tick {
+        /// Number.
+        tick: u64,
+        /// Wall time it took, ns.
+        took_ns: u64,
+        /// Moves it asked for.
+        moves: u32,
+    },
+    /// A migration was accepted.
+    MigrationRequested {
+        /// Number.
+        migration: MigrationId,
+        /// VM.
+        vm: VmId,
+        /// From.
+        source: HostId,
+        /// To.
+        destination: HostId,
+        /// Why.
+        reason: String,
+    },
+    /// A move asked for was refused.
+    MoveRejected {
+        /// VM.
+        vm: VmId,
+        /// To.
+        destination: HostId,
+        /// Why not.
+        reason: String,
+    },
+    /// An end of a migration entered a phase.
+    MigrationPhase {
+        /// Number.
+        migration: MigrationId,
+        /// Which.
+        phase: Phase,
+    },
+    /// A migration has ended, well or not.
+    MigrationEnded(Box<MigrationRecord>),
+    /// A tenant flow was opened between the hosts its VMs are on.
+    FlowOpened {
+        /// Which.
+        flow: FlowId,
+        /// Sender's host.
+        from: HostId,
+        /// Receiver's host.
+        to: HostId,
+    },
+    /// A tenant flow was closed.
+    FlowClosed {
+        /// Which.
+        flow: FlowId,
+        /// Payload received while it was open.
+        received_bytes: u64,
+        /// How long it was open, ns.
+        open_ns: u64,
+    },
+    /// A link's counters since the run began.
+    LinkSample(LinkSample),
+    /// Read before trusting the numbers.
+    Warning {
+        /// What.
+        message: String,
+    },
+    /// A host's process has gone.
+    HostLost {
+        /// Which.
+        host: HostId,
+    },
+    /// The audit after the run.
+    Audit {
+        /// A, B, C, or invalid.
+        grade: String,
+        /// Reasons for anything but A.
+        reasons: Vec<String>,
+    },
+    /// Last event.
+    RunEnded {
+        /// `completed`, `interrupted`, `failed`.
+        outcome: String,
+    },
+}
+
+/// How trace time moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpanKind {
+    /// At the speed of the clock.
+    Run,
+    /// Not at all.
+    Hold,
+}
+
+/// A link direction: asked against got.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkCalibration {
+    /// `h1>switch` or `switch>h1`.
+    pub link: String,
+    /// bit/s on the wire; `None`: unshaped.
+    pub asked_rate_bps: Option<u64>,
+    /// Measured under load.
+    pub got_rate_bps: f64,
+    /// One-way, µs.
+    pub asked_delay_us: f64,
+    /// Measured: median of added one-way delay.
+    pub got_delay_us: f64,
+    /// Queue, bytes.
+    pub queue_bytes: u64,
+    /// Within tolerance.
+    pub ok: bool,
+}
+
+/// A host between two samples. Integrals, so that any aggregate can be had from them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostSample {
+    /// Which.
+    pub host: HostId,
+    /// Trace ns covered, up to the event's `trace_ns`.
+    pub span_ns: u64,
+    /// Core-ns asked for.
+    pub demand_core_ns: u64,
+    /// Core-ns granted.
+    pub granted_core_ns: u64,
+    /// ns in which some VM wanted more than it got.
+    pub pressure_some_ns: u64,
+    /// RAM of its VMs, bytes.
+    pub ram_used_bytes: u64,
+    /// VMs on it.
+    pub vms: u32,
+}
+
+/// A VM between two samples.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VmSample {
+    /// Which.
+    pub vm: VmId,
+    /// On which host.
+    pub host: HostId,
+    /// Trace ns covered.
+    pub span_ns: u64,
+    /// Core-ns asked for.
+    pub demand_core_ns: u64,
+    /// Core-ns granted.
+    pub granted_core_ns: u64,
+    /// Core-ns of demand that was dropped from a full backlog.
+    pub lost_core_ns: u64,
+    /// ns it was paused.
+    pub paused_ns: u64,
+    /// Guest CPU time since the start of the run, ns.
+    pub guest_cpu_ns: u64,
+}
+
+/// Counters of a link direction, since the run began.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct LinkSample {
+    /// `h1>switch` or `switch>h1`.
+    pub link: String,
+    /// Segments that entered.
+    pub segments_in: u64,
+    /// Wire bytes that entered.
+    pub wire_bytes_in: u64,
+    /// Wire bytes that left.
+    pub wire_bytes_out: u64,
+    /// Wire bytes dropped at the queue.
+    pub dropped_bytes: u64,
+    /// Segments dropped.
+    pub dropped_segments: u64,
+    /// Wire bytes waiting.
+    pub queued_bytes: u64,
+    /// Highest the queue stood, bytes.
+    pub queue_bytes_max: u64,
+    /// Lateness of departures, µs: mean.
+    pub late_us_mean: f64,
+    /// 99th percentile.
+    pub late_us_p99: f64,
+    /// Maximum.
+    pub late_us_max: f64,
+}

@@ -1,0 +1,7 @@
+//! Live migration: engines over one page stream, each deciding as its original.
+//!
+//! Inside: parameters, the wire, source and destination, engines' decision rules (pure), records.
+//! Never inside: namespaces, the timeline, balancing.
+
+pub mod params;
+pub mod record;

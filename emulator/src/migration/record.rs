@@ -1,0 +1,302 @@
+//! What is known of a migration once it has ended. Instants are nanoseconds of the machine's
+//! monotonic clock; the timeline adds trace time where it writes the record.
+
+use super::params::MigrationParams;
+use serde::{Deserialize, Serialize};
+
+/// The phases, in order. Both ends use the same names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Connect, header, RAM list, dirty log started.
+    Handshake,
+    /// Pages while the guest runs.
+    Rounds,
+    /// The guest stops at the source.
+    Pause,
+    /// The remaining pages, guest paused.
+    FinalRound,
+    /// Device state.
+    State,
+    /// The commit point: after it only the destination may run the guest.
+    Switchover,
+    /// The guest runs at the destination.
+    Resume,
+}
+
+/// One phase as one end saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseSpan {
+    /// Which.
+    pub phase: Phase,
+    /// Begin, monotonic ns.
+    pub begin_ns: u64,
+    /// End, monotonic ns.
+    pub end_ns: u64,
+}
+
+/// One round: from one sync of the dirty log to the next. Round 0 starts with all pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Round {
+    /// From 0.
+    pub number: u32,
+    /// When its sync ended, monotonic ns.
+    pub begin_ns: u64,
+    /// When the next sync began, or the last byte was written.
+    pub end_ns: u64,
+    /// Pages in the migration bitmap after its sync.
+    pub dirty_pages: u64,
+    /// Pages newly found dirty by its sync (all, for round 0).
+    pub new_dirty_pages: u64,
+    /// Pages sent whole.
+    pub normal_pages: u64,
+    /// Zero pages sent as a marker.
+    pub zero_pages: u64,
+    /// Bytes handed to the socket.
+    pub sent_bytes: u64,
+    /// Sent with the guest paused: the final round.
+    pub paused: bool,
+}
+
+/// One evaluation of the switchover rule that read the dirty log or ended the rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Monotonic ns.
+    pub at_ns: u64,
+    /// Bytes known dirty before the log was read.
+    pub estimate_bytes: u64,
+    /// Bytes dirty after it was read.
+    pub exact_bytes: u64,
+    /// Switchover bandwidth, bytes a second: the last 100 ms window's.
+    pub bandwidth_bytes_per_s: u64,
+    /// `threshold_size` = switchover bandwidth × downtime-limit.
+    pub threshold_bytes: u64,
+    /// Whether the guest was stopped.
+    pub switchover: bool,
+}
+
+/// Bytes handed to the socket, by kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct BytesByKind {
+    /// 4096 bytes a page sent whole.
+    pub normal: u64,
+    /// Page headers and zero-page markers.
+    pub header: u64,
+    /// Stream header, RAM list, section marks.
+    pub control: u64,
+    /// Device state.
+    pub device: u64,
+}
+
+impl BytesByKind {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.normal + self.header + self.control + self.device
+    }
+}
+
+/// A sample of the sender's TCP state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct TcpSample {
+    /// Monotonic ns.
+    pub at_ns: u64,
+    /// Smoothed round-trip time, µs.
+    pub rtt_us: u32,
+    /// Congestion window, segments.
+    pub cwnd: u32,
+    /// Segments retransmitted so far.
+    pub retransmits: u32,
+    /// Bytes a second, as the kernel estimates.
+    pub delivery_rate: u64,
+    /// µs in which the connection was busy sending.
+    pub busy_us: u64,
+    /// µs limited by the receiver's window.
+    pub rwnd_limited_us: u64,
+    /// µs limited by the send buffer.
+    pub sndbuf_limited_us: u64,
+    /// Bytes handed to the socket and not acknowledged yet, if known.
+    pub unacked_bytes: u64,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// The guest runs at the destination.
+    Completed,
+    /// Asked to stop; the guest runs at the source.
+    Cancelled,
+    /// An error; the record says which, and who owns the guest.
+    Failed,
+}
+
+/// Who may run the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Owner {
+    /// The source.
+    Source,
+    /// The destination.
+    Destination,
+    /// Nobody: its host died with it.
+    Lost,
+    /// Nobody can vouch for it.
+    Stranded,
+}
+
+/// What the source knows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// How the stream ended, as the source saw it.
+    pub status: Status,
+    /// The error, when it failed.
+    pub error: Option<String>,
+    /// When the command was taken.
+    pub begin_ns: u64,
+    /// When setup was over (QMP's setup-time ends).
+    pub setup_end_ns: u64,
+    /// When the guest was stopped.
+    pub stop_ns: Option<u64>,
+    /// QMP's moment of completion: total-time and downtime end.
+    pub end_ns: u64,
+    /// Phases.
+    pub phases: Vec<PhaseSpan>,
+    /// Rounds.
+    pub rounds: Vec<Round>,
+    /// Decisions that read the log or stopped the guest.
+    pub decisions: Vec<Decision>,
+    /// Bytes.
+    pub bytes: BytesByKind,
+    /// Bytes handed to the socket before the guest was stopped.
+    pub precopy_bytes: u64,
+    /// … and after.
+    pub downtime_bytes: u64,
+    /// QMP's `dirty-sync-count`.
+    pub dirty_sync_count: u64,
+    /// QMP's `dirty-pages-rate` at the end, pages a second.
+    pub dirty_pages_rate: u64,
+    /// QMP's `pages-per-second` of the last window.
+    pub pages_per_second: u64,
+    /// TCP state at 10 Hz.
+    pub tcp: Vec<TcpSample>,
+    /// CPU time of the source's thread, ns.
+    pub cpu_ns: u64,
+    /// Run-queue delay of the source's thread, ns.
+    pub run_queue_ns: u64,
+}
+
+/// What the destination knows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DestinationReport {
+    /// Whether the guest was resumed here.
+    pub resumed_ns: Option<u64>,
+    /// When the last byte of the stream was read.
+    pub loaded_ns: Option<u64>,
+    /// The error, when the stream ended badly.
+    pub error: Option<String>,
+    /// Bytes read.
+    pub received_bytes: u64,
+    /// Pages whose stamp or body was wrong on receipt.
+    pub bad_on_receipt: u64,
+    /// Outcome of comparing every page with what the guest's own time says it must be.
+    pub verification: Option<Verification>,
+    /// CPU time of the destination's thread, ns.
+    pub cpu_ns: u64,
+    /// Run-queue delay of the destination's thread, ns.
+    pub run_queue_ns: u64,
+}
+
+/// Every page compared with the version that guest time says it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// Pages compared.
+    pub pages: u64,
+    /// Pages that were stale, wrong or missing.
+    pub bad: u64,
+    /// The first few of them: page, expected version, got.
+    pub examples: Vec<BadPage>,
+}
+
+/// A page that is not what it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadPage {
+    /// Which.
+    pub page: u32,
+    /// The version guest time says it has.
+    pub expected: u64,
+    /// What the destination holds; `None`: never received.
+    pub got: Option<u64>,
+}
+
+/// A migration, as the run records it: one object of `migrations.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MigrationRecord {
+    /// Version of this object.
+    pub schema: u32,
+    /// Number in the run.
+    pub id: u32,
+    /// VM by name.
+    pub vm: String,
+    /// Host by name.
+    pub source: String,
+    /// Host by name.
+    pub destination: String,
+    /// Why the balancer asked for it.
+    pub reason: String,
+    /// `PreCopy`, …
+    pub kind: String,
+    /// With what.
+    pub params: MigrationParams,
+    /// How it ended.
+    pub status: Status,
+    /// Who owns the guest now.
+    pub owner: Owner,
+    /// The error, when there was one.
+    pub error: Option<String>,
+    /// RAM of the VM.
+    pub ram_bytes: u64,
+    /// Trace instant of the request, seconds.
+    pub requested_trace_s: f64,
+    /// Monotonic instant of the request.
+    pub requested_ns: u64,
+    /// Request accepted → source released, ms.
+    pub request_to_release_ms: f64,
+    /// QMP's answer, exactly as shaped there.
+    pub query_migrate: serde_json::Value,
+    /// Guest paused at the source → resumed at the destination, one clock, ms.
+    pub observed_outage_ms: Option<f64>,
+    /// Rounds (the source's, also as a list in `source_report`).
+    pub rounds: u32,
+    /// Every page arrived in its right version.
+    pub verified: bool,
+    /// A, B, C, or invalid (DESIGN §5).
+    pub grade: String,
+    /// Why not A.
+    pub grade_reasons: Vec<String>,
+    /// What models said before it began, and how wrong they were.
+    pub predictions: Vec<Prediction>,
+    /// The source's account.
+    pub source_report: Option<SourceReport>,
+    /// The destination's account.
+    pub destination_report: Option<DestinationReport>,
+}
+
+/// A model's guess, made before the migration, and its error.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Which model.
+    pub model: String,
+    /// ms.
+    pub total_time_ms: f64,
+    /// ms; `None` where the model has none.
+    pub downtime_ms: Option<f64>,
+    /// Bytes.
+    pub bytes: f64,
+    /// (guess − measured) / measured of the total time.
+    pub total_time_error: Option<f64>,
+    /// The same of the outage.
+    pub downtime_error: Option<f64>,
+    /// The same of the bytes.
+    pub bytes_error: Option<f64>,
+}

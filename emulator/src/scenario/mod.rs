@@ -1,0 +1,191 @@
+//! What to run: the checked scenario. Everything in here is valid; later code never re-checks.
+//!
+//! Inside: the values a run needs, resolved and in base units. Never inside: text, spans, files
+//! (`raw` and `check` turn a TOML file into this, once, and point at what is wrong with it).
+
+use crate::ids::{HostId, VmId};
+use crate::migration::params::MigrationParams;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use traces::class::PageClass;
+
+/// A scenario that can be run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scenario {
+    /// For people; also the default name of the run directory.
+    pub name: String,
+    /// Everything random is drawn from this.
+    pub seed: u64,
+    /// Space scale k: bytes, pages and rates are divided by it, times are not.
+    pub scale: u32,
+    /// How trace time follows wall time.
+    pub pace: Pace,
+    /// Length of the run in trace time.
+    pub duration_ns: u64,
+    /// Traces by name, as the scenario declares them.
+    pub traces: BTreeMap<String, TraceSource>,
+    /// Emulated hosts; the index is the [`HostId`].
+    pub hosts: Vec<HostSpec>,
+    /// Emulated VMs; the index is the [`VmId`].
+    pub vms: Vec<VmSpec>,
+    /// Tenant flows; the index is the `FlowId`.
+    pub flows: Vec<FlowSpec>,
+    /// The network.
+    pub network: NetworkSpec,
+    /// The balancer.
+    pub balancer: BalancerSpec,
+    /// Migrations asked for by the scenario itself, by trace instant.
+    pub migrations: Vec<PlannedMigration>,
+    /// How VMs are migrated.
+    pub migration: MigrationParams,
+}
+
+/// How trace time follows the machine's monotonic clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pace {
+    /// Slope 1 throughout.
+    Real,
+    /// Slope 1 while anything real is on the wire; jumps from event to event otherwise.
+    #[default]
+    Warp,
+}
+
+/// Where a trace comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceSource {
+    /// The file or directory, resolved against the scenario's folder.
+    pub path: PathBuf,
+    /// Format by name, or detected from the content.
+    pub format: Option<String>,
+    /// Which VM of a file that holds several: its name in the file. `None`: the first.
+    pub vm: Option<String>,
+}
+
+/// An emulated physical machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostSpec {
+    /// Unique name.
+    pub name: String,
+    /// Cores.
+    pub cores: u32,
+    /// RAM for VMs, bytes.
+    pub ram_bytes: u64,
+}
+
+/// An emulated VM.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VmSpec {
+    /// Unique name.
+    pub name: String,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Share weight under contention.
+    pub weight: u32,
+    /// RAM, bytes; a multiple of 4 KiB.
+    pub ram_bytes: u64,
+    /// Bytes that are not zero from the start, beyond the pages its behaviour writes.
+    pub resident_bytes: u64,
+    /// CPU demand.
+    pub cpu: CpuSource,
+    /// Multiplies the demand, in thousandths (1000 = as recorded).
+    pub cpu_scale_milli: u32,
+    /// Page writes.
+    pub writes: WriteSource,
+    /// The VM starts this far into its traces.
+    pub offset_ns: u64,
+    /// What happens to demand that is not served at once.
+    pub work: Work,
+    /// Where it starts.
+    pub host: HostId,
+}
+
+/// Where CPU demand comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CpuSource {
+    /// The CPU column of a trace.
+    Trace(String),
+    /// The same for ever, thousandths of a core.
+    Constant(u32),
+}
+
+/// Where page writes come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WriteSource {
+    /// None.
+    Idle,
+    /// The recorded sets of pages of a trace, looped over its steady part.
+    Pages(String),
+    /// Classes fitted to a page-level recording when the scenario is resolved.
+    Fitted(String),
+    /// Classes as given.
+    Classes(Vec<PageClass>),
+}
+
+/// What becomes of demand beyond what is granted (replay::backlog has the arithmetic).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// Bounded backlog, drained when there is CPU to spare.
+    #[default]
+    Service,
+    /// The trace stretches.
+    Batch,
+    /// Page writes follow trace time whatever the guest is granted.
+    Open,
+}
+
+/// A tenant flow between two VMs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowSpec {
+    /// Sends.
+    pub from: VmId,
+    /// Receives.
+    pub to: VmId,
+    /// Bits a second of payload; `None` is elastic: as much as TCP gives.
+    pub rate_bps: Option<u64>,
+}
+
+/// The network: a star of hosts around one switch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// Backend asked for: `auto`, `relay`.
+    pub backend: String,
+    /// Host to switch, by host.
+    pub up: Vec<netmodel::link::LinkSpec>,
+    /// Switch to host, by host.
+    pub down: Vec<netmodel::link::LinkSpec>,
+    /// Congestion control of every socket.
+    pub congestion: String,
+}
+
+/// The balancer and its options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BalancerSpec {
+    /// `none`, `equalise`, `thr-mmt`.
+    pub policy: String,
+    /// Between two decisions, trace time.
+    pub interval_ns: u64,
+    /// Loads are averaged over this long before a decision.
+    pub window_ns: u64,
+    /// Options of the policy, by name.
+    pub options: BTreeMap<String, f64>,
+    /// Migrations under way at once: whole cluster.
+    pub parallel: u32,
+    /// Migrations under way at once: out of or into one host.
+    pub parallel_per_host: u32,
+}
+
+/// A migration the scenario asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedMigration {
+    /// When, trace time.
+    pub at_ns: u64,
+    /// Which.
+    pub vm: VmId,
+    /// Where to.
+    pub destination: HostId,
+}
