@@ -1,0 +1,321 @@
+//! The messages. Postcard in length-delimited frames; the first message of each side says the
+//! protocol version, and a peer of another version is refused.
+
+use crate::event::{HostSample, LinkCalibration, LinkSample, VmSample};
+use crate::ids::{FlowId, HostId, MigrationId, VmId};
+use crate::migration::params::MigrationParams;
+use crate::migration::record::{DestinationReport, Phase, SourceReport};
+use crate::scenario::{HostSpec, NetworkSpec, VmSpec};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Version of these messages.
+pub const PROTOCOL: u16 = 1;
+
+/// `migbed` → `machine`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ToMachine {
+    /// First message: build this.
+    Setup(Box<MachineSetup>),
+    /// Pass on to an agent.
+    Agent(HostId, Box<ToAgent>),
+    /// Pass on to every agent.
+    AllAgents(Box<ToAgent>),
+    /// Answer with [`FromMachine::Links`].
+    SampleLinks,
+    /// Answer with [`FromMachine::Drained`] once no packet is queued or in flight.
+    Drain,
+    /// Audit the network, answer with [`FromMachine::Audited`].
+    Audit,
+    /// End everything and go.
+    Shutdown,
+}
+
+/// What a machine is to build.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MachineSetup {
+    /// [`PROTOCOL`].
+    pub protocol: u16,
+    /// Emulated hosts.
+    pub hosts: Vec<HostSpec>,
+    /// Their network.
+    pub network: NetworkSpec,
+    /// Folder with the run's traces, in our own formats.
+    pub inputs: PathBuf,
+    /// Seed of the scenario.
+    pub seed: u64,
+    /// RAM admission: asked RAM may be this share of a host's, in thousandths.
+    pub overcommit_milli: u32,
+    /// Whether to load every link before the run and compare it with its spec.
+    pub calibrate: bool,
+}
+
+/// `machine` → `migbed`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum FromMachine {
+    /// First message.
+    Hello {
+        /// [`PROTOCOL`].
+        protocol: u16,
+        /// The machine's process as its parent sees it.
+        pid: u32,
+    },
+    /// What it is doing, for the progress line.
+    Progress(String),
+    /// Everything is built and measured.
+    Ready(Box<MachineReady>),
+    /// An agent says.
+    Agent(HostId, Box<FromAgent>),
+    /// An agent's process has gone, unasked.
+    AgentLost(HostId),
+    /// Counters of every link direction.
+    Links(Vec<LinkSample>),
+    /// No packet is queued or in flight.
+    Drained,
+    /// Findings of the audit.
+    Audited(Vec<AuditFinding>),
+    /// The machine cannot go on.
+    Failed {
+        /// The chain of errors.
+        message: String,
+        /// A capability is missing (exit 3).
+        missing_capability: bool,
+    },
+}
+
+/// What was built.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MachineReady {
+    /// Asked against got, by link direction.
+    pub calibration: Vec<LinkCalibration>,
+    /// Data address of every host.
+    pub addresses: Vec<SocketAddr>,
+    /// Backend in use.
+    pub backend: String,
+    /// Things to read before trusting the numbers.
+    pub warnings: Vec<String>,
+    /// ns from the first message to ready.
+    pub took_ns: u64,
+}
+
+/// Something the audit of the network found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditFinding {
+    /// `A` (worth knowing), `B`, `C`, `invalid`.
+    pub grade: String,
+    /// What.
+    pub message: String,
+}
+
+/// To an agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ToAgent {
+    /// First message.
+    Setup(Box<AgentSetup>),
+    /// A VM of this host, at the start of the run.
+    Place(Box<VmPlacement>),
+    /// Go to this trace instant (nothing real is on the wire) and answer [`FromAgent::Sampled`].
+    Advance {
+        /// Number of the request.
+        seq: u64,
+        /// Trace ns.
+        to_trace_ns: u64,
+    },
+    /// A span of time begins.
+    Go {
+        /// Number, from 1.
+        number: u64,
+        /// Slope 1 or 0.
+        run: bool,
+        /// Monotonic instant.
+        at_ns: u64,
+        /// Trace time at that instant.
+        trace_ns: u64,
+    },
+    /// Answer [`FromAgent::Sampled`] with what happened up to now.
+    Sample {
+        /// Number of the request.
+        seq: u64,
+        /// Monotonic instant up to which to sample.
+        at_ns: u64,
+    },
+    /// Listen for a migration; answer [`FromAgent::IncomingReady`].
+    PrepareIncoming {
+        /// Number.
+        migration: MigrationId,
+        /// The VM that will come.
+        vm: Box<VmPlacement>,
+        /// Its parameters.
+        params: Box<MigrationParams>,
+    },
+    /// Send a VM.
+    StartMigration {
+        /// Number.
+        migration: MigrationId,
+        /// Which.
+        vm: VmId,
+        /// Where the destination listens.
+        to: SocketAddr,
+        /// With what.
+        params: Box<MigrationParams>,
+    },
+    /// Stop a migration this agent is the source of.
+    CancelMigration(MigrationId),
+    /// The destination is not going to get this migration: stop listening.
+    AbandonIncoming(MigrationId),
+    /// The source's doubt is settled: did the destination commit?
+    Resolve {
+        /// Number.
+        migration: MigrationId,
+        /// Whether the destination runs the guest.
+        committed: bool,
+    },
+    /// Listen for a tenant flow; answer [`FromAgent::SinkReady`].
+    OpenSink(FlowId),
+    /// Send a tenant flow.
+    OpenFlow {
+        /// Which.
+        flow: FlowId,
+        /// Where its sink listens.
+        to: SocketAddr,
+        /// Payload bit/s, or as much as TCP gives.
+        rate_bps: Option<u64>,
+    },
+    /// Stop sending or receiving a flow; the sink answers [`FromAgent::FlowClosed`].
+    CloseFlow(FlowId),
+    /// Answer [`FromAgent::FlowBytes`] for every sink of this agent.
+    FlowStats,
+    /// End.
+    Shutdown,
+}
+
+/// What an agent is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AgentSetup {
+    /// [`PROTOCOL`].
+    pub protocol: u16,
+    /// Which host it is.
+    pub host: HostId,
+    /// Its size.
+    pub spec: HostSpec,
+    /// Its data address.
+    pub address: SocketAddr,
+    /// Folder with the run's traces.
+    pub inputs: PathBuf,
+    /// Seed of the scenario.
+    pub seed: u64,
+    /// Congestion control of every socket.
+    pub congestion: String,
+    /// RAM admission, thousandths.
+    pub overcommit_milli: u32,
+}
+
+/// A VM and what an agent needs to be it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VmPlacement {
+    /// Which.
+    pub vm: VmId,
+    /// What it is.
+    pub spec: VmSpec,
+}
+
+/// From an agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum FromAgent {
+    /// First message.
+    Hello {
+        /// [`PROTOCOL`].
+        protocol: u16,
+    },
+    /// Setup is done, or the agent cannot go on.
+    SetUp(Result<(), String>),
+    /// A VM was placed, or could not be.
+    Placed(VmId, Result<(), String>),
+    /// Answer to `Advance` and `Sample`.
+    Sampled {
+        /// Number of the request.
+        seq: u64,
+        /// Trace instant reached.
+        trace_ns: u64,
+        /// This host since its last sample.
+        host: HostSample,
+        /// Its VMs since their last samples.
+        vms: Vec<VmSample>,
+    },
+    /// Listening for a migration, or not.
+    IncomingReady {
+        /// Number.
+        migration: MigrationId,
+        /// Port, or why not.
+        port: Result<u16, String>,
+    },
+    /// An end of a migration entered a phase.
+    Phase {
+        /// Number.
+        migration: MigrationId,
+        /// Which.
+        phase: Phase,
+        /// Monotonic ns.
+        at_ns: u64,
+    },
+    /// The commit record: written before the guest runs here.
+    Committed {
+        /// Number.
+        migration: MigrationId,
+        /// Monotonic ns.
+        at_ns: u64,
+    },
+    /// The source is through with its part; the guest's fate is in `end`.
+    SourceDone {
+        /// Number.
+        migration: MigrationId,
+        /// How it ended.
+        end: SourceEnding,
+        /// Its account.
+        report: Box<SourceReport>,
+        /// Monotonic ns at which the source had released everything.
+        released_ns: u64,
+    },
+    /// The destination is through, verification included.
+    DestinationDone {
+        /// Number.
+        migration: MigrationId,
+        /// Its account.
+        report: Box<DestinationReport>,
+    },
+    /// Listening for a flow, or not.
+    SinkReady {
+        /// Which.
+        flow: FlowId,
+        /// Port, or why not.
+        port: Result<u16, String>,
+    },
+    /// Payload received by every open sink.
+    FlowBytes(Vec<(FlowId, u64)>),
+    /// A sink was closed.
+    FlowClosed {
+        /// Which.
+        flow: FlowId,
+        /// Payload received.
+        received_bytes: u64,
+        /// How long it was open, ns.
+        open_ns: u64,
+    },
+    /// Read before trusting the numbers.
+    Warning(String),
+}
+
+/// How the source's part of a migration ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SourceEnding {
+    /// Everything was sent (and acknowledged, with a return path); the guest stays paused here
+    /// until the destination's commit record says it may be dropped.
+    Completed,
+    /// The guest runs here; nothing was lost.
+    Cancelled,
+    /// The guest runs here; nothing was lost.
+    Failed,
+    /// Everything was sent and the connection broke: the guest stays paused until `Resolve`.
+    Undecided,
+}
