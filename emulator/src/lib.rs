@@ -5,7 +5,9 @@
 
 pub mod balance;
 pub mod clock;
+pub mod control;
 pub mod event;
 pub mod ids;
 pub mod migration;
 pub mod scenario;
+pub mod timeline;

@@ -34,7 +34,9 @@ pub enum ControlError {
 }
 
 fn framing() -> LengthDelimitedCodec {
-    LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME).new_codec()
+    LengthDelimitedCodec::builder()
+        .max_frame_length(MAX_FRAME)
+        .new_codec()
 }
 
 /// Typed messages in length-delimited frames: `S` is sent, `R` received.
@@ -46,7 +48,10 @@ pub struct MessageCodec<S, R> {
 
 impl<S, R> Default for MessageCodec<S, R> {
     fn default() -> Self {
-        Self { frames: framing(), types: PhantomData }
+        Self {
+            frames: framing(),
+            types: PhantomData,
+        }
     }
 }
 
@@ -81,7 +86,9 @@ impl BlockingSender {
     /// Wraps a connected, blocking socket.
     #[must_use]
     pub fn new(socket: StdUnixStream) -> Self {
-        Self { socket: Mutex::new(socket) }
+        Self {
+            socket: Mutex::new(socket),
+        }
     }
 
     /// Writes one message.
@@ -91,7 +98,10 @@ impl BlockingSender {
     pub fn send<S: Serialize>(&self, message: &S) -> Result<(), ControlError> {
         let mut frame = BytesMut::new();
         MessageCodec::<S, ()>::default().encode(message, &mut frame)?;
-        let mut socket = self.socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut socket = self
+            .socket
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         Ok(socket.write_all(&frame)?)
     }
 }
@@ -108,7 +118,11 @@ impl<R: DeserializeOwned> BlockingReceiver<R> {
     /// Wraps a connected, blocking socket.
     #[must_use]
     pub fn new(socket: StdUnixStream) -> Self {
-        Self { socket, codec: MessageCodec::default(), buffer: BytesMut::new() }
+        Self {
+            socket,
+            codec: MessageCodec::default(),
+            buffer: BytesMut::new(),
+        }
     }
 
     /// The next message; `None` when the peer has closed.
@@ -137,7 +151,11 @@ impl<R: DeserializeOwned> BlockingReceiver<R> {
 /// When the versions differ.
 pub fn check_protocol(theirs: u16) -> Result<(), ControlError> {
     let ours = super::message::PROTOCOL;
-    if theirs == ours { Ok(()) } else { Err(ControlError::Version { theirs, ours }) }
+    if theirs == ours {
+        Ok(())
+    } else {
+        Err(ControlError::Version { theirs, ours })
+    }
 }
 
 #[cfg(test)]
@@ -152,7 +170,9 @@ mod tests {
         let (a, b) = StdUnixStream::pair().unwrap();
         let sender = BlockingSender::new(a);
         for n in 0..100 {
-            sender.send(&ToAgent::CancelMigration(MigrationId(n))).unwrap();
+            sender
+                .send(&ToAgent::CancelMigration(MigrationId(n)))
+                .unwrap();
         }
         drop(sender);
         let mut receiver = BlockingReceiver::<ToAgent>::new(b);
