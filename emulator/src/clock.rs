@@ -25,3 +25,15 @@ pub fn unix_s() -> u64 {
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |d| d.as_secs())
 }
+
+/// Waits until an instant of [`mono_ns`]; returns at once when it has passed. Absolute, so that
+/// being woken late once does not shift what follows.
+pub fn sleep_until(deadline_ns: u64) {
+    use nix::sys::time::TimeSpec;
+    use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
+    use std::time::Duration;
+    let deadline = TimeSpec::from_duration(Duration::from_nanos(deadline_ns));
+    while let Err(nix::Error::EINTR) =
+        clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &deadline)
+    {}
+}

@@ -3,6 +3,7 @@
 //! Inside: everything that runs an emulation and tells what happened. Never inside: kernel calls
 //! that belong to the `sys` modules of `netmodel`.
 
+pub mod agent;
 pub mod balance;
 pub mod clock;
 pub mod control;
