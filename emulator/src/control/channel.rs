@@ -6,8 +6,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 
 /// The largest control message. The largest one sent is a source's report: rounds, decisions and
@@ -43,7 +47,7 @@ fn framing() -> LengthDelimitedCodec {
 #[derive(Debug)]
 pub struct MessageCodec<S, R> {
     frames: LengthDelimitedCodec,
-    types: PhantomData<fn(S) -> R>,
+    types: PhantomData<fn(&S) -> R>,
 }
 
 impl<S, R> Default for MessageCodec<S, R> {
@@ -143,6 +147,77 @@ impl<R: DeserializeOwned> BlockingReceiver<R> {
             }
         }
     }
+}
+
+/// The sending half for tasks.
+#[derive(Debug)]
+pub struct Sender<S> {
+    socket: OwnedWriteHalf,
+    codec: MessageCodec<S, ()>,
+    frame: BytesMut,
+}
+
+/// The receiving half for tasks.
+#[derive(Debug)]
+pub struct Receiver<R> {
+    socket: OwnedReadHalf,
+    codec: MessageCodec<(), R>,
+    buffer: BytesMut,
+}
+
+/// Both halves of a connected socket, for tasks of the current runtime.
+///
+/// # Errors
+/// When the socket cannot be registered with the runtime.
+pub fn split<S, R>(socket: StdUnixStream) -> Result<(Sender<S>, Receiver<R>), ControlError> {
+    socket.set_nonblocking(true)?;
+    let (read, write) = UnixStream::from_std(socket)?.into_split();
+    let sender =
+        Sender { socket: write, codec: MessageCodec::default(), frame: BytesMut::new() };
+    let receiver =
+        Receiver { socket: read, codec: MessageCodec::default(), buffer: BytesMut::new() };
+    Ok((sender, receiver))
+}
+
+impl<S: Serialize> Sender<S> {
+    /// Writes one message.
+    ///
+    /// # Errors
+    /// When the peer has gone, or the message is over the bound.
+    pub async fn send(&mut self, message: &S) -> Result<(), ControlError> {
+        self.frame.clear();
+        self.codec.encode(message, &mut self.frame)?;
+        Ok(self.socket.write_all(&self.frame).await?)
+    }
+}
+
+impl<R: DeserializeOwned> Receiver<R> {
+    /// The next message; `None` when the peer has closed. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the socket fails or the message is not one of ours.
+    pub async fn recv(&mut self) -> Result<Option<R>, ControlError> {
+        loop {
+            if let Some(message) = self.codec.decode(&mut self.buffer)? {
+                return Ok(Some(message));
+            }
+            if self.socket.read_buf(&mut self.buffer).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// The control socket a hidden subcommand was started with: its standard input.
+///
+/// # Errors
+/// When the program was started by hand.
+pub fn inherited() -> Result<StdUnixStream, ControlError> {
+    let owned = io::stdin().as_fd().try_clone_to_owned()?;
+    let socket = StdUnixStream::from(owned);
+    // Fails on anything but a socket.
+    socket.peer_addr()?;
+    Ok(socket)
 }
 
 /// Refuses a peer of another version.
