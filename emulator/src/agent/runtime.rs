@@ -1,0 +1,279 @@
+//! The run time of a host's VMs: trace time and guest time behind one lock.
+//!
+//! Migration threads ask for guest time while the control thread samples, so everything goes
+//! through here. An instant is never asked of the host twice backwards: whoever comes second with
+//! an earlier reading gets the later one's state, microseconds off and consistent.
+
+use crate::event::{HostSample, VmSample};
+use crate::ids::{HostId, VmId};
+use replay::clock::{Clock, ClockError, MonoNs, Segment, SegmentKind, TraceNs};
+use replay::guest::GuestTime;
+use replay::host::{Host, HostError, HostSpec, VmSpec, VmState, VmTotals};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A host cannot do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// Trace time.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
+    /// The host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// A VM this agent does not have.
+    #[error("{vm} is not on this host")]
+    NoVm {
+        /// Which.
+        vm: VmId,
+    },
+}
+
+/// A VM on this host.
+#[derive(Debug)]
+struct Resident {
+    key: u64,
+    /// Totals at its last sample, or when it arrived.
+    sampled: VmTotals,
+    sampled_trace_ns: u64,
+    /// Its state was handed to a destination at this instant; what the host accounts for it
+    /// beyond is the destination's.
+    departing: Option<VmState>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    id: HostId,
+    clock: Clock,
+    host: Host,
+    vms: BTreeMap<VmId, Resident>,
+    sampled_trace_ns: u64,
+    sampled_pressure_ns: u64,
+    /// Samples of VMs that have left since the last sample.
+    left: Vec<VmSample>,
+}
+
+/// A host's VMs in time.
+#[derive(Debug)]
+pub struct Runtime {
+    inner: Mutex<Inner>,
+}
+
+impl Runtime {
+    /// An empty host at trace instant 0, the clock held.
+    #[must_use]
+    pub fn new(id: HostId, spec: HostSpec, now: MonoNs) -> Self {
+        let first =
+            Segment { number: 0, kind: SegmentKind::Hold, at: now, trace: TraceNs(0) };
+        Self {
+            inner: Mutex::new(Inner {
+                id,
+                clock: Clock::new(first),
+                host: Host::new(spec, TraceNs(0)),
+                vms: BTreeMap::new(),
+                sampled_trace_ns: 0,
+                sampled_pressure_ns: 0,
+                left: Vec::new(),
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every method leaves `Inner` consistent before it can panic.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a segment of trace time.
+    ///
+    /// # Errors
+    /// When it is out of order.
+    pub fn begin(&self, segment: Segment) -> Result<(), RuntimeError> {
+        let mut inner = self.lock();
+        inner.clock.begin(segment)?;
+        if segment.trace > inner.host.now() {
+            inner.host.advance(segment.trace)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in a VM that has never run, and starts it.
+    ///
+    /// # Errors
+    /// When the host does not admit it.
+    pub fn place(&self, vm: VmId, spec: VmSpec) -> Result<(), RuntimeError> {
+        self.lock().arrive(vm, spec, VmState::default()).map(drop)
+    }
+
+    /// Takes in a VM that comes from another host, and starts it. Returns its guest time.
+    ///
+    /// # Errors
+    /// When the host does not admit it.
+    pub fn receive(
+        &self,
+        vm: VmId,
+        spec: VmSpec,
+        state: VmState,
+        now: MonoNs,
+    ) -> Result<GuestTime, RuntimeError> {
+        let mut inner = self.lock();
+        inner.reach(now)?;
+        inner.arrive(vm, spec, state)
+    }
+
+    /// Whether the host would take a VM.
+    ///
+    /// # Errors
+    /// When not, with the reason.
+    pub fn admits(&self, spec: &VmSpec) -> Result<(), RuntimeError> {
+        Ok(self.lock().host.admits(spec)?)
+    }
+
+    /// The VM's guest time now.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn guest_time(&self, vm: VmId, now: MonoNs) -> Result<GuestTime, RuntimeError> {
+        let mut inner = self.lock();
+        inner.reach(now)?;
+        Ok(inner.host.state(inner.resident(vm)?.key)?.guest_time())
+    }
+
+    /// Stops the VM; returns its guest time.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn pause(&self, vm: VmId, now: MonoNs) -> Result<GuestTime, RuntimeError> {
+        let mut inner = self.lock();
+        inner.reach(now)?;
+        let key = inner.resident(vm)?.key;
+        Ok(inner.host.pause(key)?)
+    }
+
+    /// Lets the VM run again here: nothing was handed over, or it was taken back.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn resume(&self, vm: VmId, now: MonoNs) -> Result<GuestTime, RuntimeError> {
+        let mut inner = self.lock();
+        inner.reach(now)?;
+        let resident = inner.vms.get_mut(&vm).ok_or(RuntimeError::NoVm { vm })?;
+        resident.departing = None;
+        let key = resident.key;
+        Ok(inner.host.resume(key)?)
+    }
+
+    /// What moves with a paused VM. It stays here, paused, until [`Runtime::release`] or
+    /// [`Runtime::resume`].
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn hand_over(&self, vm: VmId, now: MonoNs) -> Result<VmState, RuntimeError> {
+        let mut inner = self.lock();
+        inner.reach(now)?;
+        let state = inner.host.state(inner.resident(vm)?.key)?;
+        if let Some(resident) = inner.vms.get_mut(&vm) {
+            resident.departing = Some(state.clone());
+        }
+        Ok(state)
+    }
+
+    /// Drops a VM that runs elsewhere now.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn release(&self, vm: VmId) -> Result<(), RuntimeError> {
+        let mut inner = self.lock();
+        let sample = inner.sample_vm(vm)?;
+        if let Some(resident) = inner.vms.remove(&vm) {
+            inner.host.remove(resident.key)?;
+        }
+        inner.left.push(sample);
+        Ok(())
+    }
+
+    /// What happened since the last sample, up to a monotonic instant. Returns the trace instant.
+    ///
+    /// # Errors
+    /// When trace time would go back.
+    pub fn sample(
+        &self,
+        now: MonoNs,
+    ) -> Result<(u64, HostSample, Vec<VmSample>), RuntimeError> {
+        let mut inner = self.lock();
+        inner.reach(now)?;
+        let trace_ns = inner.host.now().0;
+        let mut vms = std::mem::take(&mut inner.left);
+        for vm in inner.vms.keys().copied().collect::<Vec<_>>() {
+            vms.push(inner.sample_vm(vm)?);
+        }
+        let pressure_ns = inner.host.load().pressure_some_ns;
+        let host = HostSample {
+            host: inner.id,
+            span_ns: trace_ns - inner.sampled_trace_ns,
+            demand_core_ns: vms.iter().map(|vm| vm.demand_core_ns).sum(),
+            granted_core_ns: vms.iter().map(|vm| vm.granted_core_ns).sum(),
+            pressure_some_ns: pressure_ns - inner.sampled_pressure_ns,
+            ram_used_bytes: inner.host.used_pages() * traces::units::PAGE_SIZE,
+            vms: u32::try_from(inner.vms.len()).unwrap_or(u32::MAX),
+        };
+        inner.sampled_trace_ns = trace_ns;
+        inner.sampled_pressure_ns = pressure_ns;
+        Ok((trace_ns, host, vms))
+    }
+}
+
+impl Inner {
+    /// Brings the host to an instant, if it is not beyond it already.
+    fn reach(&mut self, now: MonoNs) -> Result<(), RuntimeError> {
+        let to = self.clock.trace_at(now);
+        if to > self.host.now() {
+            self.host.advance(to)?;
+        }
+        Ok(())
+    }
+
+    fn resident(&self, vm: VmId) -> Result<&Resident, RuntimeError> {
+        self.vms.get(&vm).ok_or(RuntimeError::NoVm { vm })
+    }
+
+    fn arrive(
+        &mut self,
+        vm: VmId,
+        spec: VmSpec,
+        state: VmState,
+    ) -> Result<GuestTime, RuntimeError> {
+        let key = spec.key;
+        let sampled = state.totals;
+        let sampled_trace_ns = state.left_at.map_or(self.host.now().0, |left| left.0);
+        self.host.insert(spec, state)?;
+        let guest_time = self.host.resume(key)?;
+        self.vms.insert(vm, Resident { key, sampled, sampled_trace_ns, departing: None });
+        Ok(guest_time)
+    }
+
+    fn sample_vm(&mut self, vm: VmId) -> Result<VmSample, RuntimeError> {
+        let host = self.id;
+        let key = self.resident(vm)?.key;
+        let current = self.host.state(key)?;
+        let now_ns = self.host.now().0;
+        let resident = self.vms.get_mut(&vm).ok_or(RuntimeError::NoVm { vm })?;
+        let (state, until_ns) = match &resident.departing {
+            Some(state) => (state.clone(), state.left_at.map_or(now_ns, |left| left.0)),
+            None => (current, now_ns),
+        };
+        let (before, after) = (resident.sampled, state.totals);
+        let sample = VmSample {
+            vm,
+            host,
+            span_ns: until_ns.saturating_sub(resident.sampled_trace_ns),
+            demand_core_ns: after.demand.core_ns() - before.demand.core_ns(),
+            granted_core_ns: after.granted.core_ns() - before.granted.core_ns(),
+            lost_core_ns: after.lost.core_ns() - before.lost.core_ns(),
+            paused_ns: after.paused_ns - before.paused_ns,
+            guest_cpu_ns: state.cpu.core_ns(),
+        };
+        resident.sampled = after;
+        resident.sampled_trace_ns = resident.sampled_trace_ns.max(until_ns);
+        Ok(sample)
+    }
+}

@@ -1,0 +1,188 @@
+//! PID 1 of a machine: builds the fabric, starts the agents, routes control messages.
+
+use super::agents::{AgentSays, Agents};
+use super::fabric::Network;
+use super::launch::die_with_parent;
+use crate::clock::mono_ns;
+use crate::control::channel::{Receiver, Sender, check_protocol, inherited, split};
+use crate::control::message::{
+    AgentSetup, FromAgent, FromMachine, MachineReady, MachineSetup, PROTOCOL, ToAgent, ToMachine,
+};
+use crate::ids::HostId;
+use anyhow::{Context, Result, anyhow, bail};
+use std::process::ExitCode;
+
+/// The machine's first process.
+///
+/// # Errors
+/// When it was not started by a launcher, or cannot answer.
+pub fn init_main() -> Result<ExitCode> {
+    die_with_parent()?;
+    let control = inherited().context("this subcommand is started by migbed itself")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (to, from) = split(control)?;
+        let mut machine = Init { to, from, agents: Agents::new() };
+        match machine.serve().await {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(error) => {
+                let message = format!("{error:#}");
+                let missing_capability = error.is::<netmodel::sys::netns::NetnsError>();
+                machine.to.send(&FromMachine::Failed { message, missing_capability }).await?;
+                Ok(ExitCode::FAILURE)
+            }
+        }
+    })
+}
+
+struct Init {
+    to: Sender<FromMachine>,
+    from: Receiver<ToMachine>,
+    agents: Agents,
+}
+
+impl Init {
+    /// Builds what the first message asks for, then serves until `Shutdown` or the end of `migbed`.
+    async fn serve(&mut self) -> Result<()> {
+        let pid = std::process::id();
+        self.to.send(&FromMachine::Hello { protocol: PROTOCOL, pid }).await?;
+        let begun_ns = mono_ns();
+        let setup = match self.from.recv().await? {
+            Some(ToMachine::Setup(setup)) => setup,
+            Some(other) => bail!("expected a setup, got {other:?}"),
+            None => return Ok(()),
+        };
+        check_protocol(setup.protocol)?;
+        let network = self.build(&setup).await?;
+        let calibration = if setup.calibrate {
+            self.progress("calibrating links").await?;
+            network.calibrate()?
+        } else {
+            Vec::new()
+        };
+        let ready = MachineReady {
+            calibration,
+            addresses: network.addresses(),
+            backend: "relay".to_owned(),
+            warnings: network.warnings(),
+            took_ns: mono_ns() - begun_ns,
+        };
+        self.to.send(&FromMachine::Ready(Box::new(ready))).await?;
+        self.route(&network).await
+    }
+
+    async fn progress(&mut self, what: &str) -> Result<()> {
+        Ok(self.to.send(&FromMachine::Progress(what.to_owned())).await?)
+    }
+
+    /// Namespaces and agents first, then the links between them, then the agents' own setup.
+    async fn build(&mut self, setup: &MachineSetup) -> Result<Network> {
+        let hosts: Vec<HostId> = (0u32..).map(HostId).take(setup.hosts.len()).collect();
+        self.progress(&format!("starting {} hosts", hosts.len())).await?;
+        let mut namespaces = Vec::with_capacity(hosts.len());
+        for &host in &hosts {
+            namespaces.push(self.agents.start(host)?);
+        }
+        self.progress("building the network").await?;
+        let network = Network::build(setup, namespaces)?;
+        let addresses = network.addresses();
+        for &host in &hosts {
+            let agent = AgentSetup {
+                protocol: PROTOCOL,
+                host,
+                spec: setup.hosts[host.index()].clone(),
+                address: addresses[host.index()],
+                inputs: setup.inputs.clone(),
+                seed: setup.seed,
+                congestion: setup.network.congestion.clone(),
+                overcommit_milli: setup.overcommit_milli,
+            };
+            self.agents.send(host, &ToAgent::Setup(Box::new(agent))).await;
+        }
+        let mut waiting = hosts.len();
+        while waiting > 0 {
+            waiting -= usize::from(self.agent_is_up().await?);
+        }
+        Ok(network)
+    }
+
+    /// One message of an agent that is being set up; whether it is up with it.
+    async fn agent_is_up(&mut self) -> Result<bool> {
+        match self.agents.next().await {
+            (host, AgentSays::Gone) => {
+                Err(anyhow!("the agent of host {} ended while it was set up", host.0))
+            }
+            (host, AgentSays::Message(message)) => match *message {
+                FromAgent::Hello { protocol } => {
+                    check_protocol(protocol)?;
+                    Ok(false)
+                }
+                FromAgent::SetUp(done) => {
+                    done.map_err(|error| anyhow!("host {}: {error}", host.0))?;
+                    Ok(true)
+                }
+                other => Err(anyhow!("host {}: expected its setup, got {other:?}", host.0)),
+            },
+        }
+    }
+
+    /// Passes messages on until the end.
+    async fn route(&mut self, network: &Network) -> Result<()> {
+        loop {
+            tokio::select! {
+                message = self.from.recv() => match message? {
+                    None | Some(ToMachine::Shutdown) => break,
+                    Some(message) => self.obey(message, network).await?,
+                },
+                (host, said) = self.agents.next() => match said {
+                    AgentSays::Message(message) => {
+                        self.to.send(&FromMachine::Agent(host, message)).await?;
+                    }
+                    AgentSays::Gone => {
+                        self.agents.reap(host);
+                        self.to.send(&FromMachine::AgentLost(host)).await?;
+                    }
+                },
+            }
+        }
+        self.shut_down().await;
+        Ok(())
+    }
+
+    async fn obey(&mut self, message: ToMachine, network: &Network) -> Result<()> {
+        match message {
+            ToMachine::Agent(host, message) => self.agents.send(host, &message).await,
+            ToMachine::AllAgents(message) => self.agents.send_all(&message).await,
+            ToMachine::SampleLinks => {
+                self.to.send(&FromMachine::Links(network.sample()?)).await?;
+            }
+            ToMachine::Drain => {
+                network.drain()?;
+                self.to.send(&FromMachine::Drained).await?;
+            }
+            ToMachine::Audit => {
+                self.to.send(&FromMachine::Audited(network.audit()?)).await?;
+            }
+            ToMachine::Setup(_) => bail!("a machine is set up once"),
+            ToMachine::Shutdown => {}
+        }
+        Ok(())
+    }
+
+    /// Ends the agents in order; whoever does not go in time goes with this process, which is PID 1
+    /// of their namespace.
+    async fn shut_down(&mut self) {
+        self.agents.send_all(&ToAgent::Shutdown).await;
+        let all_gone = async {
+            while self.agents.len() > 0 {
+                if let (host, AgentSays::Gone) = self.agents.next().await {
+                    self.agents.reap(host);
+                }
+            }
+        };
+        let patience = std::time::Duration::from_secs(3);
+        if tokio::time::timeout(patience, all_gone).await.is_err() {
+            tracing::warn!("agents did not end in {patience:?}; they are killed");
+        }
+    }
+}
