@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+mod backend;
 pub mod counters;
 pub mod flow;
 pub mod link;
