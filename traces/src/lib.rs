@@ -8,4 +8,6 @@
 pub mod class;
 pub mod cpu;
 pub mod dirty;
+pub mod import;
+pub mod store;
 pub mod units;
