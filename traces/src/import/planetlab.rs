@@ -28,16 +28,55 @@ const DAY_MS: i64 = 86_400_000;
 /// Reads one file.
 pub(super) fn read(file: &Path, input: impl BufRead) -> Result<Part, ImportError> {
     let day_ms = file.parent().and_then(day_start_ms);
-    let mut lines = Lines::new(file, input);
+    let series = read_series(Lines::new(file, input), day_ms.unwrap_or(0))?;
+    let found = series.intervals().len() as u64;
+    let mut warnings = Vec::new();
+    if found != USUAL && found != 0 {
+        warnings.push(WarningKind::UnusualCount {
+            found,
+            usual: USUAL,
+        });
+    }
+    // Names hold spaces and dots and have no ending of their own.
+    let name = file
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let name = name
+        .strip_suffix(".gz")
+        .or(name.strip_suffix(".zst"))
+        .unwrap_or(&name);
+    let meta = VmMeta {
+        source_id: Some(name.to_string()),
+        start_ms: series.intervals().first().map(|interval| interval.t_ms),
+        ..VmMeta::named(name)
+    };
+    let time_origin = if day_ms.is_some() {
+        TimeOrigin::UnixUtc
+    } else {
+        TimeOrigin::Relative
+    };
+    Ok(Part {
+        meta,
+        series,
+        page_writes: None,
+        time_origin,
+        duplicates: 0,
+        warnings,
+    })
+}
+
+fn read_series<R: BufRead>(mut lines: Lines<R>, start_ms: i64) -> Result<Series, ImportError> {
     let mut series = Series::default();
-    let mut t_ms = day_ms.unwrap_or(0);
-    let mut number = 0u64;
-    let mut blank = false;
+    let mut t_ms = start_ms;
+    let (mut first, mut blank) = (true, false);
     while let Some(line) = lines.next()? {
-        number += 1;
         let text = line.trim();
         // CloudSim Plus allows a comment with the number of lines in front.
-        if number == 1 && text.starts_with('#') {
+        let comment = first && text.starts_with('#');
+        first = false;
+        if comment {
             continue;
         }
         if text.is_empty() {
@@ -68,42 +107,11 @@ pub(super) fn read(file: &Path, input: impl BufRead) -> Result<Part, ImportError
             .expect("each sample starts where the last ended");
         t_ms = interval.end_ms();
     }
-    if number == 0 {
-        return Err(lines.error(ImportErrorKind::Empty));
-    }
-    let found = series.intervals().len() as u64;
-    let mut warnings = Vec::new();
-    if found != USUAL && found != 0 {
-        warnings.push(WarningKind::UnusualCount {
-            found,
-            usual: USUAL,
-        });
-    }
-    // Names hold spaces and dots and have no ending.
-    let name = file
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let name = name.strip_suffix(".gz").unwrap_or(&name);
-    let meta = VmMeta {
-        source_id: Some(name.to_string()),
-        start_ms: series.intervals().first().map(|interval| interval.t_ms),
-        ..VmMeta::named(name)
-    };
-    let time_origin = if day_ms.is_some() {
-        TimeOrigin::UnixUtc
+    if first {
+        Err(lines.error(ImportErrorKind::Empty))
     } else {
-        TimeOrigin::Relative
-    };
-    Ok(Part {
-        meta,
-        series,
-        page_writes: None,
-        time_origin,
-        duplicates: 0,
-        warnings,
-    })
+        Ok(series)
+    }
 }
 
 /// Joins the days of one VM, in order; a day that overlaps is left out with a warning.

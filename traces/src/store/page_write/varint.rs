@@ -38,9 +38,8 @@ pub(super) fn len(value: u64) -> usize {
     usize::try_from(bits.div_ceil(7)).expect("at most 10")
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to seven bits")]
 fn low_bits(value: u64) -> u8 {
-    (value & 0x7f) as u8
+    u8::try_from(value & 0x7f).expect("seven bits")
 }
 
 #[cfg(test)]
