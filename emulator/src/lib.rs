@@ -9,3 +9,4 @@ pub mod event;
 pub mod ids;
 pub mod migration;
 pub mod scenario;
+pub mod units;
