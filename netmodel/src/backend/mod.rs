@@ -1,0 +1,3 @@
+//! What carries packets.
+
+mod relay;
