@@ -11,4 +11,8 @@ pub mod event;
 pub mod ids;
 pub mod migration;
 pub mod scenario;
+<<<<<<< HEAD
 pub mod timeline;
+=======
+pub mod units;
+>>>>>>> scenario

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! What makes a plan real and carries packets.
 //!
 //! `Fabric` executes the plan's steps over netlink and owns the backend. Today's backend is the relay; kernel qdiscs
@@ -228,3 +229,8 @@ fn sysctl(scope: Scope, key: &str, value: &str) -> SysctlOutcome {
         got,
     }
 }
+=======
+//! What carries packets.
+
+mod relay;
+>>>>>>> scenario

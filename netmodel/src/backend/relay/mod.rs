@@ -1,11 +1,15 @@
 //! The user-space relay: shapes in this process what crosses its AF_PACKET ports.
+<<<<<<< HEAD
 //!
 //! The handle here only sends commands; packets never pass through it.
+=======
+>>>>>>> scenario
 
 mod core;
 mod frame;
 mod line;
 mod queue;
+<<<<<<< HEAD
 mod slab;
 mod worker;
 
@@ -168,3 +172,5 @@ impl Drop for Relay {
         }
     }
 }
+=======
+>>>>>>> scenario

@@ -1,0 +1,209 @@
+//! VMs: what they are, what they do, where they start.
+
+use super::machines::{Machines, ram_bytes};
+use super::{Names, Span, VMS_MAX, each, numbered};
+use crate::ids::HostId;
+use crate::scenario::problem::ProblemKind;
+use crate::scenario::raw::{Table, Value};
+use crate::scenario::{CpuSource, TraceSource, VmSpec, Work, WriteSource};
+use std::collections::BTreeMap;
+use traces::class::{Coupling, Locality, PageClass};
+use traces::units::PAGE_SIZE;
+
+/// The VMs, by id, with where each was declared and the host it asked for.
+#[derive(Debug, Default)]
+pub(super) struct Guests {
+    pub(super) list: Vec<VmSpec>,
+    pub(super) names: Names,
+    pub(super) spans: Vec<Span>,
+    pub(super) wanted: Vec<Option<HostId>>,
+}
+
+type Traces = BTreeMap<String, TraceSource>;
+
+const WORKS: &[(&str, Work)] =
+    &[("service", Work::Service), ("batch", Work::Batch), ("open", Work::Open)];
+/// cgroup v2's default weight, so that weights read as they do there.
+const WEIGHT: u32 = 100;
+
+pub(super) fn read(
+    root: &Table<'_>,
+    text: &str,
+    machines: &Machines,
+    traces: &Traces,
+) -> Guests {
+    let mut guests = Guests::default();
+    each(root, "vms", |table| {
+        if let Some(group) = group(table, machines, traces) {
+            add(table, text, group, &mut guests);
+        }
+    });
+    guests
+}
+
+/// VMs declared together.
+struct Group<'d> {
+    name: (&'d str, Span),
+    count: Option<u32>,
+    spec: VmSpec,
+    stagger_ns: u64,
+    hosts: Vec<HostId>,
+}
+
+fn group<'d>(table: &Table<'d>, machines: &Machines, traces: &Traces) -> Option<Group<'d>> {
+    let name = table.need("name", "name = \"web\"").and_then(|v| v.name().map(|n| (n, v.span)));
+    let count = table.get("count").and_then(|v| v.small(1..=VMS_MAX));
+    let ram = table.need("ram", "ram = \"512MiB\"").and_then(|v| Some((ram_bytes(&v)?, v.span)));
+    let resident = table.get("resident").and_then(|v| v.size_bytes()).unwrap_or(0);
+    let (cpu, cpu_scale_milli) = table.get("cpu").map_or(IDLE_CPU, |v| cpu(&v, traces));
+    let time = |key| table.get(key).and_then(|v| v.time_ns()).unwrap_or(0);
+    let spec = VmSpec {
+        name: String::new(),
+        vcpus: table.get("vcpus").and_then(|v| v.small(1..=1024)).unwrap_or(1),
+        weight: table.get("weight").and_then(|v| v.small(1..=10_000)).unwrap_or(WEIGHT),
+        ram_bytes: ram.as_ref().map_or(0, |ram| ram.0),
+        resident_bytes: resident,
+        cpu,
+        cpu_scale_milli,
+        writes: table.get("writes").map_or(WriteSource::Idle, |v| writes(&v, traces)),
+        offset_ns: time("offset"),
+        work: table.get("work").and_then(|v| v.word("kind of work", WORKS)).unwrap_or_default(),
+        host: HostId(0),
+    };
+    let stagger_ns = time("stagger");
+    let hosts = table.get("host").map(|v| hosts(&v, machines)).unwrap_or_default();
+    let name = name?;
+    let needed_bytes = declared_bytes(&spec);
+    let (ram_bytes, span) = ram?;
+    if needed_bytes > ram_bytes {
+        let vm = name.0.to_owned();
+        table.log.add(&span, ProblemKind::Memory { vm, needed_bytes, ram_bytes });
+    }
+    Some(Group { name, count, spec, stagger_ns, hosts })
+}
+
+/// Bytes a VM needs for what the scenario itself says of its memory.
+fn declared_bytes(vm: &VmSpec) -> u64 {
+    let written: u64 = match &vm.writes {
+        WriteSource::Classes(classes) => classes.iter().map(|c| u64::from(c.pages)).sum(),
+        WriteSource::Idle | WriteSource::Pages(_) | WriteSource::Fitted(_) => 0,
+    };
+    vm.resident_bytes.saturating_add(written * PAGE_SIZE)
+}
+
+fn add(table: &Table<'_>, text: &str, group: Group<'_>, guests: &mut Guests) {
+    let Group { name: (name, span), count, spec, stagger_ns, hosts } = group;
+    for (copy, name) in numbered(name, count).into_iter().enumerate() {
+        if guests.list.len() >= VMS_MAX as usize {
+            let value = format!("the VM number {}", VMS_MAX + 1);
+            let bounds = format!("at most {VMS_MAX} VMs in a scenario");
+            table.log.add(&span, ProblemKind::Bounds { key: "vms".into(), value, bounds });
+            return;
+        }
+        let index = u32::try_from(guests.list.len()).expect("bounded by VMS_MAX");
+        guests.names.add("VM", &name, index, &span, text, table.log);
+        let later = stagger_ns.saturating_mul(copy as u64);
+        let offset_ns = spec.offset_ns.saturating_add(later);
+        guests.list.push(VmSpec { name, offset_ns, ..spec.clone() });
+        guests.spans.push(span.clone());
+        guests.wanted.push(hosts.get(copy % hosts.len().max(1)).copied());
+    }
+}
+
+/// No demand, as recorded.
+const IDLE_CPU: (CpuSource, u32) = (CpuSource::Constant(0), 1000);
+
+fn cpu(value: &Value<'_>, traces: &Traces) -> (CpuSource, u32) {
+    let read = |table: &Table<'_>| {
+        let trace = table.get("trace").map(|v| trace(&v, traces));
+        let cores = table.get("cores").map(|v| v.thousandths(0.0..=4096.0).unwrap_or(0));
+        let scale = table.get("scale").and_then(|v| v.thousandths(0.001..=1000.0)).unwrap_or(1000);
+        match (trace, cores) {
+            (Some(name), None) => (CpuSource::Trace(name), scale),
+            (None, Some(milli)) => (CpuSource::Constant(milli), scale),
+            _ => {
+                let choices = "`trace` (a name) and `cores` (a number)";
+                value.note(ProblemKind::OneOf { key: "cpu".into(), choices });
+                IDLE_CPU
+            }
+        }
+    };
+    let expected = "a table: { trace = \"redis\" } or { cores = 0.4 }";
+    value.table("cpu", expected, read).unwrap_or(IDLE_CPU)
+}
+
+/// The name of a declared trace.
+fn trace(value: &Value<'_>, traces: &Traces) -> String {
+    let Some(name) = value.text() else { return String::new() };
+    if !traces.contains_key(name) {
+        value.unknown_name("trace", name, traces.keys().map(String::as_str));
+    }
+    name.to_owned()
+}
+
+fn writes(value: &Value<'_>, traces: &Traces) -> WriteSource {
+    if value.as_text() == Some("idle") {
+        return WriteSource::Idle;
+    }
+    let read = |table: &Table<'_>| {
+        let pages = table.get("trace").map(|v| WriteSource::Pages(trace(&v, traces)));
+        let fitted = table.get("fitted").map(|v| WriteSource::Fitted(trace(&v, traces)));
+        let classes = table.get("classes").map(|v| WriteSource::Classes(classes(&v)));
+        match (pages, fitted, classes) {
+            (Some(one), None, None) | (None, Some(one), None) | (None, None, Some(one)) => one,
+            _ => {
+                let choices = "`trace` (a name), `fitted` (a name) and `classes` (a list)";
+                value.note(ProblemKind::OneOf { key: "writes".into(), choices });
+                WriteSource::Idle
+            }
+        }
+    };
+    let expected =
+        "\"idle\", { trace = \"redis\" }, { fitted = \"redis\" } or { classes = [{ … }] }";
+    value.table("writes", expected, read).unwrap_or(WriteSource::Idle)
+}
+
+fn classes(value: &Value<'_>) -> Vec<PageClass> {
+    let list = value.list("a list of classes: [{ pages = 1000, rate = 0.5 }]").unwrap_or_default();
+    if list.is_empty() {
+        value.out_of_bounds("empty", "at least one class, or writes = \"idle\"");
+    }
+    let class = |value: &Value<'_>| value.table("the class", "a table", class).flatten();
+    list.iter().filter_map(class).collect()
+}
+
+const COUPLINGS: &[(&str, Coupling)] = &[("cpu", Coupling::Cpu), ("time", Coupling::Time)];
+/// How messages call the localities; `runs` is a table with its number of pages.
+const LOCALITIES: &[(&str, Locality)] =
+    &[("scatter", Locality::Scatter), ("sweep", Locality::Sweep)];
+
+fn class(table: &Table<'_>) -> Option<PageClass> {
+    let pages = table.need("pages", "pages = 1000").and_then(|v| v.small(1..=u32::MAX));
+    // Beyond 1e6 writes a page and second a page is dirty at every harvest there could be.
+    let rate = table.need("rate", "rate = 0.5").and_then(|v| v.number(0.0..=1e6));
+    let coupling = table.get("coupling").and_then(|v| v.word("coupling", COUPLINGS));
+    let locality = match table.get("locality") {
+        Some(value) if value.is_table() => {
+            let read = |table: &Table<'_>| table.need("runs", "runs = 8")?.small(1..=u32::MAX);
+            value.table("locality", "a table", read).flatten().map(|pages| Locality::Runs { pages })
+        }
+        Some(value) => value.word("locality", LOCALITIES),
+        None => None,
+    };
+    Some(PageClass {
+        pages: pages?,
+        rate: rate?,
+        coupling: coupling.unwrap_or_default(),
+        locality: locality.unwrap_or_default(),
+    })
+}
+
+/// One host's name, or several over which copies go round.
+fn hosts(value: &Value<'_>, machines: &Machines) -> Vec<HostId> {
+    let find = |value: &Value<'_>| machines.names.find("host", value).map(HostId);
+    if value.as_text().is_some() {
+        return find(value).into_iter().collect();
+    }
+    let list = value.list("a host's name or a list of them").unwrap_or_default();
+    list.iter().filter_map(find).collect()
+}

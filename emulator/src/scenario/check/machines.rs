@@ -1,0 +1,152 @@
+//! Hosts and the network between them.
+
+use super::{HOSTS_MAX, Names, each, numbered};
+use crate::scenario::problem::ProblemKind;
+use crate::scenario::raw::{Table, Value};
+use crate::scenario::{HostSpec, NetworkSpec, scale};
+use netmodel::link::LinkSpec;
+use netmodel::units::ByteSize;
+use std::time::Duration;
+use traces::units::PAGE_SIZE;
+
+/// The hosts, by id, and their network.
+#[derive(Debug)]
+pub(super) struct Machines {
+    pub(super) hosts: Vec<HostSpec>,
+    pub(super) names: Names,
+    pub(super) network: NetworkSpec,
+}
+
+/// Both directions of a host's link.
+#[derive(Debug, Clone, Copy, Default)]
+struct Links {
+    up: LinkSpec,
+    down: LinkSpec,
+}
+
+/// Congestion control when none is asked for: Linux's default, and that of the real runs compared
+/// with. Always set per socket, since the machine's own default may differ.
+const CONGESTION: &str = "cubic";
+const CONGESTIONS: &[(&str, &str)] = &[("cubic", "cubic"), ("reno", "reno"), ("bbr", "bbr")];
+const BACKENDS: &[(&str, &str)] = &[("auto", "auto"), ("relay", "relay")];
+
+pub(super) fn read(root: &Table<'_>, text: &str, k: u32) -> Machines {
+    let mut network = NetworkSpec {
+        backend: "auto".into(),
+        up: Vec::new(),
+        down: Vec::new(),
+        congestion: CONGESTION.into(),
+    };
+    let mut all = Links::default();
+    if let Some(value) = root.get("network") {
+        value.table("[network]", "a table", |table| {
+            let word = |key, words| table.get(key).and_then(|v| v.word(key, words));
+            word("topology", &[("star", "star")]);
+            network.backend = word("backend", BACKENDS).unwrap_or("auto").into();
+            network.congestion = word("congestion", CONGESTIONS).unwrap_or(CONGESTION).into();
+            if let Some(value) = table.get("link") {
+                all = links(&value, Links::default());
+                check_links("of every host", &value, all, k);
+            }
+        });
+    }
+    let mut machines = Machines { hosts: Vec::new(), names: Names::default(), network };
+    if let Some(value) = root.need("hosts", "[[hosts]]") {
+        if value.list("a list of tables: [[hosts]]").is_some_and(|list| list.is_empty()) {
+            value.out_of_bounds("empty", "at least one host");
+        }
+        each(root, "hosts", |table| hosts(table, text, k, all, &mut machines));
+    }
+    machines
+}
+
+fn hosts(table: &Table<'_>, text: &str, k: u32, all: Links, machines: &mut Machines) {
+    let name = table.need("name", "name = \"h\"").and_then(|v| v.name().map(|n| (n, v.span)));
+    let count = table.get("count").and_then(|v| v.small(1..=HOSTS_MAX));
+    let cores = table.need("cores", "cores = 4").and_then(|v| v.small(1..=4096)).unwrap_or(1);
+    let ram = table.need("ram", "ram = \"16GiB\"").and_then(|v| ram_bytes(&v));
+    let mut own = all;
+    if let Some(value) = table.get("link") {
+        own = links(&value, all);
+        check_links(name.as_ref().map_or("", |n| n.0), &value, own, k);
+    }
+    let Some((name, span)) = name else { return };
+    for name in numbered(name, count) {
+        if machines.hosts.len() >= HOSTS_MAX as usize {
+            let value = format!("the host number {}", HOSTS_MAX + 1);
+            let bounds = format!("at most {HOSTS_MAX} hosts in a scenario");
+            table.log.add(&span, ProblemKind::Bounds { key: "hosts".into(), value, bounds });
+            return;
+        }
+        let index = u32::try_from(machines.hosts.len()).expect("bounded by HOSTS_MAX");
+        machines.names.add("host", &name, index, &span, text, table.log);
+        // A RAM that does not read has been noted; 0 would be taken for a full host.
+        machines.hosts.push(HostSpec { name, cores, ram_bytes: ram.unwrap_or(u64::MAX / 2) });
+        machines.network.up.push(own.up);
+        machines.network.down.push(own.down);
+    }
+}
+
+/// A size of at least one page, in whole pages, of at most 16 TiB (32 bits of page numbers).
+pub(super) fn ram_bytes(value: &Value<'_>) -> Option<u64> {
+    let bytes = value.size_bytes()?;
+    let limit = u64::from(u32::MAX) * PAGE_SIZE;
+    if bytes == 0 || bytes > limit || !bytes.is_multiple_of(PAGE_SIZE) {
+        value.out_of_bounds(format!("{bytes} B"), "a multiple of 4KiB, from 4KiB up to 16TiB");
+        return None;
+    }
+    Some(bytes)
+}
+
+/// A link: keys for both directions, overridden by those of `up` and `down`.
+fn links(value: &Value<'_>, base: Links) -> Links {
+    let read = |table: &Table<'_>| {
+        let both = Links { up: link(table, base.up), down: link(table, base.down) };
+        let one = |key, base| {
+            let value = table.get(key)?;
+            value.table(format!("link.{key}"), "a table", |table| link(table, base))
+        };
+        Links {
+            up: one("up", both.up).unwrap_or(both.up),
+            down: one("down", both.down).unwrap_or(both.down),
+        }
+    };
+    value.table("link", "a table: { rate = \"1Gbit\", delay = \"100us\" }", read).unwrap_or(base)
+}
+
+fn link(table: &Table<'_>, base: LinkSpec) -> LinkSpec {
+    let unshaped = |value: &Value<'_>| value.as_text() == Some("unshaped");
+    let rate = match table.get("rate") {
+        Some(value) if unshaped(&value) => None,
+        Some(value) => value.rate(),
+        None => base.rate,
+    };
+    let delay = table.get("delay").and_then(|v| delay(&v)).unwrap_or(base.delay);
+    let queue = table.get("queue").and_then(|v| v.size_bytes()).map(ByteSize::from_bytes);
+    let overhead = table.get("overhead_bytes").and_then(|v| v.small(0..=1000));
+    let overhead = overhead.and_then(|v| u16::try_from(v).ok());
+    LinkSpec {
+        rate,
+        delay,
+        queue: queue.unwrap_or(base.queue),
+        overhead_bytes: overhead.unwrap_or(base.overhead_bytes),
+    }
+}
+
+/// Longest one-way delay: a minute is far beyond any network, and keeps round trips in bounds.
+const DELAY_MAX_NS: u64 = 60_000_000_000;
+
+fn delay(value: &Value<'_>) -> Option<Duration> {
+    let ns = value.time_ns()?;
+    if ns > DELAY_MAX_NS {
+        value.out_of_bounds(crate::units::show_time(ns), "a one-way delay of at most 60s");
+        return None;
+    }
+    Some(Duration::from_nanos(ns))
+}
+
+fn check_links(host: &str, value: &Value<'_>, links: Links, k: u32) {
+    if let Err(error) = scale::check_links(host, &links.up, &links.down, k) {
+        value.note(error.into());
+    }
+}

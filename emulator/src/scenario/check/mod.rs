@@ -1,0 +1,183 @@
+//! From the tree of a TOML text to a [`Scenario`]: meaning, bounds, references, room.
+//!
+//! Pure: text in, scenario or problems out. What needs the file system (traces) comes after it, in
+//! `inputs`, with the spots kept here in [`Spots`].
+
+mod guests;
+mod machines;
+mod moves;
+mod room;
+
+use super::problem::{ProblemKind, Problems, ScenarioError, line_column};
+use super::raw::{Log, Table, Value};
+use super::{Pace, Scenario, TraceSource};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use toml::de::DeTable;
+
+/// A byte range of the text.
+pub(super) type Span = Range<usize>;
+
+/// A scenario, and where in the text its parts were said.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) scenario: Scenario,
+    pub(super) spots: Spots,
+}
+
+/// Where in the text things were said, for what is found wrong after the text has been read.
+#[derive(Debug, Default)]
+pub(super) struct Spots {
+    /// The `file` of a trace.
+    pub(super) traces: BTreeMap<String, Span>,
+    /// The table of a VM, by VM.
+    pub(super) vms: Vec<Span>,
+}
+
+/// Most emulated hosts and VMs of a scenario: bounds what a `count` can allocate. Ten times what one
+/// run is meant to carry (DESIGN §10).
+const HOSTS_MAX: u32 = 10_000;
+const VMS_MAX: u32 = 100_000;
+
+/// Things by name, in order, each with where it was declared.
+#[derive(Debug, Default)]
+struct Names {
+    index: BTreeMap<String, (u32, usize)>,
+}
+
+impl Names {
+    /// Takes a name for the thing of this index. A name taken before is noted, not replaced.
+    fn add(&mut self, what: &'static str, name: &str, index: u32, at: &Span, text: &str, log: &Log) {
+        let offset = at.start;
+        if let Some((_, first)) = self.index.get(name) {
+            let first_line = line_column(text, *first).0;
+            log.add(at, ProblemKind::Duplicate { what, name: name.into(), first_line });
+            return;
+        }
+        self.index.insert(name.into(), (index, offset));
+    }
+
+    /// The index of the thing a value names.
+    fn find(&self, what: &'static str, value: &Value<'_>) -> Option<u32> {
+        let name = value.text()?;
+        let found = self.index.get(name).map(|(index, _)| *index);
+        if found.is_none() {
+            value.unknown_name(what, name, self.index.keys().map(String::as_str));
+        }
+        found
+    }
+}
+
+/// Reads and checks the text of a scenario. Paths in it are resolved against the folder of `path`.
+pub(super) fn check(path: &Path, text: &str) -> Result<Checked, ScenarioError> {
+    let wrong = |list| ScenarioError::Wrong(Problems::new(path, text, list));
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let log = Log::default();
+    for error in &errors {
+        // Without a place of its own an error is about the end: something is not closed.
+        let span = error.span().unwrap_or(text.len()..text.len());
+        log.add(&span, ProblemKind::Syntax { message: error.message().to_owned() });
+    }
+    // After a syntax error the tree is a guess, and problems in it would be noise.
+    if !errors.is_empty() {
+        return Err(wrong(log.into_list()));
+    }
+    let whole = ("the scenario".to_owned(), 0..0);
+    let checked = Table::read(whole, document.get_ref(), &log, |root| scenario(root, path, text));
+    match checked {
+        Some(checked) if log.is_empty() => Ok(checked),
+        _ => Err(wrong(log.into_list())),
+    }
+}
+
+/// Reads the whole scenario. `None` only when something was noted.
+fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let name = root.get("name").map(|v| v.name().unwrap_or_default().to_owned());
+    let seed = root.get("seed").and_then(|v| v.integer(0..=u64::MAX)).unwrap_or(0);
+    let duration = root.need("duration", "duration = \"2h\"").map(|v| (v.some_time_ns(), v));
+    let pace = root.get("pace").and_then(|v| v.word("pace", PACES)).unwrap_or_default();
+    let k = root.get("scale").and_then(|v| v.small(1..=65_536)).unwrap_or(1);
+    let mut spots = Spots::default();
+    let traces = traces(root, folder, &mut spots);
+    let machines = machines::read(root, text, k);
+    let mut vms = guests::read(root, text, &machines, &traces);
+    room::settle(root, &machines, &mut vms);
+    let flows = moves::flows(root, &vms.names);
+    let duration_ns = duration.and_then(|(ns, _)| ns);
+    let migrations = moves::planned(root, &machines.names, &vms.names, duration_ns);
+    let migration = moves::parameters(root);
+    let balancer = moves::balancer(root);
+    spots.vms = vms.spans;
+    let scenario = Scenario {
+        name: name.unwrap_or_else(|| stem(path)),
+        seed,
+        scale: k,
+        divided_by: 1,
+        pace,
+        duration_ns: duration_ns?,
+        traces,
+        hosts: machines.hosts,
+        vms: vms.list,
+        flows,
+        network: machines.network,
+        balancer,
+        migrations,
+        migration,
+    };
+    Some(Checked { scenario, spots })
+}
+
+const PACES: &[(&str, Pace)] = &[("warp", Pace::Warp), ("real", Pace::Real)];
+
+/// The file's name as the scenario's, made of what names may hold.
+fn stem(path: &Path) -> String {
+    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    if super::raw::is_name(&stem) { stem } else { "scenario".into() }
+}
+
+fn traces(root: &Table<'_>, folder: &Path, spots: &mut Spots) -> BTreeMap<String, TraceSource> {
+    let mut traces = BTreeMap::new();
+    let Some(all) = root.get("traces") else { return traces };
+    all.open_table("[traces]", "a table of traces, [traces.NAME]", |table| {
+        for (span, value) in table.rest() {
+            let name = value.key.clone();
+            if !super::raw::is_name(&name) {
+                table.log.add(&span, ProblemKind::Name { name });
+                continue;
+            }
+            let read = |table: &Table<'_>| {
+                let file = table.need("file", "file = \"traces/redis.mbpw\"");
+                let text = |key| table.get(key).and_then(|v| v.text()).map(str::to_owned);
+                let (format, vm) = (text("format"), text("vm"));
+                let file = file.and_then(|v| Some((v.text()?.to_owned(), v.span)))?;
+                Some((TraceSource { path: folder.join(&file.0), format, vm }, file.1))
+            };
+            let trace = value.table(format!("[traces.{name}]"), "a table with `file`", read);
+            // A trace that is declared wrongly is still declared: its users are not wrong as well.
+            let (source, spot) = trace.flatten().unwrap_or_else(|| {
+                (TraceSource { path: folder.into(), format: None, vm: None }, span)
+            });
+            spots.traces.insert(name.clone(), spot);
+            traces.insert(name, source);
+        }
+    });
+    traces
+}
+
+/// Reads a list of tables, `[[key]]`.
+fn each<'d>(root: &Table<'d>, key: &'static str, mut read: impl FnMut(&Table<'d>)) {
+    let Some(list) = root.get(key) else { return };
+    for value in list.list("a list of tables: [[…]]").unwrap_or_default() {
+        value.table(format!("[[{key}]]"), "a table", &mut read);
+    }
+}
+
+/// The names of `count` things: `name` itself without a count, else `name1`, `name2`, …
+fn numbered(name: &str, count: Option<u32>) -> Vec<String> {
+    count.map_or_else(
+        || vec![name.to_owned()],
+        |count| (1..=count).map(|number| format!("{name}{number}")).collect(),
+    )
+}

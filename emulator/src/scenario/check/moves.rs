@@ -1,0 +1,163 @@
+//! What moves: tenant flows, the balancer, migrations and their parameters.
+
+use super::{Names, each};
+use crate::ids::{HostId, VmId};
+use crate::migration::params::{EngineKind, MigrationParams, Reprotect};
+use crate::scenario::raw::{Table, Value};
+use crate::scenario::{BalancerSpec, FlowSpec, PlannedMigration};
+use crate::units::show_time;
+use std::collections::BTreeMap;
+use traces::units::NS_PER_MS;
+
+pub(super) fn flows(root: &Table<'_>, vms: &Names) -> Vec<FlowSpec> {
+    let mut flows = Vec::new();
+    each(root, "flows", |table| {
+        let mut end = |key, example| table.need(key, example).and_then(|v| Some((vms.find("VM", &v)?, v)));
+        let from = end("from", "from = \"web1\"");
+        let to = end("to", "to = \"db1\"");
+        let rate_bps = match table.need("rate", "rate = \"50Mbit\"") {
+            Some(value) if value.as_text() == Some("elastic") => None,
+            Some(value) => value.rate().map(netmodel::units::BitRate::bps),
+            None => None,
+        };
+        if let (Some((from, _)), Some((to, value))) = (from, to) {
+            if from == to {
+                value.out_of_bounds("the VM it comes `from`", "another VM");
+            }
+            flows.push(FlowSpec { from: VmId(from), to: VmId(to), rate_bps });
+        }
+    });
+    flows
+}
+
+pub(super) fn planned(
+    root: &Table<'_>,
+    hosts: &Names,
+    vms: &Names,
+    duration_ns: Option<u64>,
+) -> Vec<PlannedMigration> {
+    let mut planned = Vec::new();
+    each(root, "migrations", |table| {
+        let at = table.need("at", "at = \"10s\"").and_then(|v| {
+            let at = v.time_ns()?;
+            if let Some(end) = duration_ns.filter(|end| at >= *end) {
+                v.out_of_bounds(show_time(at), format!("before the end at {}", show_time(end)));
+            }
+            Some(at)
+        });
+        let vm = table.need("vm", "vm = \"redis1\"").and_then(|v| vms.find("VM", &v));
+        let to = table.need("to", "to = \"h2\"").and_then(|v| hosts.find("host", &v));
+        if let (Some(at_ns), Some(vm), Some(to)) = (at, vm, to) {
+            planned.push(PlannedMigration { at_ns, vm: VmId(vm), destination: HostId(to) });
+        }
+    });
+    planned.sort_by_key(|migration| migration.at_ns);
+    planned
+}
+
+const ENGINES: &[(&str, EngineKind)] = &[("qemu", EngineKind::Qemu)];
+const REPROTECTS: &[(&str, Reprotect)] =
+    &[("lazy", Reprotect::Lazy), ("at-sync", Reprotect::AtSync)];
+
+/// `[migration]`: QEMU's names, with units where QEMU has bare numbers.
+pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
+    let base = MigrationParams::default();
+    let Some(value) = root.get("migration") else { return base };
+    let read = |table: &Table<'_>| MigrationParams {
+        engine: table.get("engine").and_then(|v| v.word("engine", ENGINES)).unwrap_or(base.engine),
+        max_bandwidth: bandwidth(table, "max-bandwidth").unwrap_or(base.max_bandwidth),
+        downtime_limit: downtime_limit(table).unwrap_or(base.downtime_limit),
+        avail_switchover_bandwidth: bandwidth(table, "avail-switchover-bandwidth")
+            .unwrap_or(base.avail_switchover_bandwidth),
+        return_path: table
+            .get("return-path")
+            .and_then(|v| v.boolean())
+            .unwrap_or(base.return_path),
+        reprotect: table
+            .get("reprotect")
+            .and_then(|v| v.word("reprotect", REPROTECTS))
+            .unwrap_or(base.reprotect),
+        device_state_bytes: table
+            .get("device-state-bytes")
+            .and_then(|v| v.size_bytes())
+            .unwrap_or(base.device_state_bytes),
+        load_time: table.get("load-time").and_then(|v| ms(&v)).unwrap_or(base.load_time),
+        completion_timeout: table
+            .get("completion-timeout")
+            .and_then(|v| if v.as_text() == Some("never") { Some(0) } else { ms(&v) })
+            .or(base.completion_timeout),
+    };
+    value.table("[migration]", "a table", read).unwrap_or_default()
+}
+
+fn bandwidth(table: &Table<'_>, key: &'static str) -> Option<u64> {
+    table.get(key).and_then(|value| value.bytes_per_second())
+}
+
+/// QEMU's own bound on `downtime-limit` (MAX_MIGRATE_DOWNTIME, 2000 s).
+const DOWNTIME_MAX_MS: u64 = 2_000_000;
+
+fn downtime_limit(table: &Table<'_>) -> Option<u64> {
+    let value = table.get("downtime-limit")?;
+    let limit = ms(&value)?;
+    if limit > DOWNTIME_MAX_MS {
+        value.out_of_bounds(show_time(limit.saturating_mul(NS_PER_MS)), "at most 2000s, as in QEMU");
+    }
+    Some(limit)
+}
+
+/// A time in whole milliseconds, QEMU's resolution.
+fn ms(value: &Value<'_>) -> Option<u64> {
+    let ns = value.time_ns()?;
+    if !ns.is_multiple_of(NS_PER_MS) {
+        value.out_of_bounds(show_time(ns), "whole milliseconds, as QEMU counts");
+        return None;
+    }
+    Some(ns / NS_PER_MS)
+}
+
+/// One minute between decisions and as the window: Proxmox' and VMware's balancers decide every one
+/// to five minutes, on loads of about as long.
+const MINUTE_NS: u64 = 60_000_000_000;
+
+pub(super) fn balancer(root: &Table<'_>) -> BalancerSpec {
+    let mut spec = BalancerSpec {
+        policy: "none".into(),
+        interval_ns: MINUTE_NS,
+        window_ns: MINUTE_NS,
+        options: BTreeMap::new(),
+        // libvirt and most managers allow few at once; two over the cluster, one at each host's link.
+        parallel: 2,
+        parallel_per_host: 1,
+    };
+    let Some(value) = root.get("balancer") else { return spec };
+    value.open_table("[balancer]", "a table", |table| {
+        let policy = table.need("policy", "policy = \"equalise\"");
+        let some_time = |key| table.get(key).and_then(|v| v.some_time_ns());
+        spec.interval_ns = some_time("interval").unwrap_or(spec.interval_ns);
+        spec.window_ns = some_time("window").unwrap_or(spec.interval_ns);
+        let count = |key| table.get(key).and_then(|v| v.small(1..=10_000));
+        spec.parallel = count("parallel").unwrap_or(spec.parallel);
+        spec.parallel_per_host = count("parallel_per_host").unwrap_or(spec.parallel_per_host);
+        if let Some(policy) = policy.and_then(|v| v.word("policy", POLICIES)) {
+            spec.policy = policy.into();
+        }
+        options(table, &mut spec);
+    });
+    spec
+}
+
+/// Built-in policies.
+const POLICIES: &[(&str, &str)] =
+    &[("none", "none"), ("equalise", "equalise"), ("thr-mmt", "thr-mmt")];
+
+/// What else stands in `[balancer]` are the policy's own options.
+fn options(table: &Table<'_>, spec: &mut BalancerSpec) {
+    for (span, value) in table.rest() {
+        if !value.is_number() {
+            table.unknown(&value.key, &span, &[]);
+        } else if let Some(number) = value.number(-1e12..=1e12) {
+            spec.options.insert(value.key.clone(), number);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! A scenario as text for people: what it resolves to.
+
+use super::{CpuSource, HostSpec, Scenario, VmSpec, WriteSource};
+use crate::units::{show_size, show_time};
+use comfy_table::{Table, presets};
+use netmodel::link::LinkSpec;
+use std::collections::BTreeMap;
+
+/// Hosts, VMs, links, flows and the balancer of a scenario, as `migbed check` shows them. Things
+/// that are alike and follow one another share a row.
+#[must_use]
+pub fn explain(scenario: &Scenario) -> String {
+    let mut text = format!(
+        "{}: {} of trace time at pace {}, seed {}, k = {}\n{} hosts, {} VMs, {} flows, {} planned migrations\n",
+        scenario.name,
+        show_time(scenario.duration_ns),
+        match scenario.pace {
+            super::Pace::Real => "real",
+            super::Pace::Warp => "warp",
+        },
+        scenario.seed,
+        scenario.scale,
+        scenario.hosts.len(),
+        scenario.vms.len(),
+        scenario.flows.len(),
+        scenario.migrations.len(),
+    );
+    for (title, table) in [
+        ("Hosts", hosts(scenario)),
+        ("VMs", vms(scenario)),
+        ("Traces", traces(scenario)),
+        ("Flows", flows(scenario)),
+        ("Planned migrations", planned(scenario)),
+        ("Balancer", balancer(scenario)),
+    ] {
+        if table.row_count() > 0 {
+            text += &format!("\n{title}\n{table}\n");
+        }
+    }
+    text
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN).set_header(header.to_vec());
+    table
+}
+
+fn name_of(range: &[String]) -> String {
+    match range {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first, .., last] => format!("{first} … {last} ({})", range.len()),
+    }
+}
+
+/// Adds rows, those that follow one another and are alike in all but the name as one.
+fn grouped(table: &mut Table, rows: impl Iterator<Item = (String, Vec<String>)>) {
+    let mut pending: Option<(Vec<String>, Vec<String>)> = None;
+    let flush = |table: &mut Table, pending: Option<(Vec<String>, Vec<String>)>| {
+        if let Some((names, cells)) = pending {
+            table.add_row(std::iter::once(name_of(&names)).chain(cells).collect::<Vec<_>>());
+        }
+    };
+    for (name, cells) in rows {
+        match &mut pending {
+            Some((names, same)) if *same == cells => names.push(name),
+            _ => flush(table, pending.replace((vec![name], cells))),
+        }
+    }
+    flush(table, pending);
+}
+
+fn hosts(scenario: &Scenario) -> Table {
+    let mut table = table(&["host", "cores", "RAM", "RAM of its VMs", "link up", "link down"]);
+    let mut used: BTreeMap<usize, u64> = BTreeMap::new();
+    for vm in &scenario.vms {
+        *used.entry(vm.host.index()).or_default() += vm.ram_bytes;
+    }
+    let network = &scenario.network;
+    let rows = scenario.hosts.iter().zip(network.up.iter().zip(&network.down)).enumerate().map(
+        |(index, (HostSpec { name, cores, ram_bytes }, (up, down)))| {
+            let used = used.get(&index).copied().unwrap_or(0);
+            let cells =
+                [cores.to_string(), show_size(*ram_bytes), show_size(used), link(up), link(down)];
+            (name.clone(), cells.to_vec())
+        },
+    );
+    grouped(&mut table, rows);
+    table
+}
+
+fn link(link: &LinkSpec) -> String {
+    let delay = show_time(u64::try_from(link.delay.as_nanos()).unwrap_or(u64::MAX));
+    match link.rate {
+        None => format!("unshaped, {delay}"),
+        Some(rate) => format!("{rate}, {delay}, queue {}, +{} B", link.queue, link.overhead_bytes),
+    }
+}
+
+fn vms(scenario: &Scenario) -> Table {
+    let mut table =
+        table(&["VM", "vCPUs", "RAM", "resident", "CPU", "writes", "work", "first offset"]);
+    // Copies differ in host and offset; those are in the JSON form.
+    let rows = scenario.vms.iter().map(|vm| {
+        let work = format!("{:?}", vm.work).to_lowercase();
+        let cells = [
+            vm.vcpus.to_string(),
+            show_size(vm.ram_bytes),
+            show_size(vm.resident_bytes),
+            cpu(vm),
+            writes(vm),
+            work,
+        ];
+        (vm.name.clone(), cells.to_vec())
+    });
+    let mut offsets = scenario.vms.iter();
+    let mut with_offset = Vec::new();
+    let mut last: Option<Vec<String>> = None;
+    for (name, cells) in rows {
+        let offset = offsets.next().map_or(0, |vm| vm.offset_ns);
+        let same = last.as_ref() == Some(&cells);
+        last = Some(cells.clone());
+        with_offset.push((name, cells, same, show_time(offset)));
+    }
+    let mut first = String::new();
+    let rows = with_offset.into_iter().map(|(name, mut cells, same, offset)| {
+        if !same {
+            first = offset;
+        }
+        cells.push(first.clone());
+        (name, cells)
+    });
+    grouped(&mut table, rows);
+    table
+}
+
+fn cpu(vm: &VmSpec) -> String {
+    let scale = f64::from(vm.cpu_scale_milli) / 1000.0;
+    match &vm.cpu {
+        CpuSource::Trace(name) if vm.cpu_scale_milli == 1000 => name.clone(),
+        CpuSource::Trace(name) => format!("{name} × {scale}"),
+        CpuSource::Constant(milli) => {
+            format!("{} cores", f64::from(*milli) / 1000.0 * scale)
+        }
+    }
+}
+
+fn writes(vm: &VmSpec) -> String {
+    match &vm.writes {
+        WriteSource::Idle => "none".into(),
+        WriteSource::Pages(name) => format!("pages of {name}"),
+        WriteSource::Fitted(name) => format!("classes fitted to {name}"),
+        WriteSource::Classes(classes) => format!("{} classes", classes.len()),
+    }
+}
+
+fn traces(scenario: &Scenario) -> Table {
+    let mut table = table(&["trace", "file", "format", "VM of the file"]);
+    for (name, source) in &scenario.traces {
+        let format = source.format.clone().unwrap_or_else(|| "from its content".into());
+        let vm = source.vm.clone().unwrap_or_else(|| "first".into());
+        table.add_row(vec![name.clone(), source.path.display().to_string(), format, vm]);
+    }
+    table
+}
+
+fn flows(scenario: &Scenario) -> Table {
+    let mut table = table(&["from", "to", "rate"]);
+    for flow in &scenario.flows {
+        let rate = flow.rate_bps.and_then(netmodel::units::BitRate::from_bps);
+        let name = |vm: crate::ids::VmId| scenario.vms[vm.index()].name.clone();
+        let rate = rate.map_or_else(|| "elastic".into(), |rate| rate.to_string());
+        table.add_row(vec![name(flow.from), name(flow.to), rate]);
+    }
+    table
+}
+
+fn planned(scenario: &Scenario) -> Table {
+    let mut table = table(&["at", "VM", "to"]);
+    for migration in &scenario.migrations {
+        let vm = scenario.vms[migration.vm.index()].name.clone();
+        let host = scenario.hosts[migration.destination.index()].name.clone();
+        table.add_row(vec![show_time(migration.at_ns), vm, host]);
+    }
+    table
+}
+
+fn balancer(scenario: &Scenario) -> Table {
+    let mut table = table(&["policy", "interval", "window", "at once", "per host", "options"]);
+    let spec = &scenario.balancer;
+    let options: Vec<_> = spec.options.iter().map(|(k, v)| format!("{k} = {v}")).collect();
+    table.add_row(vec![
+        spec.policy.clone(),
+        show_time(spec.interval_ns),
+        show_time(spec.window_ns),
+        spec.parallel.to_string(),
+        spec.parallel_per_host.to_string(),
+        options.join(", "),
+    ]);
+    table
+}

@@ -1,0 +1,1 @@
+//! traces of a scenario (being written)
