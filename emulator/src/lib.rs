@@ -2,6 +2,8 @@
 //!
 //! Inside: everything that runs an emulation and tells what happened. Never inside: kernel calls
 //! that belong to the `sys` modules of `netmodel`.
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
 
 pub mod agent;
 pub mod balance;
@@ -11,8 +13,5 @@ pub mod event;
 pub mod ids;
 pub mod migration;
 pub mod scenario;
-<<<<<<< HEAD
 pub mod timeline;
-=======
 pub mod units;
->>>>>>> scenario

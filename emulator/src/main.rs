@@ -1,7 +1,1 @@
-//! The binary. Everything is in the library.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    migbed::cli::main()
-}
+fn main() {}

@@ -6,11 +6,7 @@
 
 #![warn(missing_docs)]
 
-<<<<<<< HEAD
 pub mod backend;
-=======
-mod backend;
->>>>>>> scenario
 pub mod counters;
 pub mod flow;
 pub mod link;

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! What makes a plan real and carries packets.
 //!
 //! `Fabric` executes the plan's steps over netlink and owns the backend. Today's backend is the relay; kernel qdiscs
@@ -229,8 +228,3 @@ fn sysctl(scope: Scope, key: &str, value: &str) -> SysctlOutcome {
         got,
     }
 }
-=======
-//! What carries packets.
-
-mod relay;
->>>>>>> scenario

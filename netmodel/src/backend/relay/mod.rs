@@ -1,15 +1,11 @@
 //! The user-space relay: shapes in this process what crosses its AF_PACKET ports.
-<<<<<<< HEAD
 //!
 //! The handle here only sends commands; packets never pass through it.
-=======
->>>>>>> scenario
 
 mod core;
 mod frame;
 mod line;
 mod queue;
-<<<<<<< HEAD
 mod slab;
 mod worker;
 
@@ -172,5 +168,3 @@ impl Drop for Relay {
         }
     }
 }
-=======
->>>>>>> scenario
