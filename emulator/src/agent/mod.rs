@@ -2,6 +2,179 @@
 //!
 //! Inside: the agent's process, its VMs' run time, its data sockets. Never inside: decisions (the
 //! timeline and the balancer live in `migbed`), shaping (the fabric's).
+//!
+//! Threads: the main one reads control messages and obeys; one a migration and end, one a tenant
+//! flow and end. All write to the control socket themselves: a message that has been sent is on the
+//! socket before anything after it happens, which is what makes a commit record one.
 
+mod migrations;
 mod net;
+mod runtime;
 mod tenant;
+mod vms;
+
+use crate::clock::mono_ns;
+use crate::control::channel::{
+    BlockingReceiver, BlockingSender, ControlError, check_protocol, inherited,
+};
+use crate::control::message::{AgentSetup, FromAgent, PROTOCOL, ToAgent, VmPlacement};
+use crate::ids::VmId;
+use anyhow::{Context, Result, anyhow, bail};
+use migrations::Migrations;
+use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
+use runtime::Runtime;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tenant::Tenants;
+use vms::VmFactory;
+
+/// The agent's process.
+///
+/// # Errors
+/// When it was not started by a machine, or the machine speaks another version.
+pub fn agent_main() -> Result<ExitCode> {
+    let control = inherited().context("this subcommand is started by migbed itself")?;
+    let out = Arc::new(BlockingSender::new(control.try_clone()?));
+    let mut messages = BlockingReceiver::<ToAgent>::new(control);
+    out.send(&FromAgent::Hello { protocol: PROTOCOL })?;
+    let setup = match messages.recv()? {
+        Some(ToAgent::Setup(setup)) => *setup,
+        Some(other) => bail!("expected a setup, got {other:?}"),
+        None => return Ok(ExitCode::SUCCESS),
+    };
+    check_protocol(setup.protocol)?;
+    let mut agent = Agent::new(setup, Arc::clone(&out));
+    out.send(&FromAgent::SetUp(Ok(())))?;
+    while let Some(message) = messages.recv()? {
+        if matches!(message, ToAgent::Shutdown) {
+            break;
+        }
+        agent.obey(message)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Agent {
+    setup: AgentSetup,
+    out: Arc<BlockingSender>,
+    runtime: Arc<Runtime>,
+    vms: VmFactory,
+    migrations: Migrations,
+    tenants: Tenants,
+}
+
+impl Agent {
+    fn new(setup: AgentSetup, out: Arc<BlockingSender>) -> Self {
+        let spec = replay::host::HostSpec {
+            cores: setup.spec.cores,
+            speed_milli: 1000,
+            ram_pages: setup.spec.ram_bytes / traces::units::PAGE_SIZE,
+            overcommit_milli: setup.overcommit_milli,
+        };
+        let runtime = Arc::new(Runtime::new(setup.host, spec, MonoNs(mono_ns())));
+        let vms = VmFactory::new(setup.inputs.clone(), setup.divided_by);
+        let migrations = Migrations::new(Arc::clone(&runtime), Arc::clone(&out));
+        Self { setup, out, runtime, vms, migrations, tenants: Tenants::default() }
+    }
+
+    /// Any port of this host.
+    fn any_port(&self) -> SocketAddr {
+        SocketAddr::new(self.setup.address.ip(), 0)
+    }
+
+    /// Does what a message says. An error here is a bug of the other side or the end of it: what
+    /// can go wrong in a scenario is answered in a message.
+    fn obey(&mut self, message: ToAgent) -> Result<()> {
+        match message {
+            ToAgent::Setup(_) | ToAgent::Shutdown => bail!("out of order: {message:?}"),
+            ToAgent::Place(placement) => {
+                let placed = self.place(&placement).map_err(|error| format!("{error:#}"));
+                self.out.send(&FromAgent::Placed(placement.vm, placed))?;
+            }
+            ToAgent::Advance { seq, to_trace_ns } => {
+                let at = MonoNs(mono_ns());
+                self.runtime.jump(seq, TraceNs(to_trace_ns), at)?;
+                self.sample(seq, at)?;
+            }
+            ToAgent::Go { number, run, at_ns, trace_ns } => {
+                let kind = if run { SegmentKind::Run } else { SegmentKind::Hold };
+                let (at, trace) = (MonoNs(at_ns), TraceNs(trace_ns));
+                self.runtime.begin(Segment { number, kind, at, trace })?;
+            }
+            ToAgent::Sample { seq, at_ns } => self.sample(seq, MonoNs(at_ns))?,
+            ToAgent::OpenSink(_)
+            | ToAgent::OpenFlow { .. }
+            | ToAgent::CloseFlow(_)
+            | ToAgent::FlowStats => self.tenant(message)?,
+            _ => self.migrate(message)?,
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, placement: &VmPlacement) -> Result<()> {
+        let spec = self.vms.vm_spec(placement.vm, &placement.spec)?;
+        Ok(self.runtime.place(placement.vm, spec)?)
+    }
+
+    fn sample(&self, seq: u64, at: MonoNs) -> Result<()> {
+        let (trace_ns, host, vms) = self.runtime.sample(at)?;
+        self.out.send(&FromAgent::Sampled { seq, trace_ns, host, vms })?;
+        Ok(())
+    }
+
+    fn tenant(&mut self, message: ToAgent) -> Result<(), ControlError> {
+        let congestion = &self.setup.congestion;
+        match message {
+            ToAgent::OpenSink(flow) => {
+                let opened = self.tenants.open_sink(flow, self.any_port(), congestion);
+                let port = opened.map_err(|error| error.to_string());
+                self.out.send(&FromAgent::SinkReady { flow, port })?;
+            }
+            ToAgent::OpenFlow { flow, to, rate_bps } => {
+                if let Err(error) = self.tenants.open_source(flow, to, rate_bps, congestion) {
+                    self.out.send(&FromAgent::Warning(format!("{flow}: {error}")))?;
+                }
+            }
+            ToAgent::CloseFlow(flow) => {
+                if let Some(closed) = self.tenants.close(flow) {
+                    self.out.send(&FromAgent::FlowClosed {
+                        flow,
+                        received_bytes: closed.received_bytes,
+                        open_ns: closed.open_ns,
+                    })?;
+                }
+            }
+            _ => self.out.send(&FromAgent::FlowBytes(self.tenants.received()))?,
+        }
+        Ok(())
+    }
+
+    fn migrate(&mut self, message: ToAgent) -> Result<()> {
+        match message {
+            ToAgent::PrepareIncoming { migration, vm, params } => {
+                let at = self.any_port();
+                let ready = self.vms.vm_spec(vm.vm, &vm.spec).map_err(anyhow::Error::from);
+                let ready = ready.and_then(|spec| { self.migrations.prepare(migration, vm.vm, spec, &params, at, &self.setup)
+                });
+                let port = ready.map_err(|error| format!("{error:#}"));
+                self.out.send(&FromAgent::IncomingReady { migration, port })?;
+            }
+            ToAgent::StartMigration { migration, vm, to, params } => {
+                let spec = self.spec_of(vm)?;
+                self.migrations.start(migration, vm, &spec, *params, to, &self.setup)?;
+            }
+            ToAgent::CancelMigration(migration) => self.migrations.cancel(migration),
+            ToAgent::AbandonIncoming(migration) => self.migrations.abandon(migration),
+            ToAgent::Resolve { migration, committed } => {
+                self.migrations.resolve(migration, committed)?;
+            }
+            other => bail!("out of order: {other:?}"),
+        }
+        Ok(())
+    }
+
+    fn spec_of(&self, vm: VmId) -> Result<replay::host::VmSpec> {
+        self.vms.known(vm).cloned().ok_or_else(|| anyhow!("{vm} was never on this host"))
+    }
+}

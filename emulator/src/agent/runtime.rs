@@ -96,6 +96,16 @@ impl Runtime {
         Ok(())
     }
 
+    /// Jumps to a trace instant; the clock is held there. `now` may lie before the begin of a
+    /// segment that was announced ahead: the jump then comes right after it.
+    ///
+    /// # Errors
+    /// When the instant has passed.
+    pub fn jump(&self, number: u64, to: TraceNs, now: MonoNs) -> Result<(), RuntimeError> {
+        let at = now.max(self.lock().clock.current().at);
+        self.begin(Segment { number, kind: SegmentKind::Hold, at, trace: to })
+    }
+
     /// Takes in a VM that has never run, and starts it.
     ///
     /// # Errors

@@ -47,6 +47,8 @@ pub struct MachineSetup {
     pub seed: u64,
     /// RAM admission: asked RAM may be this share of a host's, in thousandths.
     pub overcommit_milli: u32,
+    /// Space scale the scenario's sizes were divided by.
+    pub divided_by: u32,
     /// Whether to load every link before the run and compare it with its spec.
     pub calibrate: bool,
 }
@@ -209,6 +211,8 @@ pub struct AgentSetup {
     pub congestion: String,
     /// RAM admission, thousandths.
     pub overcommit_milli: u32,
+    /// Space scale the scenario's sizes were divided by.
+    pub divided_by: u32,
 }
 
 /// A VM and what an agent needs to be it.
@@ -266,12 +270,12 @@ pub enum FromAgent {
         /// Monotonic ns.
         at_ns: u64,
     },
-    /// The source is through with its part; the guest's fate is in `end`.
+    /// The source is through with its part; the guest's fate is in `ending`.
     SourceDone {
         /// Number.
         migration: MigrationId,
         /// How it ended.
-        end: SourceEnding,
+        ending: SourceEnding,
         /// Its account.
         report: Box<SourceReport>,
         /// Monotonic ns at which the source had released everything.

@@ -96,6 +96,7 @@ impl Init {
                 seed: setup.seed,
                 congestion: setup.network.congestion.clone(),
                 overcommit_milli: setup.overcommit_milli,
+                divided_by: setup.divided_by,
             };
             self.agents.send(host, &ToAgent::Setup(Box::new(agent))).await;
         }

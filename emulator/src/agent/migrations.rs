@@ -1,0 +1,414 @@
+//! An agent's ends of migrations: one thread each, the engine's code in it.
+
+use super::net;
+use super::runtime::Runtime;
+use crate::clock::mono_ns;
+use crate::control::channel::BlockingSender;
+use crate::control::message::{AgentSetup, FromAgent, SourceEnding};
+use crate::ids::{MigrationId, VmId};
+use crate::migration::destination::{DestinationControl, DestinationJob, run_destination};
+use crate::migration::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
+use crate::migration::params::MigrationParams;
+use crate::migration::record::{DestinationReport, Phase, SourceReport, Status, TcpSample};
+use crate::migration::source::{Observer, SourceEnd, SourceJob, SourceOutcome, run_source};
+use crate::migration::transport::SourceControl;
+use anyhow::{Context, Result, anyhow};
+use replay::clock::MonoNs;
+use replay::content::{ContentProfile, PagePool};
+use replay::{GuestTime, VmSpec, VmState};
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// Bodies that pages are sent with: 2 MiB of them stay in a cache, and compress as the profile says.
+const POOL_PAGES: u32 = 512;
+
+/// Silence after which a destination gives up: emulated hosts do not vanish without a trace, so
+/// this only bounds a thread's life.
+const SILENCE_MS: u64 = 120_000;
+
+/// How long a source waits for the destination's word after its last byte before it asks the
+/// manager: everything that buffers hold has to cross the slowest link first.
+const ACKNOWLEDGE_MS: u64 = 60_000;
+
+/// Pages of QEMU's clear-bitmap chunk: 2^18, 1 GiB.
+const CHUNK_PAGES: u32 = 1 << 18;
+
+/// The VM at the source, as the engine sees it.
+struct Guest {
+    runtime: Arc<Runtime>,
+    vm: VmId,
+}
+
+impl Guest {
+    /// A VM of this agent cannot vanish from it while it is being migrated: whoever releases it
+    /// does so after the migration.
+    fn here<T>(result: Result<T, super::runtime::RuntimeError>) -> T {
+        result.unwrap_or_else(|error| panic!("a migrating VM is on its host: {error}"))
+    }
+
+    fn now() -> MonoNs {
+        MonoNs(mono_ns())
+    }
+}
+
+impl SourceGuest for Guest {
+    fn guest_time(&self) -> GuestTime {
+        Self::here(self.runtime.guest_time(self.vm, Self::now()))
+    }
+
+    fn pause(&self) -> GuestTime {
+        Self::here(self.runtime.pause(self.vm, Self::now()))
+    }
+
+    fn resume(&self) {
+        Self::here(self.runtime.resume(self.vm, Self::now()));
+    }
+
+    fn take_state(&self) -> VmState {
+        Self::here(self.runtime.hand_over(self.vm, Self::now()))
+    }
+}
+
+/// The place for a VM at the destination.
+struct Place {
+    runtime: Arc<Runtime>,
+    out: Arc<BlockingSender>,
+    migration: MigrationId,
+    vm: VmId,
+    spec: VmSpec,
+}
+
+impl DestinationGuest for Place {
+    fn commit_and_resume(&self, state: VmState) -> Result<u64, CommitRefused> {
+        let refused = |reason: String| CommitRefused { reason };
+        self.runtime.admits(&self.spec).map_err(|error| refused(error.to_string()))?;
+        // The record first: an agent that dies without having written one never ran the guest.
+        let record = FromAgent::Committed { migration: self.migration, at_ns: mono_ns() };
+        self.out.send(&record).map_err(|error| refused(error.to_string()))?;
+        let at_ns = mono_ns();
+        self.runtime
+            .receive(self.vm, self.spec.clone(), state, MonoNs(at_ns))
+            .unwrap_or_else(|error| panic!("admitted a moment ago, under one thread: {error}"));
+        Ok(at_ns)
+    }
+}
+
+/// Tells the manager of phases as they begin.
+struct Phases {
+    out: Arc<BlockingSender>,
+    migration: MigrationId,
+}
+
+impl Observer for Phases {
+    fn phase(&self, phase: Phase, begins: bool, at_ns: u64) {
+        if begins {
+            let message = FromAgent::Phase { migration: self.migration, phase, at_ns };
+            // A manager that has gone needs no news.
+            let _ = self.out.send(&message);
+        }
+    }
+}
+
+/// A source that has ended, kept until the manager says what became of the guest.
+type Ended = Arc<Mutex<Option<SourceOutcome>>>;
+
+struct Outgoing {
+    vm: VmId,
+    control: Arc<SourceControl>,
+    ended: Ended,
+}
+
+struct Incoming {
+    control: Arc<DestinationControl>,
+    abandoned: Arc<AtomicBool>,
+    address: SocketAddr,
+}
+
+/// The migrations this agent has a part in.
+pub(super) struct Migrations {
+    runtime: Arc<Runtime>,
+    out: Arc<BlockingSender>,
+    pool: OnceLock<Arc<PagePool>>,
+    outgoing: BTreeMap<MigrationId, Outgoing>,
+    incoming: BTreeMap<MigrationId, Incoming>,
+}
+
+impl Migrations {
+    pub(super) fn new(runtime: Arc<Runtime>, out: Arc<BlockingSender>) -> Self {
+        Self {
+            runtime,
+            out,
+            pool: OnceLock::new(),
+            outgoing: BTreeMap::new(),
+            incoming: BTreeMap::new(),
+        }
+    }
+
+    fn memory(&self, spec: &VmSpec, setup: &AgentSetup) -> Result<GuestMemory> {
+        let profile = ContentProfile::default();
+        let pool = self
+            .pool
+            .get_or_init(|| Arc::new(PagePool::new(&profile, setup.seed, POOL_PAGES)));
+        GuestMemory::new(&spec.memory, &profile, setup.seed, spec.key, Arc::clone(pool))
+            .context("the guest's memory")
+    }
+
+    /// Listens for a migration; returns the port.
+    pub(super) fn prepare(
+        &mut self,
+        migration: MigrationId,
+        vm: VmId,
+        spec: VmSpec,
+        params: &MigrationParams,
+        at: SocketAddr,
+        setup: &AgentSetup,
+    ) -> Result<u16> {
+        self.runtime.admits(&spec)?;
+        let memory = self.memory(&spec, setup)?;
+        let listener = net::listen(at, &setup.congestion)?;
+        let address = listener.local_addr()?;
+        let control = Arc::new(DestinationControl::default());
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let place = Place {
+            runtime: Arc::clone(&self.runtime),
+            out: Arc::clone(&self.out),
+            migration,
+            vm,
+            spec,
+        };
+        let receiver = IncomingThread {
+            migration,
+            memory,
+            load_time_ms: params.load_time,
+            place: Arc::new(place),
+            control: Arc::clone(&control),
+            abandoned: Arc::clone(&abandoned),
+            out: Arc::clone(&self.out),
+        };
+        std::thread::Builder::new()
+            .name(format!("mig-in-{}", migration.0))
+            .spawn(move || receiver.run(&listener))?;
+        self.incoming.insert(migration, Incoming { control, abandoned, address });
+        Ok(address.port())
+    }
+
+    /// Begins to send a VM.
+    pub(super) fn start(
+        &mut self,
+        migration: MigrationId,
+        vm: VmId,
+        spec: &VmSpec,
+        params: MigrationParams,
+        to: SocketAddr,
+        setup: &AgentSetup,
+    ) -> Result<()> {
+        let memory = self.memory(spec, setup)?;
+        let control = Arc::new(SourceControl::default());
+        let ended = Ended::default();
+        let sender = OutgoingThread {
+            migration,
+            memory,
+            params,
+            to,
+            congestion: setup.congestion.clone(),
+            guest: Arc::new(Guest { runtime: Arc::clone(&self.runtime), vm }),
+            control: Arc::clone(&control),
+            ended: Arc::clone(&ended),
+            out: Arc::clone(&self.out),
+        };
+        std::thread::Builder::new()
+            .name(format!("mig-out-{}", migration.0))
+            .spawn(move || sender.run())?;
+        self.outgoing.insert(migration, Outgoing { vm, control, ended });
+        Ok(())
+    }
+
+    /// Stops a migration, if it is not too late.
+    pub(super) fn cancel(&self, migration: MigrationId) {
+        if let Some(outgoing) = self.outgoing.get(&migration) {
+            outgoing.control.cancel();
+        }
+    }
+
+    /// Stops waiting for a migration whose source will not come, or has gone.
+    pub(super) fn abandon(&self, migration: MigrationId) {
+        if let Some(incoming) = self.incoming.get(&migration) {
+            incoming.abandoned.store(true, Ordering::Release);
+            // A commit already made stays made; the manager has its record.
+            let _ = incoming.control.abandon();
+            // A thread that still waits in accept is woken.
+            drop(TcpStream::connect(incoming.address));
+        }
+    }
+
+    /// The manager knows whether the destination committed: let the VM go, or run it here.
+    pub(super) fn resolve(&mut self, migration: MigrationId, committed: bool) -> Result<()> {
+        let outgoing = self
+            .outgoing
+            .remove(&migration)
+            .ok_or_else(|| anyhow!("{migration} did not begin here"))?;
+        let guest = Guest { runtime: Arc::clone(&self.runtime), vm: outgoing.vm };
+        let mut ended = outgoing.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = ended.as_mut().ok_or_else(|| anyhow!("{migration} is still under way"))?;
+        if outcome.end == SourceEnd::Undecided || !committed {
+            outcome.resolve(&guest, committed);
+        }
+        if committed {
+            self.runtime.release(outgoing.vm)?;
+        }
+        Ok(())
+    }
+}
+
+struct IncomingThread {
+    migration: MigrationId,
+    memory: GuestMemory,
+    load_time_ms: u64,
+    place: Arc<Place>,
+    control: Arc<DestinationControl>,
+    abandoned: Arc<AtomicBool>,
+    out: Arc<BlockingSender>,
+}
+
+impl IncomingThread {
+    fn run(self, listener: &TcpListener) {
+        let accepted = listener.accept();
+        let report = match accepted {
+            Ok((socket, _)) if !self.abandoned.load(Ordering::Acquire) => {
+                let job = DestinationJob {
+                    migration: self.migration.0,
+                    memory: self.memory,
+                    load_time_ms: self.load_time_ms,
+                    guest: self.place,
+                    socket,
+                    congestion: None,
+                    control: self.control,
+                    silence_limit_ms: SILENCE_MS,
+                };
+                run_destination(&job).report
+            }
+            Ok(_) => never_began("abandoned before the source came"),
+            Err(error) => never_began(&format!("accept: {error}")),
+        };
+        let done = FromAgent::DestinationDone {
+            migration: self.migration,
+            report: Box::new(report),
+        };
+        // Without a manager nobody is left to be told.
+        let _ = self.out.send(&done);
+    }
+}
+
+fn never_began(error: &str) -> DestinationReport {
+    DestinationReport {
+        resumed_ns: None,
+        loaded_ns: None,
+        error: Some(error.to_owned()),
+        received_bytes: 0,
+        bad_on_receipt: 0,
+        verification: None,
+        cpu_ns: 0,
+        run_queue_ns: 0,
+    }
+}
+
+struct OutgoingThread {
+    migration: MigrationId,
+    memory: GuestMemory,
+    params: MigrationParams,
+    to: SocketAddr,
+    congestion: String,
+    guest: Arc<Guest>,
+    control: Arc<SourceControl>,
+    ended: Ended,
+    out: Arc<BlockingSender>,
+}
+
+impl OutgoingThread {
+    fn run(self) {
+        // QMP's total-time counts from the command, connecting included.
+        let begin_ns = mono_ns();
+        let (ending, report) = match net::connect(self.to, &self.congestion) {
+            Ok(socket) => self.send(socket, begin_ns),
+            Err(error) => (SourceEnding::Failed, not_connected(begin_ns, &error.to_string())),
+        };
+        let done = FromAgent::SourceDone {
+            migration: self.migration,
+            ending,
+            report: Box::new(report),
+            released_ns: mono_ns(),
+        };
+        // Without a manager nobody is left to be told.
+        let _ = self.out.send(&done);
+    }
+
+    fn send(&self, socket: TcpStream, begin_ns: u64) -> (SourceEnding, SourceReport) {
+        let job = SourceJob {
+            migration: self.migration.0,
+            params: self.params.clone(),
+            guest: Arc::clone(&self.guest) as Arc<dyn SourceGuest>,
+            memory: self.memory.clone(),
+            socket,
+            congestion: None,
+            control: Arc::clone(&self.control),
+            tcp_probe: Some(tcp_sample),
+            chunk_pages: CHUNK_PAGES,
+            acknowledge_limit_ms: ACKNOWLEDGE_MS,
+            deadline_ns: None,
+            faults: Vec::new(),
+        };
+        let phases = Phases { out: Arc::clone(&self.out), migration: self.migration };
+        let outcome = run_source(&job, &phases);
+        let ending = match outcome.end {
+            SourceEnd::Completed => SourceEnding::Completed,
+            SourceEnd::Cancelled => SourceEnding::Cancelled,
+            SourceEnd::Failed => SourceEnding::Failed,
+            SourceEnd::Undecided => SourceEnding::Undecided,
+        };
+        let report = SourceReport { begin_ns, ..outcome.report.clone() };
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        (ending, report)
+    }
+}
+
+/// The account of a source that never reached its destination.
+fn not_connected(begin_ns: u64, error: &str) -> SourceReport {
+    SourceReport {
+        status: Status::Failed,
+        error: Some(error.to_owned()),
+        begin_ns,
+        setup_end_ns: begin_ns,
+        stop_ns: None,
+        end_ns: mono_ns(),
+        phases: Vec::new(),
+        rounds: Vec::new(),
+        decisions: Vec::new(),
+        bytes: crate::migration::record::BytesByKind::default(),
+        precopy_bytes: 0,
+        downtime_bytes: 0,
+        dirty_sync_count: 0,
+        dirty_pages_rate: 0,
+        pages_per_second: 0,
+        tcp: Vec::new(),
+        cpu_ns: 0,
+        run_queue_ns: 0,
+    }
+}
+
+fn tcp_sample(socket: BorrowedFd<'_>, at_ns: u64) -> Option<TcpSample> {
+    let info = netmodel::sys::tcpinfo::read(socket).ok()?;
+    Some(TcpSample {
+        at_ns,
+        rtt_us: info.rtt_us,
+        cwnd: info.cwnd,
+        retransmits: info.retransmits,
+        delivery_rate: info.delivery_rate,
+        busy_us: info.busy_us,
+        rwnd_limited_us: info.rwnd_limited_us,
+        sndbuf_limited_us: info.sndbuf_limited_us,
+        unacked_bytes: info.unacked_bytes,
+    })
+}

@@ -1,0 +1,339 @@
+//! Migrations under way, as the manager of the emulated cluster sees them. Pure: what was heard
+//! goes in, who owns the guest comes out.
+//!
+//! The manager never guesses. A commit record on the destination's control socket is the only proof
+//! that the guest runs there; its absence after that socket has ended is the only proof that it does
+//! not. So a source in doubt is always told one or the other, and no guest runs twice.
+
+use crate::balance::moves::Move;
+use crate::control::message::SourceEnding;
+use crate::migration::record::{DestinationReport, Owner, Prediction, SourceReport, Status};
+
+/// One end's part.
+#[derive(Debug, Clone, Default)]
+enum Part<T> {
+    /// Nothing heard yet.
+    #[default]
+    Open,
+    /// It is through.
+    Done(T),
+    /// Its host has gone.
+    Lost,
+    /// It never began.
+    NotBegun,
+}
+
+impl<T> Part<T> {
+    fn is_over(&self) -> bool {
+        !matches!(self, Self::Open)
+    }
+
+    fn done(&self) -> Option<&T> {
+        match self {
+            Self::Done(value) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+/// What the source said at its end.
+#[derive(Debug, Clone)]
+pub struct SourceDone {
+    /// How it ended there.
+    pub ending: SourceEnding,
+    /// Its account.
+    pub report: SourceReport,
+    /// When it had released everything.
+    pub released_ns: u64,
+}
+
+/// A migration that was accepted and has not ended.
+#[derive(Debug, Clone)]
+pub struct Ongoing {
+    /// What moves where.
+    pub of: Move,
+    /// When it was accepted, monotonic ns.
+    pub requested_ns: u64,
+    /// … and in trace time.
+    pub requested_trace_ns: u64,
+    /// When the orchestrator cancels it, monotonic ns; `None` until it is started.
+    pub cancel_at_ns: Option<u64>,
+    /// What models say of it.
+    pub predictions: Vec<Prediction>,
+    source: Part<SourceDone>,
+    destination: Part<DestinationReport>,
+    committed_ns: Option<u64>,
+    error: Option<String>,
+    told: bool,
+}
+
+/// What follows from what is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Wait.
+    Open,
+    /// Tell the source whether the destination committed; asked once.
+    Tell {
+        /// Whether it did.
+        committed: bool,
+    },
+    /// The migration is over.
+    Over {
+        /// How.
+        status: Status,
+        /// Who owns the guest.
+        owner: Owner,
+    },
+}
+
+impl Ongoing {
+    /// A migration just accepted.
+    #[must_use]
+    pub fn new(of: Move, requested_ns: u64, requested_trace_ns: u64) -> Self {
+        Self {
+            of,
+            requested_ns,
+            requested_trace_ns,
+            cancel_at_ns: None,
+            predictions: Vec::new(),
+            source: Part::Open,
+            destination: Part::Open,
+            committed_ns: None,
+            error: None,
+            told: false,
+        }
+    }
+
+    /// The destination could not listen: neither end begins.
+    pub fn refused(&mut self, error: String) {
+        self.error = Some(error);
+        self.source = Part::NotBegun;
+        self.destination = Part::NotBegun;
+    }
+
+    /// The destination wrote its commit record.
+    pub fn committed(&mut self, at_ns: u64) {
+        self.committed_ns = Some(at_ns);
+    }
+
+    /// The source is through.
+    pub fn source_done(&mut self, done: SourceDone) {
+        self.source = Part::Done(done);
+    }
+
+    /// The destination is through.
+    pub fn destination_done(&mut self, report: DestinationReport) {
+        self.destination = Part::Done(report);
+    }
+
+    /// The source's host has gone. What it had told before stays told.
+    pub fn source_lost(&mut self) {
+        if !self.source.is_over() {
+            self.source = Part::Lost;
+        }
+    }
+
+    /// The destination's host has gone.
+    pub fn destination_lost(&mut self) {
+        if !self.destination.is_over() {
+            self.destination = Part::Lost;
+        }
+    }
+
+    /// What the source said.
+    #[must_use]
+    pub fn source(&self) -> Option<&SourceDone> {
+        self.source.done()
+    }
+
+    /// What the destination said.
+    #[must_use]
+    pub fn destination(&self) -> Option<&DestinationReport> {
+        self.destination.done()
+    }
+
+    /// Why it failed, as far as anybody said.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        let lost = |what: &str| Some(format!("the {what}'s host has gone"));
+        self.error
+            .clone()
+            .or_else(|| self.source().and_then(|done| done.report.error.clone()))
+            .or_else(|| self.destination().and_then(|report| report.error.clone()))
+            .or_else(|| match (&self.source, &self.destination) {
+                (Part::Lost, _) => lost("source"),
+                (_, Part::Lost) => lost("destination"),
+                _ => None,
+            })
+    }
+
+    /// What follows; to be asked again after every change and after every `Tell`.
+    pub fn verdict(&mut self) -> Verdict {
+        if let Part::Done(done) = &self.source
+            && !self.told
+            && matches!(done.ending, SourceEnding::Completed | SourceEnding::Undecided)
+            && (self.committed_ns.is_some() || self.destination.is_over())
+        {
+            self.told = true;
+            return Verdict::Tell { committed: self.committed_ns.is_some() };
+        }
+        if !self.source.is_over() || !self.destination.is_over() {
+            return Verdict::Open;
+        }
+        let destination_lost = matches!(self.destination, Part::Lost);
+        let source_lost = matches!(self.source, Part::Lost);
+        let (status, owner) = match (self.committed_ns, &self.source) {
+            (Some(_), _) if destination_lost => (Status::Completed, Owner::Lost),
+            (Some(_), _) => (Status::Completed, Owner::Destination),
+            (None, _) if source_lost => (Status::Failed, Owner::Lost),
+            (None, Part::Done(SourceDone { ending: SourceEnding::Cancelled, .. })) => {
+                (Status::Cancelled, Owner::Source)
+            }
+            (None, _) => (Status::Failed, Owner::Source),
+        };
+        Verdict::Over { status, owner }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{HostId, MigrationId, VmId};
+    use crate::migration::record::BytesByKind;
+
+    fn ongoing() -> Ongoing {
+        let of = Move {
+            id: MigrationId(1),
+            vm: VmId(0),
+            source: HostId(0),
+            destination: HostId(1),
+            reason: String::new(),
+            running: true,
+        };
+        Ongoing::new(of, 0, 0)
+    }
+
+    fn source(ending: SourceEnding) -> SourceDone {
+        let report = SourceReport {
+            status: Status::Completed,
+            error: None,
+            begin_ns: 0,
+            setup_end_ns: 0,
+            stop_ns: None,
+            end_ns: 0,
+            phases: vec![],
+            rounds: vec![],
+            decisions: vec![],
+            bytes: BytesByKind::default(),
+            precopy_bytes: 0,
+            downtime_bytes: 0,
+            dirty_sync_count: 0,
+            dirty_pages_rate: 0,
+            pages_per_second: 0,
+            tcp: vec![],
+            cpu_ns: 0,
+            run_queue_ns: 0,
+        };
+        SourceDone { ending, report, released_ns: 0 }
+    }
+
+    fn destination() -> DestinationReport {
+        DestinationReport {
+            resumed_ns: None,
+            loaded_ns: None,
+            error: None,
+            received_bytes: 0,
+            bad_on_receipt: 0,
+            verification: None,
+            cpu_ns: 0,
+            run_queue_ns: 0,
+        }
+    }
+
+    /// Everything that can be heard of a migration, in every order: the guest never has two
+    /// owners, a source in doubt is told exactly once, and every story ends.
+    #[test]
+    fn every_story_ends_with_one_owner() {
+        let endings = [
+            SourceEnding::Completed,
+            SourceEnding::Cancelled,
+            SourceEnding::Failed,
+            SourceEnding::Undecided,
+        ];
+        for source_says in endings.into_iter().map(Some).chain([None]) {
+            for committed in [false, true] {
+                for destination_lives in [false, true] {
+                    for source_first in [false, true] {
+                        story(source_says, committed, destination_lives, source_first);
+                    }
+                }
+            }
+        }
+    }
+
+    fn story(source_says: Option<SourceEnding>, committed: bool, lives: bool, source_first: bool) {
+        // A source that still owns the guest cannot have a committed destination: the destination
+        // commits only on a complete stream, whose last byte ends the source's right to fail.
+        if committed
+            && matches!(source_says, Some(SourceEnding::Cancelled | SourceEnding::Failed))
+        {
+            return;
+        }
+        let mut migration = ongoing();
+        let mut told = Vec::new();
+        let mut over = None;
+        let mut settle = |migration: &mut Ongoing| {
+            loop {
+                match migration.verdict() {
+                    Verdict::Open => break,
+                    Verdict::Tell { committed } => told.push(committed),
+                    Verdict::Over { status, owner } => {
+                        over = Some((status, owner));
+                        break;
+                    }
+                }
+            }
+        };
+        let source_speaks = |migration: &mut Ongoing| match source_says {
+            Some(ending) => migration.source_done(source(ending)),
+            None => migration.source_lost(),
+        };
+        if source_first {
+            source_speaks(&mut migration);
+            settle(&mut migration);
+        }
+        if committed {
+            migration.committed(5);
+            settle(&mut migration);
+        }
+        if lives {
+            migration.destination_done(destination());
+        } else {
+            migration.destination_lost();
+        }
+        settle(&mut migration);
+        if !source_first {
+            source_speaks(&mut migration);
+            settle(&mut migration);
+        }
+        let (_, owner) = over.expect("the story ends");
+        let in_doubt =
+            matches!(source_says, Some(SourceEnding::Completed | SourceEnding::Undecided));
+        assert_eq!(told, if in_doubt { vec![committed] } else { vec![] });
+        let expected = match (committed, source_says, lives) {
+            (true, _, true) => Owner::Destination,
+            (true, _, false) | (false, None, _) => Owner::Lost,
+            (false, Some(_), _) => Owner::Source,
+        };
+        assert_eq!(owner, expected, "{source_says:?} {committed} {lives} {source_first}");
+    }
+
+    #[test]
+    fn a_refused_destination_leaves_the_guest_where_it_is() {
+        let mut migration = ongoing();
+        migration.refused("no port".to_owned());
+        let over = Verdict::Over { status: Status::Failed, owner: Owner::Source };
+        assert_eq!(migration.verdict(), over);
+        assert_eq!(migration.error().as_deref(), Some("no port"));
+    }
+}

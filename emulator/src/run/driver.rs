@@ -1,0 +1,537 @@
+//! Drives the timeline: executes its commands on a machine, feeds it what the machine says, and
+//! writes everything down.
+//!
+//! Inside: the loop, time and samples. Its other rooms: `migrate` (migrations), `traffic` (tenant
+//! flows). Never inside: decisions; those are the timeline's, the policy's and the books'.
+
+use super::RunError;
+use super::book::Ongoing;
+use super::flows::FlowBook;
+use super::progress::Progress;
+use crate::balance::moves::{Limits, Mover};
+use crate::balance::view::Policy;
+use crate::clock::mono_ns;
+use crate::cluster::view_builder::{HostFacts, ViewBuilder};
+use crate::control::message::{AuditFinding, FromAgent, FromMachine, MachineReady, ToAgent, ToMachine};
+use crate::event::log::EventLog;
+use crate::event::{Event, EventKind, LinkSample, SpanKind};
+use crate::ids::{HostId, MigrationId};
+use crate::machine::launch::Machine;
+use crate::migration::record::MigrationRecord;
+use crate::scenario::Scenario;
+use crate::timeline::{Command, Input, Schedule, SteadyDetector, Timeline};
+use replay::clock::{Clock, MonoNs, Segment, SegmentKind, TraceNs};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// A `Go` takes effect this far ahead, so that every agent has it in time.
+pub(super) const GO_AHEAD_NS: u64 = 5_000_000;
+
+/// An agent that does not answer for this long has hung; the run cannot go on.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// What the run came to.
+#[derive(Debug)]
+pub(super) struct Drive {
+    /// By the user.
+    pub interrupted: bool,
+    /// Every migration that ended.
+    pub migrations: Vec<MigrationRecord>,
+    /// Findings of the audit.
+    pub findings: Vec<AuditFinding>,
+    /// Things to read before trusting the numbers.
+    pub warnings: Vec<String>,
+    /// Trace time reached.
+    pub trace_ns: u64,
+    /// Hosts that were lost.
+    pub hosts_lost: usize,
+}
+
+/// Samples of every agent, on their way.
+#[derive(Debug)]
+pub(super) struct Sampling {
+    seq: u64,
+    waiting: BTreeSet<HostId>,
+    asked_ns: u64,
+}
+
+/// The loop's state.
+pub(super) struct Driver<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) machine: Machine,
+    pub(super) ready: MachineReady,
+    pub(super) log: EventLog,
+    pub(super) progress: Progress,
+    timeline: Timeline,
+    commands: VecDeque<Command>,
+    pub(super) clock: Clock,
+    seq: u64,
+    sampling: Option<Sampling>,
+    wake_ns: Option<u64>,
+    hold_at_ns: Option<u64>,
+    pub(super) steady: Option<SteadyDetector>,
+    pub(super) poll_flows_ns: Option<u64>,
+    view: ViewBuilder,
+    policy: Option<Box<dyn Policy>>,
+    tick: u64,
+    planned_done: usize,
+    pub(super) mover: Mover,
+    pub(super) ongoing: BTreeMap<MigrationId, Ongoing>,
+    pub(super) migrations: Vec<MigrationRecord>,
+    pub(super) flows: FlowBook,
+    lost: BTreeSet<HostId>,
+    pub(super) links: Vec<LinkSample>,
+    findings: Vec<AuditFinding>,
+    warnings: Vec<String>,
+    end: Option<bool>,
+}
+
+impl<'a> Driver<'a> {
+    pub(super) fn new(
+        scenario: &'a Scenario,
+        machine: Machine,
+        ready: MachineReady,
+        log: EventLog,
+        policy: Option<Box<dyn Policy>>,
+        progress: Progress,
+    ) -> Self {
+        let facts: Vec<HostFacts> = scenario
+            .hosts
+            .iter()
+            .zip(&scenario.network.up)
+            .map(|(host, up)| HostFacts {
+                cores: host.cores,
+                ram_bytes: host.ram_bytes,
+                link_bps: up.rate.map(|rate| rate.bps()),
+            })
+            .collect();
+        let vcpus: Vec<u32> = scenario.vms.iter().map(|vm| vm.vcpus).collect();
+        let ram: Vec<u64> = scenario.hosts.iter().map(|host| host.ram_bytes).collect();
+        let placed: Vec<(HostId, u64)> =
+            scenario.vms.iter().map(|vm| (vm.host, vm.ram_bytes)).collect();
+        let balancer = &scenario.balancer;
+        let limits = Limits {
+            parallel: balancer.parallel,
+            parallel_per_host: balancer.parallel_per_host,
+        };
+        let now = MonoNs(mono_ns());
+        let first =
+            Segment { number: 0, kind: SegmentKind::Hold, at: now, trace: TraceNs(0) };
+        Self {
+            timeline: Timeline::new(schedule(scenario, policy.is_some())),
+            scenario,
+            machine,
+            ready,
+            log,
+            progress,
+            commands: VecDeque::new(),
+            clock: Clock::new(first),
+            seq: 0,
+            sampling: None,
+            wake_ns: None,
+            hold_at_ns: None,
+            steady: None,
+            poll_flows_ns: None,
+            view: ViewBuilder::new(&facts, &vcpus, balancer.window_ns),
+            policy,
+            tick: 0,
+            planned_done: 0,
+            mover: Mover::new(limits, &ram, &placed),
+            ongoing: BTreeMap::new(),
+            migrations: Vec::new(),
+            flows: FlowBook::new(scenario.flows.clone()),
+            lost: BTreeSet::new(),
+            links: Vec::new(),
+            findings: Vec::new(),
+            warnings: Vec::new(),
+            end: None,
+        }
+    }
+
+    /// From the first segment to the audit.
+    pub(super) async fn drive(mut self) -> Result<Drive, RunError> {
+        let mut interrupts = super::interrupts()?;
+        self.step(Input::Start);
+        loop {
+            while let Some(command) = self.commands.pop_front() {
+                self.execute(command).await?;
+            }
+            if self.end.is_some() {
+                break;
+            }
+            let patience = self.next_deadline_in();
+            tokio::select! {
+                message = tokio::time::timeout(patience, self.machine.recv()) => {
+                    if let Ok(message) = message {
+                        let message = message?.ok_or(RunError::MachineGone)?;
+                        self.heard(message).await?;
+                    }
+                }
+                _ = interrupts.recv() => {
+                    self.progress.note("interrupted: ending in order (once more: at once)");
+                    self.step(Input::Interrupt);
+                }
+            }
+            self.deadlines().await?;
+        }
+        self.close().await
+    }
+
+    /// Audits the network, collects the last counters, lets the machine go.
+    async fn close(mut self) -> Result<Drive, RunError> {
+        self.progress.phase("auditing");
+        self.machine.send(&ToMachine::SampleLinks).await?;
+        self.machine.send(&ToMachine::Audit).await?;
+        loop {
+            let message = tokio::time::timeout(SILENCE, self.machine.recv()).await;
+            match message.map_err(|_| RunError::Silent)??.ok_or(RunError::MachineGone)? {
+                FromMachine::Audited(findings) => {
+                    self.findings = findings;
+                    break;
+                }
+                message => self.heard(message).await?,
+            }
+        }
+        let trace_ns = self.trace_ns();
+        let outcome = if self.end == Some(true) { "interrupted" } else { "completed" };
+        let (grade, reasons) = super::grade::run_grade(&self.ready.calibration, &self.findings);
+        self.write(EventKind::Audit { grade: grade.name().to_owned(), reasons })?;
+        self.write(EventKind::RunEnded { outcome: outcome.to_owned() })?;
+        self.log.finish()?;
+        self.machine.send(&ToMachine::Shutdown).await?;
+        self.machine.wait()?;
+        self.progress.finish();
+        Ok(Drive {
+            interrupted: self.end == Some(true),
+            migrations: self.migrations,
+            findings: self.findings,
+            warnings: self.warnings,
+            trace_ns,
+            hosts_lost: self.lost.len(),
+        })
+    }
+
+    /// Trace time now.
+    pub(super) fn trace_ns(&self) -> u64 {
+        self.clock.trace_at(MonoNs(mono_ns())).0
+    }
+
+    /// Writes an event of this instant.
+    pub(super) fn write(&mut self, kind: EventKind) -> Result<(), RunError> {
+        let mono_ns = mono_ns();
+        let trace_ns = self.clock.trace_at(MonoNs(mono_ns)).0;
+        Ok(self.log.append(&Event { mono_ns, trace_ns, kind })?)
+    }
+
+    pub(super) fn warn(&mut self, message: String) -> Result<(), RunError> {
+        tracing::warn!("{message}");
+        self.warnings.push(message.clone());
+        self.write(EventKind::Warning { message })
+    }
+
+    /// Tells the timeline; what it answers is executed next.
+    pub(super) fn step(&mut self, input: Input) {
+        let trace_ns = self.trace_ns();
+        self.commands.extend(self.timeline.step(trace_ns, input));
+    }
+
+    pub(super) async fn tell(&mut self, host: HostId, message: ToAgent) -> Result<(), RunError> {
+        Ok(self.machine.send(&ToMachine::Agent(host, Box::new(message))).await?)
+    }
+
+    async fn tell_all(&mut self, message: ToAgent) -> Result<(), RunError> {
+        Ok(self.machine.send(&ToMachine::AllAgents(Box::new(message))).await?)
+    }
+
+    /// Hosts that are there.
+    fn hosts(&self) -> BTreeSet<HostId> {
+        let all = (0u32..).map(HostId).take(self.scenario.hosts.len());
+        all.filter(|host| !self.lost.contains(host)).collect()
+    }
+
+    async fn execute(&mut self, command: Command) -> Result<(), RunError> {
+        match command {
+            Command::Jump { to_trace_ns } => self.jump(to_trace_ns).await,
+            Command::Sample => self.sample().await,
+            Command::Decide { balancer } => self.decide(balancer).await,
+            Command::Hold => {
+                self.segment(SegmentKind::Hold, mono_ns(), false).await?;
+                self.open_flows().await?;
+                self.settle_flows()
+            }
+            Command::OpenFlows => self.open_flows().await,
+            Command::Run => self.segment(SegmentKind::Run, mono_ns() + GO_AHEAD_NS, true).await,
+            Command::StartMigrations => self.start_migrations().await,
+            Command::WakeAt { trace_ns } => {
+                self.wake_ns = self.clock.mono_at(TraceNs(trace_ns)).map(|at| at.0);
+                Ok(())
+            }
+            Command::Drain => {
+                self.close_flows().await?;
+                Ok(self.machine.send(&ToMachine::Drain).await?)
+            }
+            Command::CancelMigrations => self.cancel_migrations().await,
+            Command::End { interrupted } => {
+                self.end = Some(interrupted);
+                Ok(())
+            }
+        }
+    }
+
+    /// Jumps every agent, and ourselves, to a trace instant.
+    async fn jump(&mut self, to_trace_ns: u64) -> Result<(), RunError> {
+        let from_trace_ns = self.trace_ns();
+        self.seq += 1;
+        let at = MonoNs(mono_ns()).max(self.clock.current().at);
+        self.clock.begin(Segment {
+            number: self.seq,
+            kind: SegmentKind::Hold,
+            at,
+            trace: TraceNs(to_trace_ns),
+        })?;
+        self.await_samples();
+        self.tell_all(ToAgent::Advance { seq: self.seq, to_trace_ns }).await?;
+        if to_trace_ns > from_trace_ns {
+            self.write(EventKind::Jumped { from_trace_ns })?;
+        }
+        self.progress.trace(to_trace_ns, self.mover.running());
+        self.nobody_left()
+    }
+
+    async fn sample(&mut self) -> Result<(), RunError> {
+        self.seq += 1;
+        self.await_samples();
+        self.tell_all(ToAgent::Sample { seq: self.seq, at_ns: mono_ns() }).await?;
+        self.machine.send(&ToMachine::SampleLinks).await?;
+        self.progress.trace(self.trace_ns(), self.mover.running());
+        self.nobody_left()
+    }
+
+    fn await_samples(&mut self) {
+        let waiting = self.hosts();
+        self.sampling = Some(Sampling { seq: self.seq, waiting, asked_ns: mono_ns() });
+    }
+
+    /// Without hosts there is nobody to answer; the run goes to its end all the same.
+    fn nobody_left(&mut self) -> Result<(), RunError> {
+        if self.hosts().is_empty() {
+            return Err(RunError::AllHostsLost);
+        }
+        Ok(())
+    }
+
+    /// Begins a segment here and, if they must know, at every agent.
+    async fn segment(
+        &mut self,
+        kind: SegmentKind,
+        at_ns: u64,
+        tell: bool,
+    ) -> Result<(), RunError> {
+        self.seq += 1;
+        let at = MonoNs(at_ns).max(self.clock.current().at);
+        let trace = self.clock.trace_at(at);
+        self.clock.begin(Segment { number: self.seq, kind, at, trace })?;
+        if tell {
+            let run = kind == SegmentKind::Run;
+            self.tell_all(ToAgent::Go {
+                number: self.seq,
+                run,
+                at_ns: at.0,
+                trace_ns: trace.0,
+            })
+            .await?;
+        }
+        let span = match kind {
+            SegmentKind::Run => SpanKind::Run,
+            SegmentKind::Hold => SpanKind::Hold,
+        };
+        let kind = EventKind::Segment { number: self.seq, span };
+        Ok(self.log.append(&Event { mono_ns: at.0, trace_ns: trace.0, kind })?)
+    }
+
+    /// Asks the policy, and takes the scenario's own migrations that are due.
+    async fn decide(&mut self, balancer: bool) -> Result<(), RunError> {
+        let trace_ns = self.trace_ns();
+        let scenario = self.scenario;
+        while let Some(planned) = scenario.migrations.get(self.planned_done)
+            && planned.at_ns <= trace_ns
+        {
+            self.planned_done += 1;
+            self.request(planned.vm, planned.destination, "planned by the scenario".to_owned())?;
+        }
+        if balancer && let Some(mut policy) = self.policy.take() {
+            self.tick += 1;
+            let lost: Vec<HostId> = self.lost.iter().copied().collect();
+            let migrations = self.mover.migrations();
+            let placements = self.mover.placements();
+            let view = self.view.view(self.tick, trace_ns, placements, migrations, &lost);
+            let begun_ns = mono_ns();
+            let actions = policy.decide(&view);
+            let took_ns = mono_ns() - begun_ns;
+            self.policy = Some(policy);
+            let moves = u32::try_from(actions.len()).unwrap_or(u32::MAX);
+            self.write(EventKind::Tick { tick: self.tick, took_ns, moves })?;
+            for action in actions {
+                self.act(action).await?;
+            }
+        }
+        let open_migrations = self.open_migrations();
+        self.step(Input::Decided { open_migrations });
+        Ok(())
+    }
+
+    pub(super) fn open_migrations(&self) -> u32 {
+        u32::try_from(self.mover.migrations().len()).unwrap_or(u32::MAX)
+    }
+
+    async fn heard(&mut self, message: FromMachine) -> Result<(), RunError> {
+        match message {
+            FromMachine::Agent(host, message) => self.heard_agent(host, *message).await,
+            FromMachine::AgentLost(host) => self.host_lost(host).await,
+            FromMachine::Links(links) => {
+                for link in &links {
+                    self.write(EventKind::LinkSample(link.clone()))?;
+                }
+                self.links = links;
+                Ok(())
+            }
+            FromMachine::Drained => {
+                let hold_at_ns = mono_ns() + GO_AHEAD_NS;
+                self.segment(SegmentKind::Hold, hold_at_ns, true).await?;
+                self.hold_at_ns = Some(hold_at_ns);
+                Ok(())
+            }
+            FromMachine::Failed { message, missing_capability } => {
+                Err(RunError::Machine { message, missing_capability })
+            }
+            FromMachine::Hello { .. }
+            | FromMachine::Progress(_)
+            | FromMachine::Ready(_)
+            | FromMachine::Audited(_) => Ok(()),
+        }
+    }
+
+    async fn heard_agent(&mut self, host: HostId, message: FromAgent) -> Result<(), RunError> {
+        match message {
+            FromAgent::Sampled { seq, trace_ns, host: sample, vms } => {
+                let mono_ns = mono_ns();
+                self.view.add_host_sample(trace_ns, &sample);
+                for vm in &vms {
+                    self.view.add_vm_sample(trace_ns, vm);
+                }
+                let samples = vms.into_iter().map(EventKind::VmSample);
+                for kind in std::iter::once(EventKind::HostSample(sample)).chain(samples) {
+                    self.log.append(&Event { mono_ns, trace_ns, kind })?;
+                }
+                self.sampled(seq, host);
+                Ok(())
+            }
+            FromAgent::Warning(message) => {
+                let host = &self.scenario.hosts[host.index()].name;
+                let message = format!("host {host}: {message}");
+                self.warn(message)
+            }
+            FromAgent::SinkReady { .. }
+            | FromAgent::FlowBytes(_)
+            | FromAgent::FlowClosed { .. } => self.heard_traffic(message).await,
+            FromAgent::IncomingReady { .. }
+            | FromAgent::Phase { .. }
+            | FromAgent::Committed { .. }
+            | FromAgent::SourceDone { .. }
+            | FromAgent::DestinationDone { .. } => self.heard_migration(message).await,
+            FromAgent::Hello { .. } | FromAgent::SetUp(_) | FromAgent::Placed(..) => Ok(()),
+        }
+    }
+
+    fn sampled(&mut self, seq: u64, host: HostId) {
+        if let Some(sampling) = &mut self.sampling
+            && sampling.seq == seq
+        {
+            sampling.waiting.remove(&host);
+        }
+        self.all_sampled();
+    }
+
+    fn all_sampled(&mut self) {
+        if self.sampling.as_ref().is_some_and(|sampling| sampling.waiting.is_empty()) {
+            self.sampling = None;
+            self.step(Input::Reached);
+        }
+    }
+
+    /// A host has gone without being asked: its VMs go with it, its migrations end.
+    async fn host_lost(&mut self, host: HostId) -> Result<(), RunError> {
+        self.lost.insert(host);
+        self.write(EventKind::HostLost { host })?;
+        let name = &self.scenario.hosts[host.index()].name;
+        self.warn(format!("host {name} is lost: its process ended"))?;
+        let (_gone, dropped) = self.mover.host_lost(host);
+        for dropped in dropped {
+            self.ongoing.remove(&dropped.id);
+        }
+        self.traffic_host_lost(host).await?;
+        self.migrations_host_lost(host).await?;
+        if let Some(sampling) = &mut self.sampling {
+            sampling.waiting.remove(&host);
+        }
+        self.nobody_left()?;
+        self.all_sampled();
+        Ok(())
+    }
+
+    fn next_deadline_in(&self) -> Duration {
+        let silence = self.sampling.as_ref().map(|sampling| {
+            sampling.asked_ns + u64::try_from(SILENCE.as_nanos()).unwrap_or(u64::MAX)
+        });
+        let cancels = self.ongoing.values().filter_map(|ongoing| ongoing.cancel_at_ns).min();
+        let due = [self.wake_ns, self.hold_at_ns, self.poll_flows_ns, silence, cancels];
+        let due_ns = due.into_iter().flatten().min();
+        // Without anything due, look around once a second: for the progress line.
+        let now = mono_ns();
+        let in_ns = due_ns.map_or(1_000_000_000, |due| due.saturating_sub(now).min(1_000_000_000));
+        Duration::from_nanos(in_ns)
+    }
+
+    async fn deadlines(&mut self) -> Result<(), RunError> {
+        let now = mono_ns();
+        let past = |due: &mut Option<u64>| due.is_some_and(|at| at <= now) && due.take().is_some();
+        if past(&mut self.wake_ns) {
+            self.step(Input::Woke);
+        }
+        if past(&mut self.hold_at_ns) {
+            self.step(Input::Drained);
+        }
+        if past(&mut self.poll_flows_ns) {
+            self.tell_all(ToAgent::FlowStats).await?;
+            self.settle_flows()?;
+        }
+        if let Some(sampling) = &self.sampling
+            && Duration::from_nanos(now.saturating_sub(sampling.asked_ns)) > SILENCE
+        {
+            return Err(RunError::Silent);
+        }
+        self.cancel_overdue(now).await?;
+        self.progress.trace(self.trace_ns(), self.mover.running());
+        Ok(())
+    }
+}
+
+/// When the timeline has to act in a scenario.
+fn schedule(scenario: &Scenario, balanced: bool) -> Schedule {
+    let tick_ns = if balanced { scenario.balancer.interval_ns } else { 0 };
+    let mut planned_ns: Vec<u64> = scenario.migrations.iter().map(|planned| planned.at_ns).collect();
+    planned_ns.sort_unstable();
+    Schedule {
+        pace: scenario.pace,
+        end_ns: scenario.duration_ns,
+        tick_ns,
+        sample_ns: sample_step_ns(scenario),
+        planned_ns,
+    }
+}
+
+/// Six samples a balancer's interval, none closer than a second: enough to see a load's shape
+/// between two decisions.
+fn sample_step_ns(scenario: &Scenario) -> u64 {
+    (scenario.balancer.interval_ns / 6).max(1_000_000_000)
+}

@@ -1,0 +1,189 @@
+//! How far a result can be trusted (DESIGN §5). Pure.
+//!
+//! A: link rate and delay within 1 % / 0.2 ms, and at most 1 % of a migration's time lost by the
+//! emulator itself; B: 3 % / 1 ms / 3 %; C: 10 % / 5 ms / 10 %; invalid beyond.
+
+use crate::control::message::AuditFinding;
+use crate::event::{LinkCalibration, LinkSample};
+use crate::ids::HostId;
+use crate::migration::record::MigrationRecord;
+use crate::scenario::Scenario;
+
+/// A certificate's grade; later is worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grade {
+    /// Trust it.
+    A,
+    /// Good.
+    B,
+    /// With care.
+    C,
+    /// Not to be published.
+    Invalid,
+}
+
+impl Grade {
+    /// As results spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::A => "A",
+            Self::B => "B",
+            Self::C => "C",
+            Self::Invalid => "invalid",
+        }
+    }
+
+    /// From the audit's spelling.
+    #[must_use]
+    fn named(name: &str) -> Self {
+        match name {
+            "A" => Self::A,
+            "B" => Self::B,
+            "C" => Self::C,
+            _ => Self::Invalid,
+        }
+    }
+
+    /// The grade of a value against the limits of A, B and C.
+    fn of(value: f64, limits: [f64; 3]) -> Self {
+        match limits.iter().position(|&limit| value <= limit) {
+            Some(0) => Self::A,
+            Some(1) => Self::B,
+            Some(_) => Self::C,
+            None => Self::Invalid,
+        }
+    }
+}
+
+/// Relative error of a rate, µs of delay, share of time: DESIGN §5.
+const RATE: [f64; 3] = [0.01, 0.03, 0.10];
+const DELAY_US: [f64; 3] = [200.0, 1_000.0, 5_000.0];
+const SHARE: [f64; 3] = [0.01, 0.03, 0.10];
+
+/// Names of the links a migration's bytes cross.
+#[must_use]
+pub fn path_links(scenario: &Scenario, source: HostId, destination: HostId) -> [String; 2] {
+    let name = |host: HostId| &scenario.hosts[host.index()].name;
+    [format!("{}-up", name(source)), format!("{}-down", name(destination))]
+}
+
+/// The worst of several grades, with the reason of each that is not A.
+#[derive(Debug)]
+struct Worst {
+    grade: Grade,
+    reasons: Vec<String>,
+}
+
+impl Worst {
+    fn new() -> Self {
+        Self { grade: Grade::A, reasons: Vec::new() }
+    }
+
+    fn add(&mut self, grade: Grade, reason: impl FnOnce() -> String) {
+        self.grade = self.grade.max(grade);
+        if grade > Grade::A {
+            self.reasons.push(format!("{}: {}", grade.name(), reason()));
+        }
+    }
+
+    fn calibration(&mut self, link: &LinkCalibration) {
+        if let Some(asked) = link.asked_rate_bps {
+            let error = (link.got_rate_bps / asked as f64 - 1.0).abs();
+            self.add(Grade::of(error, RATE), || {
+                let got = link.got_rate_bps / 1e6;
+                let percent = error * 100.0;
+                format!("link {} carried {got:.2} Mbit/s, {percent:.2} % off", link.link)
+            });
+        }
+        let late_us = (link.got_delay_us - link.asked_delay_us).abs();
+        self.add(Grade::of(late_us, DELAY_US), || {
+            format!("link {} added {late_us:.0} µs to its delay", link.link)
+        });
+    }
+}
+
+/// The grade of a run: its links as calibrated, and what the audit found.
+#[must_use]
+pub fn run_grade(
+    calibration: &[LinkCalibration],
+    findings: &[AuditFinding],
+) -> (Grade, Vec<String>) {
+    let mut worst = Worst::new();
+    for link in calibration {
+        worst.calibration(link);
+    }
+    for finding in findings {
+        worst.add(Grade::named(&finding.grade), || finding.message.clone());
+    }
+    (worst.grade, worst.reasons)
+}
+
+/// The grade of a migration: its links, the relay's lateness on them, and the time in which its
+/// own threads waited for a processor.
+#[must_use]
+pub fn migration_grade(
+    record: &MigrationRecord,
+    calibration: &[LinkCalibration],
+    links: &[LinkSample],
+    path: &[String; 2],
+) -> (Grade, Vec<String>) {
+    let mut worst = Worst::new();
+    for link in calibration.iter().filter(|link| path.contains(&link.link)) {
+        worst.calibration(link);
+    }
+    for link in links.iter().filter(|link| path.contains(&link.link)) {
+        // A mean lateness moves every byte by as much: it adds to the delay.
+        worst.add(Grade::of(link.late_us_mean, DELAY_US), || {
+            format!("the relay was {:.0} µs late on {} (mean)", link.late_us_mean, link.link)
+        });
+    }
+    if let Some(source) = &record.source_report {
+        let total_ns = source.end_ns.saturating_sub(source.begin_ns).max(1) as f64;
+        let waits = [
+            ("source", source.run_queue_ns),
+            ("destination", record.destination_report.as_ref().map_or(0, |d| d.run_queue_ns)),
+        ];
+        for (end, run_queue_ns) in waits {
+            let share = run_queue_ns as f64 / total_ns;
+            worst.add(Grade::of(share, SHARE), || {
+                format!("the {end}'s thread waited for a processor {:.1} % of the time", share * 100.0)
+            });
+        }
+    }
+    (worst.grade, worst.reasons)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(got_rate_bps: f64, got_delay_us: f64) -> LinkCalibration {
+        LinkCalibration {
+            link: "h1-up".to_owned(),
+            asked_rate_bps: Some(1_000_000_000),
+            got_rate_bps,
+            asked_delay_us: 100.0,
+            got_delay_us,
+            queue_bytes: 0,
+            ok: true,
+        }
+    }
+
+    #[test]
+    fn grades_follow_the_worst_link() {
+        assert_eq!(run_grade(&[link(0.995e9, 150.0)], &[]).0, Grade::A);
+        assert_eq!(run_grade(&[link(0.98e9, 150.0)], &[]).0, Grade::B);
+        assert_eq!(run_grade(&[link(1e9, 2_100.0)], &[]).0, Grade::C);
+        let (grade, reasons) = run_grade(&[link(1e9, 100.0), link(0.5e9, 100.0)], &[]);
+        assert_eq!(grade, Grade::Invalid);
+        assert_eq!(reasons, ["invalid: link h1-up carried 500.00 Mbit/s, 50.00 % off"]);
+    }
+
+    #[test]
+    fn findings_of_the_audit_count() {
+        let finding =
+            AuditFinding { grade: "C".to_owned(), message: "relay late".to_owned() };
+        assert_eq!(run_grade(&[], &[finding]), (Grade::C, vec!["C: relay late".to_owned()]));
+    }
+}

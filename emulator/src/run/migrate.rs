@@ -1,0 +1,256 @@
+//! The driver's part for migrations: starting them, following them, writing their records.
+
+use super::RunError;
+use super::book::{Ongoing, SourceDone, Verdict};
+use super::driver::Driver;
+use super::grade;
+use crate::balance::moves::{Cancelled, Outcome};
+use crate::balance::view::Action;
+use crate::clock::mono_ns;
+use crate::control::message::{FromAgent, ToAgent, VmPlacement};
+use crate::event::EventKind;
+use crate::ids::{HostId, MigrationId, VmId};
+use crate::migration::metrics::{self, RecordParts};
+use crate::migration::record::{MigrationRecord, Owner, Status};
+use crate::timeline::Input;
+use std::net::SocketAddr;
+
+/// KubeVirt's completionTimeoutPerGiB: 150 s for every GiB of memory begun.
+const TIMEOUT_MS_PER_GIB: u64 = 150_000;
+
+impl Driver<'_> {
+    /// Does what a policy asks for.
+    pub(super) async fn act(&mut self, action: Action) -> Result<(), RunError> {
+        match action {
+            Action::Migrate { vm, destination, reason } => self.request(vm, destination, reason),
+            Action::Cancel { migration } => match self.mover.cancel(migration) {
+                Ok(Cancelled::Dequeued(_)) => {
+                    self.ongoing.remove(&migration);
+                    Ok(())
+                }
+                Ok(Cancelled::Stop(_)) => self.cancel_one(migration).await,
+                Err(rejection) => self.warn(format!("the balancer's cancel: {rejection}")),
+            },
+        }
+    }
+
+    /// Queues a move, or writes down why not.
+    pub(super) fn request(
+        &mut self,
+        vm: VmId,
+        destination: HostId,
+        reason: String,
+    ) -> Result<(), RunError> {
+        match self.mover.request(vm, destination, reason.clone()) {
+            Ok(migration) => {
+                let source = self.mover.placements()[vm.index()].host;
+                self.progress.requested();
+                let kind =
+                    EventKind::MigrationRequested { migration, vm, source, destination, reason };
+                self.write(kind)
+            }
+            Err(rejection) => {
+                let reason = rejection.to_string();
+                self.write(EventKind::MoveRejected { vm, destination, reason })
+            }
+        }
+    }
+
+    /// Starts what the limits allow: the destination listens first.
+    pub(super) async fn start_migrations(&mut self) -> Result<(), RunError> {
+        for of in self.mover.start() {
+            let (id, vm, destination) = (of.id, of.vm, of.destination);
+            let mut ongoing = Ongoing::new(of, mono_ns(), self.trace_ns());
+            ongoing.predictions = self.predict(vm);
+            self.ongoing.insert(id, ongoing);
+            let placement = VmPlacement { vm, spec: self.scenario.vms[vm.index()].clone() };
+            self.tell(
+                destination,
+                ToAgent::PrepareIncoming {
+                    migration: id,
+                    vm: Box::new(placement),
+                    params: Box::new(self.scenario.migration.clone()),
+                },
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn heard_migration(&mut self, message: FromAgent) -> Result<(), RunError> {
+        match message {
+            FromAgent::IncomingReady { migration, port: Ok(port) } => {
+                self.destination_listens(migration, port).await
+            }
+            FromAgent::IncomingReady { migration, port: Err(error) } => {
+                self.update(migration, |ongoing| ongoing.refused(error)).await
+            }
+            FromAgent::Phase { migration, phase, at_ns } => {
+                let trace_ns = self.clock.trace_at(replay::clock::MonoNs(at_ns)).0;
+                let kind = EventKind::MigrationPhase { migration, phase };
+                Ok(self.log.append(&crate::event::Event { mono_ns: at_ns, trace_ns, kind })?)
+            }
+            FromAgent::Committed { migration, at_ns } => {
+                self.update(migration, |ongoing| ongoing.committed(at_ns)).await
+            }
+            FromAgent::SourceDone { migration, ending, report, released_ns } => {
+                let done = SourceDone { ending, report: *report, released_ns };
+                self.update(migration, |ongoing| ongoing.source_done(done)).await
+            }
+            FromAgent::DestinationDone { migration, report } => {
+                self.update(migration, |ongoing| ongoing.destination_done(*report)).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn destination_listens(
+        &mut self,
+        migration: MigrationId,
+        port: u16,
+    ) -> Result<(), RunError> {
+        let params = self.scenario.migration.clone();
+        let Some(ongoing) = self.ongoing.get_mut(&migration) else { return Ok(()) };
+        let (source, destination, vm) =
+            (ongoing.of.source, ongoing.of.destination, ongoing.of.vm);
+        let gib = self.scenario.vms[vm.index()].ram_bytes.div_ceil(1 << 30);
+        let timeout_ms = params.completion_timeout.unwrap_or(gib * TIMEOUT_MS_PER_GIB);
+        ongoing.cancel_at_ns = (timeout_ms > 0).then(|| mono_ns() + timeout_ms * 1_000_000);
+        let to = SocketAddr::new(self.ready.addresses[destination.index()].ip(), port);
+        let start = ToAgent::StartMigration { migration, vm, to, params: Box::new(params) };
+        self.tell(source, start).await
+    }
+
+    /// Notes something of a migration and draws the consequences.
+    async fn update(
+        &mut self,
+        migration: MigrationId,
+        note: impl FnOnce(&mut Ongoing),
+    ) -> Result<(), RunError> {
+        let Some(ongoing) = self.ongoing.get_mut(&migration) else { return Ok(()) };
+        note(ongoing);
+        loop {
+            let Some(ongoing) = self.ongoing.get_mut(&migration) else { return Ok(()) };
+            match ongoing.verdict() {
+                Verdict::Open => return Ok(()),
+                Verdict::Tell { committed } => {
+                    let source = ongoing.of.source;
+                    self.tell(source, ToAgent::Resolve { migration, committed }).await?;
+                }
+                Verdict::Over { status, owner } => return self.over(migration, status, owner),
+            }
+        }
+    }
+
+    /// A migration has ended: placement, record, timeline.
+    fn over(
+        &mut self,
+        migration: MigrationId,
+        status: Status,
+        owner: Owner,
+    ) -> Result<(), RunError> {
+        let Some(ongoing) = self.ongoing.remove(&migration) else { return Ok(()) };
+        let outcome = match owner {
+            Owner::Source => Outcome::Stayed,
+            Owner::Destination => Outcome::Moved,
+            Owner::Lost | Owner::Stranded => Outcome::Gone,
+        };
+        self.mover.ended(migration, outcome).map_err(RunError::Mover)?;
+        if outcome == Outcome::Moved {
+            let (vm, host) = (ongoing.of.vm, ongoing.of.destination);
+            self.write(EventKind::Placed { vm, host })?;
+        }
+        let record = self.record(&ongoing, status, owner);
+        self.progress.migrated(&record);
+        self.write(EventKind::MigrationEnded(Box::new(record.clone())))?;
+        self.migrations.push(record);
+        let open_migrations = self.open_migrations();
+        self.step(Input::Migrations { open_migrations });
+        Ok(())
+    }
+
+    fn record(&self, ongoing: &Ongoing, status: Status, owner: Owner) -> MigrationRecord {
+        let of = &ongoing.of;
+        let name = |host: HostId| self.scenario.hosts[host.index()].name.clone();
+        let vm = &self.scenario.vms[of.vm.index()];
+        let source = ongoing.source();
+        let mut record = metrics::assemble(RecordParts {
+            id: of.id.0,
+            vm: vm.name.clone(),
+            source: name(of.source),
+            destination: name(of.destination),
+            reason: of.reason.clone(),
+            params: self.scenario.migration.clone(),
+            status,
+            owner,
+            error: if status == Status::Completed { None } else { ongoing.error() },
+            ram_bytes: vm.ram_bytes,
+            requested_trace_s: ongoing.requested_trace_ns as f64 / 1e9,
+            requested_ns: ongoing.requested_ns,
+            released_ns: source.map(|done| done.released_ns),
+            predictions: ongoing.predictions.clone(),
+            source_report: source.map(|done| done.report.clone()),
+            destination_report: ongoing.destination().cloned(),
+        });
+        let path = grade::path_links(self.scenario, of.source, of.destination);
+        let (grade, reasons) =
+            grade::migration_grade(&record, &self.ready.calibration, &self.links, &path);
+        record.grade = grade.name().to_owned();
+        record.grade_reasons = reasons;
+        record
+    }
+
+    async fn cancel_one(&mut self, migration: MigrationId) -> Result<(), RunError> {
+        let Some(ongoing) = self.ongoing.get_mut(&migration) else { return Ok(()) };
+        ongoing.cancel_at_ns = None;
+        let source = ongoing.of.source;
+        self.tell(source, ToAgent::CancelMigration(migration)).await
+    }
+
+    /// The user wants to stop: what is queued is dropped, what runs is cancelled.
+    pub(super) async fn cancel_migrations(&mut self) -> Result<(), RunError> {
+        for migration in self.mover.migrations() {
+            if let Ok(Cancelled::Stop(id)) = self.mover.cancel(migration.id) {
+                self.cancel_one(id).await?;
+            }
+        }
+        if self.mover.is_idle() {
+            self.step(Input::Migrations { open_migrations: 0 });
+        }
+        Ok(())
+    }
+
+    /// Cancels what has taken longer than the orchestrator allows.
+    pub(super) async fn cancel_overdue(&mut self, now_ns: u64) -> Result<(), RunError> {
+        let overdue: Vec<MigrationId> = self
+            .ongoing
+            .iter()
+            .filter(|(_, ongoing)| ongoing.cancel_at_ns.is_some_and(|at| at <= now_ns))
+            .map(|(&id, _)| id)
+            .collect();
+        for migration in overdue {
+            self.warn(format!("{migration} did not complete in time; cancelled"))?;
+            self.cancel_one(migration).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn migrations_host_lost(&mut self, host: HostId) -> Result<(), RunError> {
+        let touched: Vec<(MigrationId, bool)> = self
+            .ongoing
+            .iter()
+            .filter(|(_, o)| o.of.source == host || o.of.destination == host)
+            .map(|(&id, o)| (id, o.of.source == host))
+            .collect();
+        for (migration, is_source) in touched {
+            if is_source {
+                let destination = self.ongoing[&migration].of.destination;
+                self.tell(destination, ToAgent::AbandonIncoming(migration)).await?;
+                self.update(migration, Ongoing::source_lost).await?;
+            } else {
+                self.update(migration, Ongoing::destination_lost).await?;
+            }
+        }
+        Ok(())
+    }
+}
