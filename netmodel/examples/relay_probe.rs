@@ -1,6 +1,6 @@
 //! Asks the relay for a link and measures what it gives: TCP goodput and added round-trip delay, in its own namespaces.
 //!
-//!     relay_probe [--rate 1Gbit] [--delay 10ms] [--queue 512KiB] [--seconds 3] [--hosts 2]
+//!     relay_probe [--rate 1Gbit] [--delay 10ms] [--queue 512KiB] [--seconds 3] [--hosts 2] [--calibrate true]
 //!
 //! Needs no privileges. Prints one JSON object.
 
@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use netmodel::backend::Fabric;
+use netmodel::calibrate::{Settings, calibrate};
 use netmodel::flow::goodput_bps;
 use netmodel::link::LinkSpec;
 use netmodel::plan::{Plan, TcpSettings};
@@ -26,6 +27,7 @@ struct Asked {
     spec: LinkSpec,
     seconds: u64,
     hosts: u32,
+    calibrate: bool,
 }
 
 fn main() -> Result<(), Failure> {
@@ -37,6 +39,11 @@ fn main() -> Result<(), Failure> {
     let hosts = ids.iter().map(|id| Ok((*id, create_netns()?)));
     let hosts = hosts.collect::<Result<BTreeMap<_, _>, Failure>>()?;
     let fabric = Fabric::build(&Plan::new(topology, &TcpSettings::default()), &hosts)?;
+    if asked.calibrate {
+        let result = calibrate(&fabric, &hosts, &Settings::default())?;
+        println!("{}", serde_json::to_string_pretty(&result)?);
+        return Ok(());
+    }
     let rtt = ping(&hosts)?;
     let flow = stream(&hosts, &fabric, asked.seconds)?;
     let drained = fabric.drained(Duration::from_secs(5))?;
@@ -74,6 +81,7 @@ fn arguments() -> Result<Asked, Failure> {
         spec: LinkSpec::default(),
         seconds: 3,
         hosts: 2,
+        calibrate: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
@@ -85,6 +93,7 @@ fn arguments() -> Result<Asked, Failure> {
             "--delay" => asked.spec.delay = parse_delay(&value)?,
             "--queue" => asked.spec.queue = value.parse()?,
             "--seconds" => asked.seconds = value.parse()?,
+            "--calibrate" => asked.calibrate = value.parse()?,
             "--hosts" => asked.hosts = value.parse()?,
             _ => return Err(format!("unknown option {name}").into()),
         }
