@@ -44,7 +44,7 @@ fn main() -> Result<(), Failure> {
         println!("{}", serde_json::to_string_pretty(&result)?);
         return Ok(());
     }
-    let rtt = ping(&hosts)?;
+    let rtt = ping(&hosts, asked.spec.delay * 4)?;
     let flow = stream(&hosts, &fabric, asked.seconds)?;
     let drained = fabric.drained(Duration::from_secs(5))?;
     let counters = fabric.counters()?;
@@ -101,8 +101,8 @@ fn arguments() -> Result<Asked, Failure> {
     Ok(asked)
 }
 
-/// Round trips of 200 small datagrams from the first host to the second, sorted, in microseconds.
-fn ping(hosts: &BTreeMap<HostId, OwnedFd>) -> Result<Vec<u64>, Failure> {
+/// Round trips of up to 200 small datagrams from the first host to the second, sorted, in microseconds.
+fn ping(hosts: &BTreeMap<HostId, OwnedFd>, expected: Duration) -> Result<Vec<u64>, Failure> {
     let address = SocketAddr::from((host_address(HostId(1)), 7));
     let server = with_netns(hosts[&HostId(1)].as_fd(), || UdpSocket::bind(address))??;
     let any = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -110,11 +110,12 @@ fn ping(hosts: &BTreeMap<HostId, OwnedFd>) -> Result<Vec<u64>, Failure> {
     for socket in [&server, &client] {
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     }
-    const ROUNDS: u32 = 200;
+    // Some three seconds' worth.
+    let rounds = (3000 / expected.as_millis().max(1)).clamp(10, 200) as u32;
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut word = [0; 4];
-            for _ in 0..ROUNDS {
+            for _ in 0..rounds {
                 let Ok((_, from)) = server.recv_from(&mut word) else {
                     return;
                 };
@@ -124,7 +125,7 @@ fn ping(hosts: &BTreeMap<HostId, OwnedFd>) -> Result<Vec<u64>, Failure> {
             }
         });
         let mut rtt = Vec::new();
-        for n in 0..ROUNDS {
+        for n in 0..rounds {
             let before = now_ns();
             client.send_to(&n.to_ne_bytes(), address)?;
             client.recv(&mut [0; 4])?;
