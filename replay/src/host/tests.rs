@@ -494,7 +494,7 @@ proptest! {
 #[test]
 fn what_moves_between_processes_survives_encoding() {
     let trace = CpuTrace::new(vec![CpuSample {
-        dur_ns: 7,
+        dur_ns: 7 * S,
         milli: 3,
     }])
     .unwrap();
