@@ -11,39 +11,6 @@ use traces::store::bundle::{Bundle, BundleError, Finding, Manifest, VmMeta};
 use traces::store::series::{GapPolicy, Interval, Metric, Series, flags};
 
 fn example() -> Bundle {
-    let mut series = Series::default();
-    let interval = |t_ms, flags| Interval {
-        t_ms,
-        dur_ms: 300_000,
-        flags,
-    };
-    let cpu = |value| (Metric::CpuMilli, value);
-    series
-        .push(
-            interval(-5, 0),
-            &[cpu(Some(0)), (Metric::NetRxBytes, Some(1 << 60))],
-        )
-        .unwrap();
-    series
-        .push(
-            interval(300_000, flags::OVER_CAPACITY),
-            &[cpu(Some(u64::from(u32::MAX)))],
-        )
-        .unwrap();
-    series
-        .push(interval(900_000, flags::MISSING), &[cpu(None)])
-        .unwrap();
-    let class = |pages, rate, coupling, locality| PageClass {
-        pages,
-        rate,
-        coupling,
-        locality,
-    };
-    let classes = vec![
-        class(10, 0.1 + 0.2, Coupling::Time, Locality::Sweep),
-        class(20, 5.0, Coupling::Cpu, Locality::Runs { pages: 8 }),
-        class(30, 0.0, Coupling::Cpu, Locality::Scatter),
-    ];
     let ticks = vec![Tick {
         t_ns: 5,
         cpu_ns: 1,
@@ -55,7 +22,64 @@ fn example() -> Bundle {
         interval_ns: 5,
         ticks,
     };
-    let full = VmMeta {
+    Bundle {
+        manifest: Manifest::new("test", "made up", "CC0"),
+        vms: vec![
+            full_vm(),
+            VmMeta {
+                vm_id: 9,
+                ..VmMeta::named("idle")
+            },
+        ],
+        samples: BTreeMap::from([(7, series())]),
+        dirty_profiles: BTreeMap::from([(3, classes())]),
+        page_writes: BTreeMap::from([("7.mbpw".to_string(), pages)]),
+    }
+}
+
+fn series() -> Series {
+    let mut series = Series::default();
+    let mut push = |t_ms, flags, values: &[(Metric, Option<u64>)]| {
+        let interval = Interval {
+            t_ms,
+            dur_ms: 300_000,
+            flags,
+        };
+        series.push(interval, values).expect("ascending");
+    };
+    push(
+        -5,
+        0,
+        &[
+            (Metric::CpuMilli, Some(0)),
+            (Metric::NetRxBytes, Some(1 << 60)),
+        ],
+    );
+    push(
+        300_000,
+        flags::OVER_CAPACITY,
+        &[(Metric::CpuMilli, Some(u64::from(u32::MAX)))],
+    );
+    push(900_000, flags::MISSING, &[(Metric::CpuMilli, None)]);
+    series
+}
+
+fn classes() -> Vec<PageClass> {
+    let class = |pages, rate, coupling, locality| PageClass {
+        pages,
+        rate,
+        coupling,
+        locality,
+    };
+    vec![
+        class(10, 0.1 + 0.2, Coupling::Time, Locality::Sweep),
+        class(20, 5.0, Coupling::Cpu, Locality::Runs { pages: 8 }),
+        class(30, 0.0, Coupling::Cpu, Locality::Scatter),
+    ]
+}
+
+fn full_vm() -> VmMeta {
+    VmMeta {
         vm_id: 7,
         name: "größe".into(),
         source_id: Some("a/b+c==".into()),
@@ -70,27 +94,15 @@ fn example() -> Bundle {
         tags: None,
         dirty_profile: Some(3),
         page_writes: Some("7.mbpw".into()),
-    };
-    Bundle {
-        manifest: Manifest::new("test", "made up", "CC0"),
-        vms: vec![
-            full,
-            VmMeta {
-                vm_id: 9,
-                ..VmMeta::named("idle")
-            },
-        ],
-        samples: BTreeMap::from([(7, series)]),
-        dirty_profiles: BTreeMap::from([(3, classes)]),
-        page_writes: BTreeMap::from([("7.mbpw".to_string(), pages)]),
     }
 }
 
 /// The names in a directory.
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+    let entries = fs::read_dir(dir).expect("a directory");
+    let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+    let mut names: Vec<String> = entries
+        .map(|entry| name(entry.expect("an entry")))
         .collect();
     names.sort();
     names
