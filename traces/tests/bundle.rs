@@ -303,3 +303,26 @@ fn an_import_becomes_a_bundle_with_the_same_numbers() {
     );
     assert_eq!(Bundle::check(&dir).unwrap(), []);
 }
+
+#[test]
+fn warnings_of_the_import_stay_with_the_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vm");
+    fs::write(&file, "1\n101\n").unwrap();
+    let imported = import_path(&file, ImportOptions::default()).unwrap();
+    let dir = folder.path().join("bundle");
+    Bundle::from_import(imported, "t", "s", "l")
+        .write(&dir)
+        .unwrap();
+    assert_eq!(
+        Bundle::read(&dir).unwrap().manifest.warnings,
+        [
+            "vm: 2 samples, usually 288",
+            "vm: 1 samples above 100 % of the stated CPU (kept, flagged)"
+        ]
+    );
+    assert_eq!(
+        names(&dir),
+        ["manifest.json", "samples.parquet", "vms.parquet"]
+    );
+}
