@@ -2,7 +2,7 @@
 //!
 //! One entry point, [`import_path`]: a file or a directory, plain, gzip or zstd, its format found from
 //! what is in it. Readers stream; every error carries the file, the line and what was expected. Never
-//! inside: guesses about data the source does not have (see `synth` for that, once it is there).
+//! inside: guesses about data the source does not have.
 
 mod bitbrains;
 mod error;

@@ -87,6 +87,9 @@ pub struct Manifest {
     pub page_size: u64,
     /// What made it.
     pub importer: Option<Importer>,
+    /// What the importer warned of: to be read before trusting the numbers.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// The files, by path within the bundle. Made when written.
     #[serde(default)]
     pub files: BTreeMap<String, FileEntry>,
@@ -108,6 +111,7 @@ impl Manifest {
             sampling: Sampling::default(),
             page_size: PAGE_SIZE,
             importer: None,
+            warnings: Vec::new(),
             files: BTreeMap::new(),
             columns: BTreeMap::new(),
         }

@@ -7,9 +7,11 @@
 mod error;
 mod manifest;
 mod read;
+mod rows;
 mod write;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 pub use error::BundleError;
 pub use manifest::{ColumnNote, FileEntry, Importer, Manifest, Sampling, TimeOrigin};
@@ -105,6 +107,12 @@ impl Bundle {
             options: BTreeMap::new(),
             seed: None,
         });
+        // Only the file's name: where it lay on somebody's disk says nothing to a reader.
+        let name = |file: &Path| file.file_name().unwrap_or_default().display().to_string();
+        let warnings = imported.warnings.iter();
+        manifest.warnings = warnings
+            .map(|w| format!("{}: {}", name(&w.file), w.kind))
+            .collect();
         let mut bundle = Self {
             manifest,
             vms: Vec::new(),

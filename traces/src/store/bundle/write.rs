@@ -37,6 +37,9 @@ impl Bundle {
                 .map_err(|source| parquet_error(name, source))?;
             partial.put(name, &bytes, table.rows as u64, &mut files)
         };
+        if !self.page_writes.is_empty() {
+            partial.folder(PAGES)?;
+        }
         table(VMS, &vms_table(&self.vms)?, &["vm_id", "name"])?;
         table(
             SAMPLES,
@@ -276,9 +279,13 @@ impl Partial {
             fs::remove_dir_all(&path).map_err(|source| io_error(&path, source))?;
         }
         let partial = Self { path };
-        let pages = partial.path.join(PAGES);
-        fs::create_dir_all(&pages).map_err(|source| io_error(&pages, source))?;
+        fs::create_dir_all(&partial.path).map_err(|source| io_error(&partial.path, source))?;
         Ok(partial)
+    }
+
+    fn folder(&self, name: &str) -> Result<(), BundleError> {
+        let path = self.path.join(name);
+        fs::create_dir(&path).map_err(|source| io_error(&path, source))
     }
 
     fn put(
