@@ -31,7 +31,9 @@ impl Tick {
 
     /// The pages, ascending.
     pub fn pages(&self) -> impl Iterator<Item = u32> + '_ {
-        self.runs.iter().flat_map(|run| run.start..run.start + run.len)
+        self.runs
+            .iter()
+            .flat_map(|run| run.start..run.start + run.len)
     }
 }
 

@@ -3,5 +3,6 @@
 //! Inside: parameters, the wire, source and destination, engines' decision rules (pure), records.
 //! Never inside: namespaces, the timeline, balancing.
 
+pub mod engine;
 pub mod params;
 pub mod record;
