@@ -4,5 +4,7 @@
 //! Never inside: namespaces, the timeline, balancing.
 
 pub mod engine;
+pub mod ownership;
 pub mod params;
 pub mod record;
+pub mod wire;
