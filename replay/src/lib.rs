@@ -9,11 +9,14 @@
 
 pub mod bitmap;
 pub mod clock;
+pub mod content;
 pub mod dirty_log;
 pub mod guest;
+pub mod host;
 mod mix;
 
 pub use bitmap::Bitmap;
 pub use clock::{Clock, MonoNs, Segment, SegmentKind, TraceNs};
 pub use dirty_log::{DirtyLog, Reprotect};
 pub use guest::{Behaviour, GuestTime, MemoryModel, MemorySpec};
+pub use host::{GuestClock, Host, HostSpec, Throttle, VmSpec, VmState, Work};
