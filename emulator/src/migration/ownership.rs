@@ -45,8 +45,8 @@ pub enum SourceSide {
 pub enum SourceEvent {
     /// The guest is paused for the switchover.
     Pause,
-    /// The last byte is about to be handed to the socket. Said before the write: a write that
-    /// fails half-way may have delivered it all.
+    /// The socket has taken the last byte. It is one byte, written alone: a write of it that failed
+    /// has not delivered it, so the destination cannot commit.
     LastByte,
     /// SHUT 0.
     Acknowledged,

@@ -72,6 +72,16 @@ pub struct Slice {
 }
 
 impl Slice {
+    /// The final round: no clock, no credit.
+    #[must_use]
+    pub fn unlimited() -> Self {
+        Self {
+            begin_ns: u64::MAX,
+            pages: 0,
+            credit_end_bytes: None,
+        }
+    }
+
     /// Before each page: whether the window's credit allows one more. Like QEMU's, the test lets
     /// a window overshoot by what was not yet handed to the socket.
     #[must_use]
