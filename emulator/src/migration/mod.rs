@@ -6,6 +6,7 @@
 pub mod destination;
 pub mod engine;
 pub mod guest;
+pub mod metrics;
 pub mod ownership;
 pub mod params;
 pub mod record;

@@ -235,7 +235,10 @@ fn a_held_guest_runs_again_after_a_failure_and_a_word() {
 fn whoever_comes_first_at_the_gate_decides() {
     let gate = CommitGate::default();
     assert!(!gate.abandon());
-    assert_eq!(gate.commit(|| Ok::<_, ()>(panic_if_run())), Ok(None));
+    let ran = gate.commit(|| -> Result<(), ()> {
+        panic!("an abandoned migration must not start the guest");
+    });
+    assert_eq!(ran, Ok(None));
     let gate = CommitGate::default();
     assert_eq!(gate.commit(|| Ok::<_, ()>(5)), Ok(Some(5)));
     assert!(gate.abandon());
@@ -243,8 +246,4 @@ fn whoever_comes_first_at_the_gate_decides() {
     assert_eq!(gate.commit(|| Err::<(), _>("refused")), Err("refused"));
     assert!(!gate.abandon());
     assert_eq!(gate.side(), DestinationSide::Abandoned);
-}
-
-fn panic_if_run() {
-    panic!("an abandoned migration must not start the guest");
 }

@@ -263,6 +263,14 @@ struct Outcome {
     finished: bool,
 }
 
+/// The guest of the reference's §9: 256 MiB, 96 MiB random (the set within), the rest zero.
+const PAGES: u64 = 65_536;
+const RESIDENT: u64 = 24_576;
+
+fn wire_bytes(page: u64) -> u64 {
+    if page >= RESIDENT { 9 } else { 4104 }
+}
+
 /// The same loop as the source's thread, in virtual time.
 fn migrate(params: &MigrationParams, mbit: u64, writes_per_s: u64, set: u64, seed: u64) -> Outcome {
     // Goodput over Ethernet as TBF counts it: 1448 of 1514 bytes.
@@ -289,9 +297,6 @@ fn migrate_at(
     set: u64,
     seed: u64,
 ) -> Outcome {
-    // The guest of migration.md §9: 256 MiB, 96 MiB random (the set within), the rest zero.
-    const PAGES: u64 = 65_536;
-    const RESIDENT: u64 = 24_576;
     let mut link = Link::new(
         bytes_per_s as u64,
         (bytes_per_s * buffer_ms / 1000.0) as u64,
@@ -327,7 +332,7 @@ fn migrate_at(
                     dirty[at] = false;
                     left -= 1;
                     sent += 1;
-                    link.write(if at as u64 >= RESIDENT { 9 } else { 4104 });
+                    link.write(wire_bytes(at as u64));
                     let now = link.now_ns;
                     if !slice.page_sent(|| now) {
                         break;
@@ -350,10 +355,8 @@ fn migrate_at(
     let stop_ns = link.now_ns;
     let new = writer.harvest(stop_ns, &mut dirty);
     engine.synced(stop_ns, new, left + new);
-    for page in 0..dirty.len() {
-        if dirty[page] {
-            link.write(if page as u64 >= RESIDENT { 9 } else { 4104 });
-        }
+    for (page, _) in (0_u64..).zip(&dirty).filter(|(_, dirty)| **dirty) {
+        link.write(wire_bytes(page));
     }
     link.drain();
     Outcome {
