@@ -1,2 +1,18 @@
-//! placeholder
+//! The network of the testbed: what is asked (units, links, topology), what has to be done for it (the plan), what
+//! carries it (namespaces and the user-space relay), and whether it came out as asked (calibration, audit).
+//!
+//! Nothing here knows about virtual machines. System calls and clock reads live in `sys` alone; everything that
+//! decides takes values and returns values.
+
+#![warn(missing_docs)]
+
+pub mod audit;
+pub mod backend;
+pub mod calibrate;
+pub mod counters;
+pub mod flow;
 pub mod link;
+pub mod plan;
+pub mod sys;
+pub mod topology;
+pub mod units;

@@ -1,5 +1,151 @@
-//! placeholder until branch netmodel lands
+//! What one direction of a link promises, and the arithmetic of bytes on its wire.
+//!
+//! Pure values; how a promise is kept is the business of a backend.
+
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
-/// A link direction.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LinkSpec {}
+
+use crate::units::{BitRate, ByteSize};
+
+/// Bytes Ethernet adds to an IP packet: header 14, FCS 4, preamble and SFD 8, inter-frame gap 12.
+pub const OVERHEAD_ETHERNET: u16 = 38;
+/// What the kernel's TBF, HTB and netem count over the IP packet: the Ethernet header alone.
+pub const OVERHEAD_KERNEL: u16 = 14;
+/// MTU of every emulated device, in IP bytes.
+pub const MTU: u16 = 1500;
+
+/// One direction of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkSpec {
+    /// Rate on the wire; `None` leaves the direction unshaped.
+    #[serde(default)]
+    pub rate: Option<BitRate>,
+    /// One-way delay added after serialisation.
+    #[serde(default)]
+    pub delay: Duration,
+    /// Room of the drop-tail queue in wire bytes; ignored while unshaped.
+    #[serde(default = "default_queue")]
+    pub queue: ByteSize,
+    /// What the rate counts over the IP bytes of each segment.
+    #[serde(default = "default_overhead")]
+    pub overhead_bytes: u16,
+}
+
+/// 512 KiB: the shared buffer a port of a shallow-buffered data-centre switch can take.
+fn default_queue() -> ByteSize {
+    ByteSize::from_bytes(512 << 10)
+}
+
+fn default_overhead() -> u16 {
+    OVERHEAD_ETHERNET
+}
+
+impl Default for LinkSpec {
+    fn default() -> Self {
+        Self {
+            rate: None,
+            delay: Duration::ZERO,
+            queue: default_queue(),
+            overhead_bytes: OVERHEAD_ETHERNET,
+        }
+    }
+}
+
+impl LinkSpec {
+    /// An otherwise default link of this rate.
+    #[must_use]
+    pub fn with_rate(rate: BitRate) -> Self {
+        Self {
+            rate: Some(rate),
+            ..Self::default()
+        }
+    }
+
+    /// Nothing to emulate: packets pass at once.
+    #[must_use]
+    pub fn is_transparent(&self) -> bool {
+        self.rate.is_none() && self.delay.is_zero()
+    }
+
+    /// Bytes in flight on the wire when the link is full: rate × delay.
+    #[must_use]
+    pub fn bytes_in_flight(&self) -> u64 {
+        self.rate.map_or(0, |rate| rate.bytes_in(self.delay))
+    }
+
+    /// Largest super-frame to let onto this link, in IP bytes: what it serialises in 125 µs (a compromise between
+    /// burstiness and relay CPU, testbeds.md §2), at least two segments, at most what a GSO packet can be.
+    #[must_use]
+    pub fn gso_bytes(&self) -> u32 {
+        let smallest = 2 * u64::from(MTU);
+        let bytes = self.rate.map_or(u64::from(GSO_LARGEST), |rate| {
+            rate.bytes_in(Duration::from_micros(125))
+                .clamp(smallest, u64::from(GSO_LARGEST))
+        });
+        u32::try_from(bytes).unwrap_or(GSO_LARGEST)
+    }
+}
+
+/// Legacy GSO limit of the kernel (GSO_LEGACY_MAX_SIZE); beyond it IPv4 packets would need BIG TCP.
+pub const GSO_LARGEST: u32 = 65_536;
+
+/// One packet as a link accounts it. A super-frame stands for `segments` packets on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PacketSize {
+    /// Length of the IP packet as handed over, headers once.
+    pub ip_bytes: u32,
+    /// Packets it becomes on a wire.
+    pub segments: u32,
+    /// L3 + L4 header bytes each further segment repeats.
+    pub header_bytes: u32,
+}
+
+impl PacketSize {
+    /// A packet that is not a super-frame.
+    #[must_use]
+    pub fn plain(ip_bytes: u32) -> Self {
+        Self {
+            ip_bytes,
+            segments: 1,
+            header_bytes: 0,
+        }
+    }
+
+    /// Bytes on the wire: IP bytes + (segments − 1) × headers + segments × overhead.
+    #[must_use]
+    pub fn wire_bytes(&self, overhead_bytes: u16) -> u64 {
+        let repeats = u64::from(self.segments.saturating_sub(1));
+        u64::from(self.ip_bytes)
+            + repeats * u64::from(self.header_bytes)
+            + u64::from(self.segments) * u64::from(overhead_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_super_frame_costs_what_its_segments_cost() {
+        // Ten full segments: 1448 payload + 52 header each, 38 bytes of Ethernet around each.
+        let frame = PacketSize {
+            ip_bytes: 14_480 + 52,
+            segments: 10,
+            header_bytes: 52,
+        };
+        assert_eq!(frame.wire_bytes(OVERHEAD_ETHERNET), 10 * 1538);
+        assert_eq!(frame.wire_bytes(OVERHEAD_KERNEL), 10 * 1514);
+        assert_eq!(PacketSize::plain(40).wire_bytes(OVERHEAD_ETHERNET), 78);
+    }
+
+    #[test]
+    fn super_frames_shrink_with_the_rate() {
+        let gso = |bps| LinkSpec::with_rate(BitRate::from_bps(bps).unwrap()).gso_bytes();
+        assert_eq!(gso(100_000_000), 3000);
+        assert_eq!(gso(1_000_000_000), 15_625);
+        assert_eq!(gso(10_000_000_000), 65_536);
+        assert_eq!(LinkSpec::default().gso_bytes(), 65_536);
+    }
+}

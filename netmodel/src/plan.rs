@@ -1,0 +1,418 @@
+//! What has to be done to the kernel to get a topology, in order, as values.
+//!
+//! Pure: a topology in, a list of steps out, printable for `--explain`. Executing a step is `backend`'s business,
+//! so what a run will touch can be read and tested without touching it.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::link::{GSO_LARGEST, MTU};
+use crate::topology::{HostId, PREFIX_LEN, Topology, host_address};
+use crate::units::{BitRate, ByteSize};
+
+/// The card of every emulated host.
+pub const HOST_DEVICE: &str = "eth0";
+
+/// Where a setting applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Scope {
+    /// The namespace the relay works in.
+    Fabric,
+    /// An emulated host's namespace.
+    Host(HostId),
+}
+
+/// A veth pair between the fabric and a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VethPair {
+    /// The host that gets the other end as [`HOST_DEVICE`].
+    pub host: HostId,
+    /// Name of the fabric's end.
+    pub port: String,
+    /// Ethernet address of the fabric's end; nothing is ever sent to it.
+    pub port_mac: [u8; 6],
+    /// Ethernet address of the host's end.
+    pub host_mac: [u8; 6],
+    /// MTU of both ends.
+    pub mtu: u32,
+    /// Transmit queue length of both ends: zero would starve a qdisc put there later.
+    pub txqueuelen: u32,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// Bring the loopback device up.
+    LoopbackUp {
+        /// In which namespace.
+        scope: Scope,
+    },
+    /// Write a setting under /proc/sys; a kernel that lacks it is recorded, not fatal.
+    Sysctl {
+        /// In which namespace.
+        scope: Scope,
+        /// Path below /proc/sys.
+        key: String,
+        /// What to write.
+        value: String,
+    },
+    /// Create a pair, the peer straight in the host's namespace, both ends without ARP.
+    Veth(VethPair),
+    /// Limit the super-frames of the host's card, so that its link is not given more than 125 µs at once.
+    GsoMaxSize {
+        /// The host.
+        host: HostId,
+        /// The limit, headers included.
+        bytes: u32,
+    },
+    /// Give the host its address; the kernel adds the route to everything in the prefix.
+    Address {
+        /// The host.
+        host: HostId,
+        /// Its address.
+        address: Ipv4Addr,
+        /// Length of the shared prefix.
+        prefix_len: u8,
+    },
+    /// Bring a device up.
+    Up {
+        /// In which namespace.
+        scope: Scope,
+        /// The device.
+        device: String,
+    },
+}
+
+impl Step {
+    /// The namespace the step is done in; a pair is made from the fabric's.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::LoopbackUp { scope } | Self::Sysctl { scope, .. } | Self::Up { scope, .. } => {
+                *scope
+            }
+            Self::Veth(_) => Scope::Fabric,
+            Self::GsoMaxSize { host, .. } | Self::Address { host, .. } => Scope::Host(*host),
+        }
+    }
+}
+
+/// TCP settings of every host's namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpSettings {
+    /// Receive buffer limit; `None` takes the larger of Linux's 6 MiB and twice the largest path.
+    pub receive_buffer_max: Option<ByteSize>,
+    /// Send buffer limit; `None` takes the larger of Linux's 4 MiB and twice the largest path.
+    pub send_buffer_max: Option<ByteSize>,
+    /// RFC 2861: shrink the window after an idle spell. On by default in Linux.
+    pub slow_start_after_idle: bool,
+    /// Floor of the retransmission timeout: Linux's 200 ms.
+    pub rto_min: Duration,
+}
+
+impl Default for TcpSettings {
+    fn default() -> Self {
+        Self {
+            receive_buffer_max: None,
+            send_buffer_max: None,
+            slow_start_after_idle: true,
+            rto_min: Duration::from_millis(200),
+        }
+    }
+}
+
+/// A topology with the ordered steps that build it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    topology: Topology,
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Lays out the steps: settings before devices (a device copies some when it is born), addresses before up.
+    #[must_use]
+    pub fn new(topology: Topology, tcp: &TcpSettings) -> Self {
+        let mut steps = vec![Step::LoopbackUp {
+            scope: Scope::Fabric,
+        }];
+        // No IPv6: its router solicitations and DAD would be traffic nobody asked for.
+        let quiet = [
+            ("net/ipv6/conf/all/disable_ipv6", "1"),
+            ("net/ipv6/conf/default/disable_ipv6", "1"),
+        ];
+        // The fabric's kernel must not forward what only the relay may carry.
+        for (key, value) in quiet.into_iter().chain([("net/ipv4/ip_forward", "0")]) {
+            steps.push(sysctl(Scope::Fabric, key, value));
+        }
+        let host_settings = tcp_sysctls(&topology, tcp);
+        for (host, _) in topology.hosts() {
+            let scope = Scope::Host(host);
+            steps.push(Step::LoopbackUp { scope });
+            steps.extend(quiet.iter().map(|(key, value)| sysctl(scope, key, value)));
+            steps.extend(
+                host_settings
+                    .iter()
+                    .map(|(key, value)| sysctl(scope, key, value)),
+            );
+            let pair = veth(host);
+            let port = pair.port.clone();
+            steps.push(Step::Veth(pair));
+            let uplink = topology.uplink(host);
+            let payload = uplink.map_or(GSO_LARGEST, |link| link.spec.gso_bytes());
+            let bytes = (payload + GSO_HEADROOM).min(GSO_LARGEST);
+            steps.push(Step::GsoMaxSize { host, bytes });
+            let address = host_address(host);
+            steps.push(Step::Address {
+                host,
+                address,
+                prefix_len: PREFIX_LEN,
+            });
+            steps.push(Step::Up {
+                scope,
+                device: HOST_DEVICE.to_owned(),
+            });
+            steps.push(Step::Up {
+                scope: Scope::Fabric,
+                device: port,
+            });
+        }
+        Self { topology, steps }
+    }
+
+    /// The network to build.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// What to do, in order.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The veth pairs, in order of hosts.
+    pub fn pairs(&self) -> impl Iterator<Item = &VethPair> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Veth(pair) => Some(pair),
+            _ => None,
+        })
+    }
+}
+
+fn sysctl(scope: Scope, key: &str, value: &str) -> Step {
+    Step::Sysctl {
+        scope,
+        key: key.to_owned(),
+        value: value.to_owned(),
+    }
+}
+
+/// TCP subtracts MAX_TCP_HEADER + 1 (at most 320 on 64-bit) from a device's limit before it fills a super-frame.
+const GSO_HEADROOM: u32 = 320;
+
+fn veth(host: HostId) -> VethPair {
+    VethPair {
+        host,
+        port: format!("p{}", host.0),
+        port_mac: mac(0, host),
+        host_mac: mac(1, host),
+        mtu: u32::from(MTU),
+        txqueuelen: 1000,
+    }
+}
+
+/// A locally administered unicast address (02:…).
+fn mac(end: u8, host: HostId) -> [u8; 6] {
+    let [a, b, c, d] = host.0.to_be_bytes();
+    [0x02, end, a, b, c, d]
+}
+
+/// Rate to size buffers for where a link is unshaped: what one relay carries at best (testbeds.md §7: 6 Gbit/s).
+const UNSHAPED_BPS: u64 = 10_000_000_000;
+/// tcp_rmem and tcp_wmem are C ints.
+const BUFFER_LARGEST: u64 = 1 << 30;
+
+fn tcp_sysctls(topology: &Topology, tcp: &TcpSettings) -> Vec<(&'static str, String)> {
+    let path = largest_path_bytes(topology);
+    let buffer = |asked: Option<ByteSize>, linux: u64| {
+        let bytes = asked.map_or(linux.max(path.saturating_mul(2)), ByteSize::bytes);
+        bytes.clamp(4096, BUFFER_LARGEST)
+    };
+    let receive = buffer(tcp.receive_buffer_max, 6 << 20);
+    let send = buffer(tcp.send_buffer_max, 4 << 20);
+    vec![
+        // Nothing learnt by one connection may change the next: time jumps between them.
+        ("net/ipv4/tcp_no_metrics_save", "1".to_owned()),
+        (
+            "net/ipv4/tcp_slow_start_after_idle",
+            u8::from(tcp.slow_start_after_idle).to_string(),
+        ),
+        (
+            "net/ipv4/tcp_rto_min_us",
+            tcp.rto_min.as_micros().to_string(),
+        ),
+        // min and default as Linux has them.
+        (
+            "net/ipv4/tcp_rmem",
+            format!("4096 {} {receive}", receive.min(131_072)),
+        ),
+        (
+            "net/ipv4/tcp_wmem",
+            format!("4096 {} {send}", send.min(16_384)),
+        ),
+    ]
+}
+
+/// Bytes in flight plus queues on the fattest and longest way there and back.
+fn largest_path_bytes(topology: &Topology) -> u64 {
+    let specs = || topology.links().iter().map(|link| &link.spec);
+    let rate = specs()
+        .map(|s| s.rate.map_or(UNSHAPED_BPS, BitRate::bps))
+        .max();
+    let delay = specs().map(|s| s.delay).max().unwrap_or_default();
+    let queue = specs()
+        .filter(|s| s.rate.is_some())
+        .map(|s| s.queue.bytes())
+        .max();
+    // A star path is two links there and two back.
+    let round_trip = delay.saturating_mul(4);
+    let in_flight = rate
+        .and_then(BitRate::from_bps)
+        .map_or(0, |rate| rate.bytes_in(round_trip));
+    in_flight.saturating_add(queue.unwrap_or(0).saturating_mul(2))
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fabric => f.write_str("fabric"),
+            Self::Host(host) => write!(f, "{host}"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LoopbackUp { scope } => write!(f, "[{scope}] loopback up"),
+            Self::Sysctl { scope, key, value } => write!(f, "[{scope}] {key} = {value}"),
+            Self::Veth(pair) => write!(
+                f,
+                "[fabric] veth {} <-> [{}] {HOST_DEVICE} mtu {} no-arp",
+                pair.port, pair.host, pair.mtu
+            ),
+            Self::GsoMaxSize { host, bytes } => {
+                write!(f, "[{host}] {HOST_DEVICE} super-frames up to {bytes} bytes")
+            }
+            Self::Address {
+                host,
+                address,
+                prefix_len,
+            } => {
+                write!(
+                    f,
+                    "[{host}] address {address}/{prefix_len} on {HOST_DEVICE}"
+                )
+            }
+            Self::Up { scope, device } => write!(f, "[{scope}] {device} up"),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "{step}")?;
+        }
+        for link in self.topology.links() {
+            let rate = link
+                .spec
+                .rate
+                .map_or("unshaped".to_owned(), |rate| rate.to_string());
+            let (delay, queue) = (link.spec.delay, link.spec.queue);
+            writeln!(
+                f,
+                "[relay] {}: {rate}, delay {delay:?}, queue {queue}, overhead {} B",
+                link.name, link.spec.overhead_bytes
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::LinkSpec;
+    use crate::topology::HostLink;
+
+    fn plan(spec: LinkSpec) -> Plan {
+        let link = HostLink::symmetric(spec);
+        let hosts = ["a", "b"].map(|name| (name.to_owned(), link));
+        Plan::new(Topology::star(hosts).unwrap(), &TcpSettings::default())
+    }
+
+    fn value_of<'a>(plan: &'a Plan, wanted: &str) -> &'a str {
+        let found = plan.steps().iter().find_map(|step| match step {
+            Step::Sysctl {
+                scope: Scope::Host(_),
+                key,
+                value,
+            } if key == wanted => Some(value),
+            _ => None,
+        });
+        found.unwrap()
+    }
+
+    #[test]
+    fn each_host_gets_settings_then_device_then_address_then_up() {
+        let plan = plan(LinkSpec::default());
+        let of_b: Vec<String> = plan
+            .steps()
+            .iter()
+            .map(ToString::to_string)
+            .filter(|s| s.contains("host 1"))
+            .collect();
+        let at = |text: &str| of_b.iter().position(|step| step.contains(text)).unwrap();
+        assert!(at("disable_ipv6") < at("veth p1"));
+        assert!(at("veth p1") < at("address 10.64.0.2/10"));
+        assert!(at("address") < at("eth0 up"));
+    }
+
+    #[test]
+    fn super_frames_fit_the_rate_with_room_for_headers() {
+        let gso = |spec| {
+            let plan = plan(spec);
+            let of_host = |step: &Step| match step {
+                Step::GsoMaxSize { bytes, .. } => Some(*bytes),
+                _ => None,
+            };
+            plan.steps().iter().find_map(of_host).unwrap()
+        };
+        let rate = |bps| LinkSpec::with_rate(BitRate::from_bps(bps).unwrap());
+        assert_eq!(gso(rate(1_000_000_000)), 15_625 + 320);
+        assert_eq!(gso(rate(10_000_000)), 3000 + 320);
+        assert_eq!(gso(LinkSpec::default()), 65_536);
+    }
+
+    #[test]
+    fn buffers_hold_twice_the_path() {
+        let gigabit = BitRate::from_bps(1_000_000_000).unwrap();
+        let long = LinkSpec {
+            delay: Duration::from_millis(50),
+            ..LinkSpec::with_rate(gigabit)
+        };
+        // 1 Gbit/s × 200 ms = 25 MB, plus two queues of 512 KiB; twice that.
+        let max = 2 * (25_000_000 + 2 * (512 << 10));
+        assert_eq!(
+            value_of(&plan(long), "net/ipv4/tcp_rmem"),
+            format!("4096 131072 {max}")
+        );
+        let short = plan(LinkSpec::with_rate(gigabit));
+        assert_eq!(value_of(&short, "net/ipv4/tcp_wmem"), "4096 16384 4194304");
+    }
+}
