@@ -1,39 +1,26 @@
-//! The machine's monotonic clock. The one place of this crate that reads a clock.
-
-use std::time::SystemTime;
+//! Clocks: the machine's monotonic one, which every process of it shares, and today's date.
 
 /// CLOCK_MONOTONIC in nanoseconds: one clock for every process of a machine, which is what makes
 /// outages across two agents directly measurable.
-#[must_use]
-pub fn mono_ns() -> u64 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map(|t| {
-            let seconds = u64::try_from(t.tv_sec()).unwrap_or(0);
-            seconds * 1_000_000_000 + u64::try_from(t.tv_nsec()).unwrap_or(0)
-        })
-        .expect("CLOCK_MONOTONIC is always there on Linux")
-}
+pub use netmodel::sys::clock::now_ns as mono_ns;
+
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
+use std::time::{Duration, SystemTime};
 
 /// Seconds since 1970, for the header of a run.
 #[must_use]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the run header's date is what this is for"
-)]
+#[expect(clippy::disallowed_methods, reason = "the run header's date is what this is for")]
 pub fn unix_s() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs())
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// Waits until an instant of [`mono_ns`]; returns at once when it has passed. Absolute, so that
 /// being woken late once does not shift what follows.
 pub fn sleep_until(deadline_ns: u64) {
-    use nix::sys::time::TimeSpec;
-    use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
-    use std::time::Duration;
     let deadline = TimeSpec::from_duration(Duration::from_nanos(deadline_ns));
-    while let Err(nix::Error::EINTR) =
+    let wait = || {
         clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &deadline)
-    {}
+    };
+    while wait() == Err(nix::Error::EINTR) {}
 }

@@ -3,5 +3,17 @@
 //! Inside: parameters, the wire, source and destination, engines' decision rules (pure), records.
 //! Never inside: namespaces, the timeline, balancing.
 
+pub mod destination;
+pub mod engine;
+pub mod guest;
+pub mod metrics;
+pub mod ownership;
 pub mod params;
 pub mod record;
+pub mod source;
+pub mod transport;
+mod usage;
+pub mod wire;
+
+#[cfg(test)]
+mod tests;

@@ -64,3 +64,22 @@ impl Default for MigrationParams {
         }
     }
 }
+
+/// KubeVirt's completionTimeoutPerGiB.
+const COMPLETION_TIMEOUT_PER_GIB_MS: u64 = 150_000;
+
+impl MigrationParams {
+    /// Milliseconds after which the orchestrator cancels a migration of that much RAM; `None`:
+    /// never. At least the time of 1 GiB, so that small guests are not cut off by their setup.
+    #[must_use]
+    pub fn completion_timeout_ms(&self, ram_bytes: u64) -> Option<u64> {
+        match self.completion_timeout {
+            Some(0) => None,
+            Some(ms) => Some(ms),
+            None => {
+                let gib = ram_bytes.div_ceil(1 << 30).max(1);
+                Some(gib.saturating_mul(COMPLETION_TIMEOUT_PER_GIB_MS))
+            }
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! The destination: one blocking thread that reads, checks, commits, and then compares.
+//!
+//! Every page's stamp and body are checked as they arrive; what is kept of a page is the version
+//! it held. After the commit, outside the timed path, each version is compared with what the
+//! guest's own time says it must be. The dirty log never comes here. Never inside: the decision
+//! who owns the guest (`ownership`).
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use replay::{GuestTime, VmState};
+use thiserror::Error;
+
+use super::guest::{CommitRefused, DestinationGuest, GuestMemory};
+use super::ownership::{CommitGate, DestinationSide};
+use super::record::{BadPage, DestinationReport, Verification};
+use super::transport::prepare_socket;
+use super::usage::ThreadMeter;
+use super::wire::{Decoder, Event, Header, MAX_RECORD_BYTES, WireError, encode_shut};
+use crate::clock::mono_ns;
+
+/// Large enough that a read takes what the kernel has gathered, small enough to stay in a cache.
+const BUFFER_BYTES: usize = 512 * 1024;
+const _: () = assert!(
+    BUFFER_BYTES >= 2 * MAX_RECORD_BYTES,
+    "a record fits beside the one before"
+);
+/// Examples of bad pages kept.
+const EXAMPLES: usize = 8;
+/// Versions are below these: cells of guest time times a small constant.
+const NEVER_RECEIVED: u64 = u64::MAX;
+const ZERO_PAGE: u64 = u64::MAX - 1;
+
+/// What a destination is to take in.
+pub struct DestinationJob {
+    /// Number of the migration in the run.
+    pub migration: u32,
+    /// The guest's memory, computed from the same values as the source's.
+    pub memory: GuestMemory,
+    /// Milliseconds that loading the device state takes.
+    pub load_time_ms: u64,
+    /// The place for the guest.
+    pub guest: Arc<dyn DestinationGuest>,
+    /// The connection, accepted.
+    pub socket: TcpStream,
+    /// Congestion control of the return path.
+    pub congestion: Option<String>,
+    /// Shared with the control plane.
+    pub control: Arc<DestinationControl>,
+    /// Milliseconds without a byte after which it gives up; 0 waits for ever, as QEMU does.
+    pub silence_limit_ms: u64,
+}
+
+impl std::fmt::Debug for DestinationJob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DestinationJob")
+            .field("migration", &self.migration)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a stream did not lead to a commit.
+#[derive(Debug, Error)]
+pub enum DestinationError {
+    /// The connection broke.
+    #[error("reading the stream at byte {offset}")]
+    Io {
+        /// Where.
+        offset: u64,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The source closed before the end.
+    #[error("the source closed the stream at byte {offset}, before its end")]
+    Closed {
+        /// Where.
+        offset: u64,
+    },
+    /// Not a migration stream.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// A stream of another migration or guest.
+    #[error("the stream brings {found:?}, expected {expected:?}")]
+    OtherGuest {
+        /// What was expected.
+        expected: Box<Header>,
+        /// What came.
+        found: Box<Header>,
+    },
+    /// The guest's state cannot be read.
+    #[error("the guest's state cannot be read")]
+    State(#[from] postcard::Error),
+    /// Nothing came.
+    #[error("no byte for {ms} ms at byte {offset}")]
+    Silence {
+        /// The limit.
+        ms: u64,
+        /// Where.
+        offset: u64,
+    },
+    /// The control plane abandoned it.
+    #[error("abandoned before the commit")]
+    Abandoned,
+    /// The agent could not commit.
+    #[error(transparent)]
+    Refused(#[from] CommitRefused),
+}
+
+/// Lets the control plane abandon a migration at its destination.
+#[derive(Debug, Default)]
+pub struct DestinationControl {
+    gate: CommitGate,
+    socket: Mutex<Option<TcpStream>>,
+    changed: Condvar,
+}
+
+impl DestinationControl {
+    /// Promises that the guest will never start here, unless it has: whether it had committed.
+    #[must_use]
+    pub fn abandon(&self) -> bool {
+        let committed = self.gate.abandon();
+        if !committed {
+            let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(socket) = &*socket {
+                // A socket that is no longer connected needs no shutdown.
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+            self.changed.notify_all();
+        }
+        committed
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn side(&self) -> DestinationSide {
+        self.gate.side()
+    }
+
+    fn attach(&self, socket: Option<TcpStream>) {
+        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = socket;
+    }
+
+    /// Waits until an instant unless it is abandoned meanwhile.
+    fn wait_until(&self, at_ns: u64) -> Result<(), DestinationError> {
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if self.side() == DestinationSide::Abandoned {
+                return Err(DestinationError::Abandoned);
+            }
+            let left = at_ns.saturating_sub(mono_ns());
+            if left == 0 {
+                return Ok(());
+            }
+            socket = self
+                .changed
+                .wait_timeout(socket, Duration::from_nanos(left))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub struct DestinationOutcome {
+    /// The account.
+    pub report: DestinationReport,
+    /// `None`: the guest runs here. Else it never will, under this migration.
+    pub error: Option<DestinationError>,
+}
+
+/// Receives one migration. Blocks until it has ended and every page is compared.
+///
+/// Ownership: until [`DestinationGuest::commit_and_resume`] succeeds the source owns the guest,
+/// and every error of this function promises that the guest was not started here and will not be.
+/// After it the guest is here whatever happens to the connection, so nothing fails any more.
+#[must_use]
+pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
+    let meter = ThreadMeter::start();
+    let mut receiver = Receiver::new(job);
+    let result = receiver.receive();
+    let error = match result {
+        Ok((header, state)) => receiver.commit(header, state).err(),
+        Err(error) => {
+            // The promise first, then the word of it.
+            let committed = job.control.gate.abandon();
+            assert!(!committed, "nobody else commits this migration");
+            Some(error)
+        }
+    };
+    if error.is_some() {
+        // Best effort: the source learns it from the closed connection otherwise.
+        let _ = (&job.socket).write_all(&encode_shut(1));
+    }
+    job.control.attach(None);
+    let _ = job.socket.shutdown(Shutdown::Write);
+    let (cpu_ns, run_queue_ns) = meter.used_ns();
+    let mut report = receiver.report;
+    report.error = error.as_ref().map(|error| chain(error));
+    report.cpu_ns = cpu_ns;
+    report.run_queue_ns = run_queue_ns;
+    if let Some(stopped_at) = receiver.stopped_at {
+        report.verification = Some(compare(&job.memory, &receiver.versions, stopped_at));
+    }
+    DestinationOutcome { report, error }
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+struct Receiver<'a> {
+    job: &'a DestinationJob,
+    decoder: Decoder,
+    versions: Vec<u64>,
+    stopped_at: Option<GuestTime>,
+    report: DestinationReport,
+}
+
+impl<'a> Receiver<'a> {
+    fn new(job: &'a DestinationJob) -> Self {
+        Self {
+            job,
+            decoder: Decoder::default(),
+            versions: vec![NEVER_RECEIVED; job.memory.pages() as usize],
+            stopped_at: None,
+            report: DestinationReport {
+                resumed_ns: None,
+                loaded_ns: None,
+                error: None,
+                received_bytes: 0,
+                bad_on_receipt: 0,
+                verification: None,
+                cpu_ns: 0,
+                run_queue_ns: 0,
+            },
+        }
+    }
+
+    /// Reads to the last byte and loads the state; the guest is still the source's.
+    fn receive(&mut self) -> Result<(Header, VmState), DestinationError> {
+        prepare_socket(&self.job.socket, self.job.congestion.as_deref())
+            .and_then(|()| self.job.socket.try_clone())
+            .map(|clone| self.job.control.attach(Some(clone)))
+            .map_err(|source| DestinationError::Io { offset: 0, source })?;
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let (mut start, mut end) = (0, 0);
+        let (mut header, mut state) = (None, None);
+        loop {
+            while let Some((taken, event)) = self.decoder.decode(&buffer[start..end])? {
+                start += taken;
+                match event {
+                    Event::Header(found) => header = Some(self.own_guest(found)?),
+                    Event::Page { page, bytes } => self.take_page(page, bytes),
+                    Event::ZeroPage { page } => self.versions[page as usize] = ZERO_PAGE,
+                    Event::State(bytes) => state = Some(postcard::from_bytes(bytes)?),
+                    Event::End => {
+                        let (header, state) = header.zip(state).expect("the decoder keeps order");
+                        self.load()?;
+                        return Ok((header, state));
+                    }
+                    _ => {}
+                }
+            }
+            if BUFFER_BYTES - end < MAX_RECORD_BYTES {
+                buffer.copy_within(start..end, 0);
+                (start, end) = (0, end - start);
+            } else if start == end {
+                (start, end) = (0, 0);
+            }
+            end += self.read(&mut buffer[end..])?;
+        }
+    }
+
+    /// At least one byte, or why there will be none.
+    fn read(&mut self, into: &mut [u8]) -> Result<usize, DestinationError> {
+        let began_ns = mono_ns();
+        let offset = self.report.received_bytes;
+        loop {
+            match (&self.job.socket).read(into) {
+                Ok(0) if self.job.control.side() == DestinationSide::Abandoned => {
+                    return Err(DestinationError::Abandoned);
+                }
+                Ok(0) => return Err(DestinationError::Closed { offset }),
+                Ok(bytes) => {
+                    self.report.received_bytes += bytes as u64;
+                    return Ok(bytes);
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut => {}
+                    _ => {
+                        return Err(DestinationError::Io {
+                            offset,
+                            source: error,
+                        });
+                    }
+                },
+            }
+            if self.job.control.side() == DestinationSide::Abandoned {
+                return Err(DestinationError::Abandoned);
+            }
+            let ms = self.job.silence_limit_ms;
+            if ms > 0 && mono_ns().saturating_sub(began_ns) / 1_000_000 >= ms {
+                return Err(DestinationError::Silence { ms, offset });
+            }
+        }
+    }
+
+    fn own_guest(&self, found: Header) -> Result<Header, DestinationError> {
+        let expected = Header {
+            migration: self.job.migration,
+            vm_key: self.job.memory.vm_key(),
+            memory_check: self.job.memory.check(),
+            ram_pages: self.job.memory.pages(),
+            return_path: found.return_path,
+        };
+        if found == expected {
+            return Ok(found);
+        }
+        Err(DestinationError::OtherGuest {
+            expected: expected.into(),
+            found: found.into(),
+        })
+    }
+
+    fn take_page(&mut self, page: u32, bytes: &[u8]) {
+        self.versions[page as usize] = match self.job.memory.verify(bytes, page) {
+            Ok(version) => version,
+            Err(_) => {
+                self.report.bad_on_receipt += 1;
+                NEVER_RECEIVED
+            }
+        };
+    }
+
+    /// The device state takes its time, counted from the last byte, whenever this thread woke.
+    fn load(&mut self) -> Result<(), DestinationError> {
+        let loaded_ns = mono_ns();
+        self.report.loaded_ns = Some(loaded_ns);
+        self.job
+            .control
+            .wait_until(loaded_ns + self.job.load_time_ms * 1_000_000)
+    }
+
+    /// The commit point. On an error the guest was not started and never will be; otherwise it
+    /// runs here, and SHUT 0 tells the source so.
+    fn commit(&mut self, header: Header, state: VmState) -> Result<(), DestinationError> {
+        let stopped_at = state.guest_time();
+        let guest = &self.job.guest;
+        let resumed_ns = self
+            .job
+            .control
+            .gate
+            .commit(|| guest.commit_and_resume(state))?
+            .ok_or(DestinationError::Abandoned)?;
+        self.report.resumed_ns = Some(resumed_ns);
+        self.stopped_at = Some(stopped_at);
+        if header.return_path {
+            // If the connection is gone the source asks the control plane.
+            let _ = (&self.job.socket).write_all(&encode_shut(0));
+        }
+        Ok(())
+    }
+}
+
+/// Every page against what guest time says of it. Independent of everything the source noted.
+fn compare(memory: &GuestMemory, versions: &[u64], stopped_at: GuestTime) -> Verification {
+    let mut verification = Verification {
+        pages: u64::from(memory.pages()),
+        bad: 0,
+        examples: Vec::new(),
+    };
+    for (page, &got) in (0..).zip(versions) {
+        let expected = memory.version_at(page, stopped_at);
+        let wanted = if memory.is_zero(page, expected) {
+            ZERO_PAGE
+        } else {
+            expected
+        };
+        if got == wanted {
+            continue;
+        }
+        verification.bad += 1;
+        if verification.examples.len() < EXAMPLES {
+            let got = match got {
+                NEVER_RECEIVED => None,
+                ZERO_PAGE => Some(0),
+                version => Some(version),
+            };
+            verification.examples.push(BadPage {
+                page,
+                expected,
+                got,
+            });
+        }
+    }
+    verification
+}

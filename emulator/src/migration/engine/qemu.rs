@@ -1,0 +1,327 @@
+//! QEMU's pre-copy decisions (`migration/migration.c`, `migration/ram.c`, version 10), sans I/O.
+//!
+//! ```text
+//!           ┌──────────── credit left ───────────┐
+//!           ▼                                    │
+//!   Decide ── estimate < threshold ──► Sync ──► judge ── pending ≤ threshold ──► Complete
+//!     │                                          │
+//!     └────────── otherwise: judge ──────────────┤
+//!                                                ▼
+//!   counters (every 100 ms) ◄──────────── SendSlice (≤ 50 ms)
+//!     └── no credit: SleepUntil the window's end, counters, Decide
+//! ```
+//!
+//! The remarkable points: it decides in the middle of a pass, every slice; the log is read only
+//! when the *estimate* falls under the threshold; the threshold comes from one 100 ms sample of
+//! the bytes the socket accepted. QEMU computes the bandwidth in floating point; the products here
+//! are exact, which differs by less than a byte.
+//!
+//! Never inside: clocks, sockets, the guest. Time is an argument; milliseconds are truncated as
+//! QEMU's `qemu_clock_get_ms` truncates them.
+
+use crate::migration::params::MigrationParams;
+use crate::migration::record::Decision;
+
+#[cfg(test)]
+mod tests;
+
+/// `BUFFER_DELAY`: the bandwidth and credit window.
+pub const WINDOW_MS: u64 = 100;
+/// `MAX_WAIT`: a slice ends when *more* than this has passed, in whole milliseconds.
+pub const SLICE_MS: u64 = 50;
+/// A slice reads the clock after its pages 1, 65, 129, …
+pub const CLOCK_CHECK_PAGES: u64 = 64;
+/// `TARGET_PAGE_SIZE` of x86.
+pub const PAGE_BYTES: u64 = 4096;
+/// Windows that carried no more than this do not update `expected-downtime`.
+const EXPECTED_DOWNTIME_MIN_BYTES: u64 = 10_000;
+/// The dirty rate is renewed by the first sync later than this after the last renewal.
+const RATE_PERIOD_MS: u64 = 1000;
+const NS_PER_MS: u64 = 1_000_000;
+
+/// What the engine sees of the stream and of its bitmap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Observed {
+    /// Pages set in the migration bitmap.
+    pub dirty_pages: u64,
+    /// Bytes the socket has accepted since the beginning.
+    pub accepted_bytes: u64,
+    /// Pages (normal and zero) put into the stream since the beginning.
+    pub sent_pages: u64,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Read the dirty log into the bitmap, report it with [`QemuEngine::synced`], ask again.
+    Sync,
+    /// Send pages as the slice allows, then the end-of-section mark, flush, ask again.
+    SendSlice(Slice),
+    /// The window's credit is spent: wait until this monotonic instant, ask again.
+    SleepUntil(u64),
+    /// Stop the guest, sync, send everything left with no rate limit, then the device state.
+    Complete,
+}
+
+/// One call of `ram_save_iterate`: how long pages may be sent before the next decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    begin_ns: u64,
+    pages: u64,
+    credit_end_bytes: Option<u64>,
+}
+
+impl Slice {
+    /// The final round: no clock, no credit.
+    #[must_use]
+    pub fn unlimited() -> Self {
+        Self {
+            begin_ns: u64::MAX,
+            pages: 0,
+            credit_end_bytes: None,
+        }
+    }
+
+    /// Before each page: whether the window's credit allows one more. Like QEMU's, the test lets
+    /// a window overshoot by what was not yet handed to the socket.
+    #[must_use]
+    pub fn has_credit(&self, accepted_bytes: u64) -> bool {
+        self.credit_end_bytes
+            .is_none_or(|end| accepted_bytes <= end)
+    }
+
+    /// After each page: whether the slice goes on. The clock is read for one page in 64.
+    pub fn page_sent(&mut self, now_ns: impl FnOnce() -> u64) -> bool {
+        let check = self.pages.is_multiple_of(CLOCK_CHECK_PAGES);
+        self.pages += 1;
+        !check || now_ns().saturating_sub(self.begin_ns) / NS_PER_MS <= SLICE_MS
+    }
+
+    /// Pages sent in it so far.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+}
+
+/// Bytes in a number of milliseconds; kept as a fraction so that products stay exact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bandwidth {
+    bytes: u64,
+    ms: u64,
+}
+
+impl Bandwidth {
+    const NONE: Self = Self { bytes: 0, ms: 1 };
+
+    /// Bytes that cross in `ms`; saturates.
+    fn bytes_in(self, ms: u64) -> u64 {
+        saturate(u128::from(self.bytes) * u128::from(ms) / u128::from(self.ms))
+    }
+
+    /// Milliseconds that `bytes` take; saturates, and for ever when nothing crosses.
+    fn ms_for(self, bytes: u64) -> u64 {
+        if self.bytes == 0 {
+            return u64::MAX;
+        }
+        saturate(u128::from(bytes) * u128::from(self.ms) / u128::from(self.bytes))
+    }
+}
+
+fn saturate(value: u128) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Decide,
+    /// The log was asked for; what the estimate had been.
+    Exact {
+        estimate_bytes: u64,
+    },
+    AfterSlice,
+    Completing,
+}
+
+/// The live statistics, under QMP's names.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Statistics {
+    /// `dirty-sync-count`: the setup's, those of the loop, the final one.
+    pub dirty_sync_count: u64,
+    /// `dirty-pages-rate`, pages a second over the last period of at least 1 s.
+    pub dirty_pages_rate: u64,
+    /// `expected-downtime`, ms.
+    pub expected_downtime_ms: u64,
+    /// `mbps` of the last window.
+    pub mbps: f64,
+    /// `pages-per-second` of the last window.
+    pub pages_per_second: u64,
+    /// `threshold_size`, bytes.
+    pub threshold_bytes: u64,
+}
+
+/// The decision core.
+#[derive(Debug, Clone)]
+pub struct QemuEngine {
+    max_bandwidth: u64,
+    downtime_limit_ms: u64,
+    avail_switchover_bandwidth: u64,
+    state: State,
+    window_begin_ms: u64,
+    window_begin_bytes: u64,
+    window_begin_pages: u64,
+    switchover_bandwidth: Bandwidth,
+    statistics: Statistics,
+    dirty_bytes_last_sync: u64,
+    period_begin_ms: Option<u64>,
+    period_dirty_pages: u64,
+    decision: Option<Decision>,
+}
+
+impl QemuEngine {
+    /// A migration whose rounds begin at `now_ns`, with what the stream carried in its setup.
+    #[must_use]
+    pub fn new(params: &MigrationParams, now_ns: u64, observed: &Observed) -> Self {
+        Self {
+            max_bandwidth: params.max_bandwidth,
+            downtime_limit_ms: params.downtime_limit,
+            avail_switchover_bandwidth: params.avail_switchover_bandwidth,
+            state: State::Decide,
+            window_begin_ms: now_ns / NS_PER_MS,
+            window_begin_bytes: observed.accepted_bytes,
+            window_begin_pages: observed.sent_pages,
+            switchover_bandwidth: Bandwidth::NONE,
+            statistics: Statistics {
+                dirty_sync_count: 0,
+                dirty_pages_rate: 0,
+                expected_downtime_ms: params.downtime_limit,
+                mbps: 0.0,
+                pages_per_second: 0,
+                threshold_bytes: 0,
+            },
+            dirty_bytes_last_sync: 0,
+            period_begin_ms: None,
+            period_dirty_pages: 0,
+            decision: None,
+        }
+    }
+
+    /// What to do at `now_ns`. The caller does it before it asks again.
+    pub fn next(&mut self, now_ns: u64, observed: &Observed) -> Step {
+        match self.state {
+            State::Exact { estimate_bytes } => {
+                return self.judge(now_ns, Some(estimate_bytes), observed);
+            }
+            State::Completing => return Step::Complete,
+            State::Decide => {}
+            State::AfterSlice => {
+                self.update_counters(now_ns, observed);
+                if !self.has_credit(observed.accepted_bytes) {
+                    // The state stays: after the sleep the counters come first again.
+                    return Step::SleepUntil((self.window_begin_ms + WINDOW_MS) * NS_PER_MS);
+                }
+                self.state = State::Decide;
+            }
+        }
+        let estimate_bytes = observed.dirty_pages * PAGE_BYTES;
+        if estimate_bytes < self.statistics.threshold_bytes {
+            self.state = State::Exact { estimate_bytes };
+            return Step::Sync;
+        }
+        self.judge(now_ns, None, observed)
+    }
+
+    /// A sync of the dirty log ended: the setup's, one asked for by [`Step::Sync`], or the final.
+    pub fn synced(&mut self, now_ns: u64, new_dirty_pages: u64, dirty_pages: u64) {
+        let now_ms = now_ns / NS_PER_MS;
+        self.statistics.dirty_sync_count += 1;
+        self.dirty_bytes_last_sync = dirty_pages * PAGE_BYTES;
+        self.period_dirty_pages += new_dirty_pages;
+        let begin_ms = *self.period_begin_ms.get_or_insert(now_ms);
+        if now_ms > begin_ms + RATE_PERIOD_MS {
+            self.statistics.dirty_pages_rate = saturate(
+                u128::from(self.period_dirty_pages) * 1000 / u128::from(now_ms - begin_ms),
+            );
+            self.period_begin_ms = Some(now_ms);
+            self.period_dirty_pages = 0;
+        }
+    }
+
+    /// The statistics so far.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
+    /// The decision just taken, if it read the log or ended the rounds.
+    pub fn take_decision(&mut self) -> Option<Decision> {
+        self.decision.take()
+    }
+
+    /// `complete_ready`, else one more slice.
+    fn judge(&mut self, now_ns: u64, estimate_bytes: Option<u64>, observed: &Observed) -> Step {
+        let pending_bytes = observed.dirty_pages * PAGE_BYTES;
+        let switchover = pending_bytes <= self.statistics.threshold_bytes;
+        if switchover || estimate_bytes.is_some() {
+            self.decision = Some(Decision {
+                at_ns: now_ns,
+                estimate_bytes: estimate_bytes.unwrap_or(pending_bytes),
+                exact_bytes: pending_bytes,
+                bandwidth_bytes_per_s: self.switchover_bandwidth.bytes_in(1000),
+                threshold_bytes: self.statistics.threshold_bytes,
+                switchover,
+            });
+        }
+        if switchover {
+            self.state = State::Completing;
+            return Step::Complete;
+        }
+        self.state = State::AfterSlice;
+        Step::SendSlice(Slice {
+            begin_ns: now_ns,
+            pages: 0,
+            credit_end_bytes: self.credit_end_bytes(),
+        })
+    }
+
+    /// `migration_update_counters`: once a window of at least 100 ms has passed.
+    fn update_counters(&mut self, now_ns: u64, observed: &Observed) {
+        let now_ms = now_ns / NS_PER_MS;
+        if now_ms < self.window_begin_ms + WINDOW_MS {
+            return;
+        }
+        let ms = now_ms - self.window_begin_ms;
+        let bytes = observed.accepted_bytes - self.window_begin_bytes;
+        let pages = observed.sent_pages - self.window_begin_pages;
+        self.switchover_bandwidth = if self.avail_switchover_bandwidth > 0 {
+            Bandwidth {
+                bytes: self.avail_switchover_bandwidth,
+                ms: 1000,
+            }
+        } else {
+            Bandwidth { bytes, ms }
+        };
+        let statistics = &mut self.statistics;
+        statistics.threshold_bytes = self.switchover_bandwidth.bytes_in(self.downtime_limit_ms);
+        statistics.mbps = bytes as f64 * 8.0 / (ms as f64 / 1000.0) / 1e6;
+        statistics.pages_per_second = saturate(u128::from(pages) * 1000 / u128::from(ms));
+        if statistics.dirty_pages_rate > 0 && bytes > EXPECTED_DOWNTIME_MIN_BYTES {
+            statistics.expected_downtime_ms =
+                self.switchover_bandwidth.ms_for(self.dirty_bytes_last_sync);
+        }
+        self.window_begin_ms = now_ms;
+        self.window_begin_bytes = observed.accepted_bytes;
+        self.window_begin_pages = observed.sent_pages;
+    }
+
+    fn has_credit(&self, accepted_bytes: u64) -> bool {
+        self.credit_end_bytes()
+            .is_none_or(|end| accepted_bytes <= end)
+    }
+
+    /// A tenth of max-bandwidth a window (`XFER_LIMIT_RATIO`); 0 is unlimited.
+    fn credit_end_bytes(&self) -> Option<u64> {
+        let credit = self.max_bandwidth / (1000 / WINDOW_MS);
+        (credit > 0).then(|| self.window_begin_bytes.saturating_add(credit))
+    }
+}

@@ -1,0 +1,147 @@
+//! The seams between a migration and the guest it moves.
+//!
+//! Inside: what a source and a destination ask of the agent's VM, and the memory that both ends
+//! compute from the same spec and seed. Never inside: the dirty log (the source's own affair; the
+//! destination must verify without it), sockets.
+
+use std::sync::Arc;
+
+use replay::content::{ContentError, PagePool, Stamp, ZeroRule};
+use replay::guest::MemoryError;
+use replay::{GuestTime, MemoryModel, MemorySpec, VmState};
+
+/// The guest at the source.
+pub trait SourceGuest: Send + Sync {
+    /// How far the guest has come, now. Never goes back.
+    fn guest_time(&self) -> GuestTime;
+    /// Stops it; its guest time then stands still at the value returned.
+    fn pause(&self) -> GuestTime;
+    /// Lets it run again here: the migration failed before the commit point.
+    fn resume(&self);
+    /// What moves with it besides memory. Called while it is paused.
+    fn take_state(&self) -> VmState;
+}
+
+/// The commit was not made and never will be: the guest was not started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the destination could not commit: {reason}")]
+pub struct CommitRefused {
+    /// Why.
+    pub reason: String,
+}
+
+/// The place for the guest at the destination.
+pub trait DestinationGuest: Send + Sync {
+    /// The commit point: writes the commit record to the control plane, then lets the guest run,
+    /// and returns the monotonic instant at which it does. The record comes first, so that an
+    /// agent that died without one never ran the guest.
+    ///
+    /// # Errors
+    /// When the record could not be written; the guest was then not started.
+    fn commit_and_resume(&self, state: VmState) -> Result<u64, CommitRefused>;
+}
+
+/// A guest's memory as a function of its guest time. Both ends build it from the same values.
+#[derive(Debug, Clone)]
+pub struct GuestMemory {
+    vm_key: u64,
+    model: Arc<MemoryModel>,
+    zero: ZeroRule,
+    pool: Arc<PagePool>,
+    check: u64,
+}
+
+impl GuestMemory {
+    /// The memory of the VM `vm_key` under a seed. `pool` is the profile's and may be shared by
+    /// all VMs of an agent.
+    ///
+    /// # Errors
+    /// When the spec cannot be laid out.
+    pub fn new(
+        spec: &MemorySpec,
+        profile: &replay::content::ContentProfile,
+        seed: u64,
+        vm_key: u64,
+        pool: Arc<PagePool>,
+    ) -> Result<Self, MemoryError> {
+        let model = Arc::new(MemoryModel::new(spec, seed, vm_key)?);
+        let zero = ZeroRule::new(profile, model.layout(), seed, vm_key);
+        let mut memory = Self {
+            vm_key,
+            model,
+            zero,
+            pool,
+            check: 0,
+        };
+        memory.check = memory.fingerprint();
+        Ok(memory)
+    }
+
+    /// Key of the VM.
+    #[must_use]
+    pub fn vm_key(&self) -> u64 {
+        self.vm_key
+    }
+
+    /// When pages are written.
+    #[must_use]
+    pub fn model(&self) -> &MemoryModel {
+        &self.model
+    }
+
+    /// RAM in pages.
+    #[must_use]
+    pub fn pages(&self) -> u32 {
+        self.model.pages()
+    }
+
+    /// Differs between ends that were given different specs, seeds or contents (almost surely).
+    #[must_use]
+    pub fn check(&self) -> u64 {
+        self.check
+    }
+
+    /// Version of a page at a guest time.
+    #[must_use]
+    pub fn version_at(&self, page: u32, at: GuestTime) -> u64 {
+        self.model.version_at(page, at)
+    }
+
+    /// Whether that version holds nothing but zeros.
+    #[must_use]
+    pub fn is_zero(&self, page: u32, version: u64) -> bool {
+        self.zero.is_zero(page, version)
+    }
+
+    /// The two parts of a page that is not zero.
+    #[must_use]
+    pub fn page(&self, page: u32, version: u64) -> (Stamp, &[u8]) {
+        self.pool.page(self.vm_key, page, version)
+    }
+
+    /// Version that received bytes hold, if they are this page of this guest.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn verify(&self, bytes: &[u8], page: u32) -> Result<u64, ContentError> {
+        self.pool.verify(bytes, self.vm_key, page)
+    }
+
+    /// Versions after ten seconds and bodies of 64 pages spread over RAM.
+    fn fingerprint(&self) -> u64 {
+        let at = GuestTime {
+            cpu_ns: 10_000_000_000,
+            run_ns: 10_000_000_000,
+        };
+        let (mut writes, mut contents) = (crc32fast::Hasher::new(), crc32fast::Hasher::new());
+        let step = (self.pages() / 64).max(1);
+        for page in (0..self.pages()).step_by(step as usize) {
+            let version = self.version_at(page, at);
+            writes.update(&version.to_le_bytes());
+            contents.update(&self.page(page, version).0.encode());
+            contents.update(&[u8::from(self.is_zero(page, version))]);
+        }
+        contents.update(&self.pages().to_le_bytes());
+        (u64::from(writes.finalize()) << 32) | u64::from(contents.finalize())
+    }
+}

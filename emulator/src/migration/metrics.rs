@@ -1,0 +1,430 @@
+//! Statistics under their users' names: QMP's `query-migrate`, and the record of a migration.
+//!
+//! Inside: pure functions of the two ends' reports. Never inside: grades (`measure`), files.
+
+use serde_json::{Value, json};
+
+use super::engine::qemu::PAGE_BYTES;
+use super::ownership::SourceSide;
+use super::params::{EngineKind, MigrationParams};
+use super::record::{
+    DestinationReport, MigrationRecord, Owner, Phase, Prediction, SourceReport, Status,
+};
+use super::transport::status_word;
+
+const NS_PER_MS: u64 = 1_000_000;
+/// Version of the record's shape.
+pub const RECORD_SCHEMA: u32 = 1;
+
+/// The answer of QMP's `query-migrate` once the migration has ended: same keys, same units.
+/// `downtime` is there only if it completed; it ends when the source is complete, which without a
+/// return path is before the guest runs again (`observed_outage_ms` says when it does).
+#[must_use]
+pub fn query_migrate(report: &SourceReport, ram_bytes: u64) -> Value {
+    let total_ms = ms_between(report.begin_ns, report.end_ns);
+    let setup_ms = ms_between(report.begin_ns, report.setup_end_ns);
+    let completed = report.status == Status::Completed;
+    let transfer_ms = total_ms.saturating_sub(setup_ms).max(1);
+    let transferred = report.bytes.total();
+    let normal: u64 = report.rounds.iter().map(|round| round.normal_pages).sum();
+    let duplicate: u64 = report.rounds.iter().map(|round| round.zero_pages).sum();
+    let mut answer = json!({
+        "status": status_word(report.status),
+        "total-time": total_ms,
+        "setup-time": setup_ms,
+        "ram": {
+            "transferred": transferred,
+            "remaining": if completed { 0 } else { remaining_bytes(report) },
+            "total": ram_bytes,
+            "duplicate": duplicate,
+            "normal": normal,
+            "normal-bytes": normal * PAGE_BYTES,
+            "dirty-pages-rate": report.dirty_pages_rate,
+            // QEMU computes it anew at the end, over the whole transfer.
+            "mbps": transferred as f64 * 8.0 / transfer_ms as f64 / 1000.0,
+            "dirty-sync-count": report.dirty_sync_count,
+            "postcopy-requests": 0,
+            "page-size": PAGE_BYTES,
+            "multifd-bytes": 0,
+            "pages-per-second": report.pages_per_second,
+            "precopy-bytes": report.precopy_bytes,
+            "downtime-bytes": report.downtime_bytes,
+            "postcopy-bytes": 0,
+            "dirty-sync-missed-zero-copy": 0,
+        },
+    });
+    if let (true, Some(stop_ns)) = (completed, report.stop_ns) {
+        answer["downtime"] = json!(ms_between(stop_ns, report.end_ns));
+    }
+    if let Some(error) = &report.error {
+        answer["error-desc"] = json!(error);
+    }
+    answer
+}
+
+/// What was left of the round that the migration ended in.
+fn remaining_bytes(report: &SourceReport) -> u64 {
+    report.rounds.last().map_or(0, |round| {
+        round
+            .dirty_pages
+            .saturating_sub(round.normal_pages + round.zero_pages)
+            * PAGE_BYTES
+    })
+}
+
+/// Guest stopped at the source → running at the destination, on the one clock, ms.
+#[must_use]
+pub fn observed_outage_ms(
+    source: Option<&SourceReport>,
+    destination: Option<&DestinationReport>,
+) -> Option<f64> {
+    let resumed_ns = destination?.resumed_ns?;
+    let stop_ns = source?.stop_ns?;
+    // Signed: a resume before the stop would be our bug, and must not look like 0.
+    Some((i128::from(resumed_ns) - i128::from(stop_ns)) as f64 / NS_PER_MS as f64)
+}
+
+/// The phases that only the destination sees the end of.
+#[must_use]
+pub fn resume_span(source: &SourceReport, destination: &DestinationReport) -> Option<(u64, u64)> {
+    let state = source
+        .phases
+        .iter()
+        .find(|span| span.phase == Phase::State)?;
+    Some((state.end_ns, destination.resumed_ns?))
+}
+
+/// What the control plane knows of a migration besides the two reports.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordParts {
+    /// Number in the run.
+    pub id: u32,
+    /// VM by name.
+    pub vm: String,
+    /// Host by name.
+    pub source: String,
+    /// Host by name.
+    pub destination: String,
+    /// Why the balancer asked for it.
+    pub reason: String,
+    /// With what.
+    pub params: MigrationParams,
+    /// RAM of the VM.
+    pub ram_bytes: u64,
+    /// Trace instant of the request, seconds.
+    pub requested_trace_s: f64,
+    /// Monotonic instant of the request.
+    pub requested_ns: u64,
+    /// When the source had been released, or had the guest back; the source's end if `None`.
+    pub released_ns: Option<u64>,
+    /// Who owns the guest, when the control plane knows better than the reports (a host died).
+    pub owner: Option<Owner>,
+    /// An error that neither end could tell.
+    pub error: Option<String>,
+    /// What models said before.
+    pub predictions: Vec<Prediction>,
+    /// The source's claim when it ended, after any `resolve`.
+    pub side: Option<SourceSide>,
+    /// The source's account.
+    pub source_report: Option<SourceReport>,
+    /// The destination's account.
+    pub destination_report: Option<DestinationReport>,
+}
+
+/// The record of a migration that has ended. The grade is left open (empty): it needs the audit.
+#[must_use]
+pub fn assemble(parts: RecordParts) -> MigrationRecord {
+    let source = parts.source_report.as_ref();
+    let destination = parts.destination_report.as_ref();
+    let owner = parts
+        .owner
+        .unwrap_or_else(|| owner(parts.side, destination));
+    let status = match (owner, source.map(|report| report.status)) {
+        (Owner::Destination, _) => Status::Completed,
+        (_, Some(Status::Cancelled)) => Status::Cancelled,
+        _ => Status::Failed,
+    };
+    let end_ns = parts.released_ns.or(source.map(|report| report.end_ns));
+    let outage = observed_outage_ms(source, destination);
+    let verified = destination
+        .and_then(|report| {
+            report
+                .verification
+                .as_ref()
+                .map(|all| (all, report.bad_on_receipt))
+        })
+        .is_some_and(|(all, bad_on_receipt)| all.pages > 0 && all.bad == 0 && bad_on_receipt == 0);
+    let error = parts
+        .error
+        .or_else(|| source.and_then(|report| report.error.clone()))
+        .or_else(|| destination.and_then(|report| report.error.clone()));
+    MigrationRecord {
+        schema: RECORD_SCHEMA,
+        id: parts.id,
+        vm: parts.vm,
+        source: parts.source,
+        destination: parts.destination,
+        reason: parts.reason,
+        kind: match parts.params.engine {
+            EngineKind::Qemu => "PreCopy".to_owned(),
+        },
+        status,
+        owner,
+        error,
+        ram_bytes: parts.ram_bytes,
+        requested_trace_s: parts.requested_trace_s,
+        requested_ns: parts.requested_ns,
+        request_to_release_ms: end_ns.map_or(0.0, |end| {
+            end.saturating_sub(parts.requested_ns) as f64 / NS_PER_MS as f64
+        }),
+        query_migrate: source.map_or(Value::Null, |report| query_migrate(report, parts.ram_bytes)),
+        observed_outage_ms: outage,
+        rounds: source.map_or(0, |report| {
+            u32::try_from(report.rounds.len()).unwrap_or(u32::MAX)
+        }),
+        verified,
+        grade: String::new(),
+        grade_reasons: Vec::new(),
+        predictions: source.map_or(parts.predictions.clone(), |report| {
+            scored(parts.predictions.clone(), report, outage)
+        }),
+        params: parts.params,
+        source_report: parts.source_report,
+        destination_report: parts.destination_report,
+    }
+}
+
+/// Who owns the guest, as far as the two ends tell. A source that waits for a word it never got
+/// owns it still, unless the destination runs it.
+fn owner(side: Option<SourceSide>, destination: Option<&DestinationReport>) -> Owner {
+    if destination.is_some_and(|report| report.resumed_ns.is_some()) {
+        return Owner::Destination;
+    }
+    match side {
+        Some(SourceSide::Released) => Owner::Destination,
+        Some(SourceSide::Running) => Owner::Source,
+        // Paused with nobody to run it: the control plane could not learn what became of it.
+        Some(SourceSide::Paused | SourceSide::Waiting | SourceSide::Undecided) | None => {
+            Owner::Stranded
+        }
+    }
+}
+
+/// Predictions beside what was measured: (guess − measured) / measured.
+fn scored(
+    mut predictions: Vec<Prediction>,
+    report: &SourceReport,
+    outage_ms: Option<f64>,
+) -> Vec<Prediction> {
+    if report.status != Status::Completed {
+        return predictions;
+    }
+    let relative = |guess: f64, measured: f64| (measured > 0.0).then(|| guess / measured - 1.0);
+    let total_ms = report.end_ns.saturating_sub(report.begin_ns) as f64 / NS_PER_MS as f64;
+    let bytes = report.bytes.total() as f64;
+    for prediction in &mut predictions {
+        prediction.total_time_error = relative(prediction.total_time_ms, total_ms);
+        prediction.bytes_error = relative(prediction.bytes, bytes);
+        prediction.downtime_error = prediction
+            .downtime_ms
+            .zip(outage_ms)
+            .and_then(|(guess, measured)| relative(guess, measured));
+    }
+    predictions
+}
+
+fn ms_between(from_ns: u64, to_ns: u64) -> u64 {
+    // QEMU subtracts two truncated readings of its millisecond clock.
+    (to_ns / NS_PER_MS).saturating_sub(from_ns / NS_PER_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migration::record::{BytesByKind, Round, Verification};
+
+    fn source() -> SourceReport {
+        let round = |normal_pages, zero_pages, paused| Round {
+            normal_pages,
+            zero_pages,
+            paused,
+            dirty_pages: normal_pages + zero_pages + 5,
+            ..Round::default()
+        };
+        SourceReport {
+            status: Status::Completed,
+            error: None,
+            begin_ns: 1_000_000_000,
+            setup_end_ns: 1_010_000_000,
+            stop_ns: Some(2_000_000_000),
+            end_ns: 2_250_900_000,
+            phases: Vec::new(),
+            rounds: vec![round(1000, 500, false), round(200, 0, true)],
+            decisions: Vec::new(),
+            bytes: BytesByKind {
+                normal: 4_915_200,
+                header: 14_100,
+                control: 200,
+                device: 65_536,
+            },
+            precopy_bytes: 4_100_000,
+            downtime_bytes: 895_036,
+            dirty_sync_count: 3,
+            dirty_pages_rate: 200,
+            pages_per_second: 1200,
+            tcp: Vec::new(),
+            cpu_ns: 0,
+            run_queue_ns: 0,
+        }
+    }
+
+    fn destination() -> DestinationReport {
+        DestinationReport {
+            resumed_ns: Some(2_249_500_000),
+            loaded_ns: Some(2_240_000_000),
+            error: None,
+            received_bytes: 4_995_036,
+            bad_on_receipt: 0,
+            verification: Some(Verification {
+                pages: 1500,
+                bad: 0,
+                examples: Vec::new(),
+            }),
+            cpu_ns: 0,
+            run_queue_ns: 0,
+        }
+    }
+
+    fn parts() -> RecordParts {
+        RecordParts {
+            id: 3,
+            vm: "web".into(),
+            source: "h1".into(),
+            destination: "h2".into(),
+            reason: "test".into(),
+            params: MigrationParams::default(),
+            ram_bytes: 1500 * 4096,
+            requested_trace_s: 60.0,
+            requested_ns: 990_000_000,
+            released_ns: None,
+            owner: None,
+            error: None,
+            predictions: vec![Prediction {
+                model: "naive".into(),
+                total_time_ms: 2501.8,
+                downtime_ms: Some(124.75),
+                bytes: 4_995_036.0,
+                total_time_error: None,
+                downtime_error: None,
+                bytes_error: None,
+            }],
+            side: Some(SourceSide::Released),
+            source_report: Some(source()),
+            destination_report: Some(destination()),
+        }
+    }
+
+    #[test]
+    fn the_answer_has_every_key_of_qmp_and_its_units() {
+        let answer = query_migrate(&source(), 1500 * 4096);
+        assert_eq!(answer["total-time"], 1250);
+        assert_eq!(answer["downtime"], 250);
+        assert_eq!(answer["setup-time"], 10);
+        let ram = answer["ram"].as_object().unwrap();
+        let mut keys: Vec<&str> = ram.keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        assert_eq!(
+            keys,
+            [
+                "dirty-pages-rate",
+                "dirty-sync-count",
+                "dirty-sync-missed-zero-copy",
+                "downtime-bytes",
+                "duplicate",
+                "mbps",
+                "multifd-bytes",
+                "normal",
+                "normal-bytes",
+                "page-size",
+                "pages-per-second",
+                "postcopy-bytes",
+                "postcopy-requests",
+                "precopy-bytes",
+                "remaining",
+                "total",
+                "transferred"
+            ]
+        );
+        assert_eq!(
+            (&ram["normal"], &ram["duplicate"]),
+            (&json!(1200), &json!(500))
+        );
+        assert_eq!(ram["remaining"], 0);
+        // 4,995,036 bytes × 8 in 1240 ms.
+        assert!((ram["mbps"].as_f64().unwrap() - 32.226).abs() < 0.001);
+    }
+
+    #[test]
+    fn a_failure_has_no_downtime_and_something_remaining() {
+        let failed = SourceReport {
+            status: Status::Failed,
+            error: Some("the connection to the destination".into()),
+            ..source()
+        };
+        let answer = query_migrate(&failed, 1500 * 4096);
+        assert!(answer.get("downtime").is_none());
+        assert_eq!(answer["ram"]["remaining"], 5 * 4096);
+        assert_eq!(answer["error-desc"], "the connection to the destination");
+    }
+
+    #[test]
+    fn a_record_scores_predictions_and_measures_the_outage_on_one_clock() {
+        let record = assemble(parts());
+        assert_eq!(
+            (record.status, record.owner),
+            (Status::Completed, Owner::Destination)
+        );
+        assert_eq!(record.observed_outage_ms, Some(249.5));
+        assert!(record.verified);
+        assert_eq!(record.rounds, 2);
+        assert!((record.request_to_release_ms - 1260.9).abs() < 1e-9);
+        let prediction = &record.predictions[0];
+        assert!((prediction.total_time_error.unwrap() - 1.0).abs() < 1e-9);
+        assert!((prediction.downtime_error.unwrap() + 0.5).abs() < 1e-9);
+        assert!(prediction.bytes_error.unwrap().abs() < 1e-9);
+    }
+
+    #[test]
+    fn one_bad_page_is_not_verified() {
+        let mut bad = parts();
+        bad.destination_report
+            .as_mut()
+            .unwrap()
+            .verification
+            .as_mut()
+            .unwrap()
+            .bad = 1;
+        assert!(!assemble(bad).verified);
+        let mut damaged = parts();
+        damaged.destination_report.as_mut().unwrap().bad_on_receipt = 1;
+        assert!(!assemble(damaged).verified);
+        let mut silent = parts();
+        silent.destination_report = None;
+        assert!(!assemble(silent).verified);
+    }
+
+    #[test]
+    fn an_undecided_guest_that_nobody_vouches_for_is_stranded() {
+        let mut lost = parts();
+        lost.side = Some(SourceSide::Undecided);
+        lost.destination_report = None;
+        lost.source_report.as_mut().unwrap().status = Status::Failed;
+        let record = assemble(lost.clone());
+        assert_eq!(
+            (record.status, record.owner),
+            (Status::Failed, Owner::Stranded)
+        );
+        lost.side = Some(SourceSide::Running);
+        assert_eq!(assemble(lost).owner, Owner::Source);
+    }
+}

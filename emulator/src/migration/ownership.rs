@@ -1,0 +1,176 @@
+//! Who may run the guest. Two small state machines and the gate that makes the commit atomic.
+//!
+//! ```text
+//! source:       Running ─pause─► Paused ─last byte─► Waiting ─acknowledged─► Released
+//!                  ▲               │ failed             │ refused     ▲
+//!                  ├───────────────┘                    │             │ resolved: committed
+//!                  ├────────────────────────────────────┤ failed      │
+//!                  │                                    └─► Undecided ┘
+//!                  └──────────── resolved: not committed ───────┘
+//!
+//! destination:  Loading ─commit─► Committed        (irrevocable; the guest runs here)
+//!                  └────abandon─► Abandoned        (irrevocable; it never will)
+//! ```
+//!
+//! The source may resume on its own while the destination cannot have the whole stream: until its
+//! last byte is written. From then on only a word of the destination decides: SHUT on the return
+//! path, or, when the connection broke, what the control plane learns from the destination's
+//! [`CommitGate`] or from its commit record. The record is written before the guest runs, so a
+//! destination that died without one never ran it.
+//!
+//! Never inside: I/O, clocks.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+#[cfg(test)]
+mod tests;
+
+/// The source's claim to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SourceSide {
+    /// The guest runs here.
+    Running,
+    /// Paused; the destination lacks bytes, so it cannot commit.
+    Paused,
+    /// The last byte is written; the destination's word decides.
+    Waiting,
+    /// Its word did not come. The guest stays paused.
+    Undecided,
+    /// The destination has committed: never resume.
+    Released,
+}
+
+/// What happens to the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SourceEvent {
+    /// The guest is paused for the switchover.
+    Pause,
+    /// The socket has taken the last byte. It is one byte, written alone: a write of it that failed
+    /// has not delivered it, so the destination cannot commit.
+    LastByte,
+    /// SHUT 0.
+    Acknowledged,
+    /// SHUT with another value: the destination promises never to start.
+    Refused,
+    /// An error, a cancel, or a time-out.
+    Failed,
+    /// The control plane knows.
+    Resolved {
+        /// Whether the destination committed.
+        committed: bool,
+    },
+}
+
+/// What the source must do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceAction {
+    /// Nothing.
+    None,
+    /// Let the guest run here again.
+    Resume,
+    /// Drop the guest.
+    Release,
+}
+
+impl SourceSide {
+    /// The next state, and what to do. Events that a state cannot have leave it as it is: a late
+    /// failure changes nothing once the destination's word is known.
+    #[must_use]
+    pub fn on(self, event: SourceEvent) -> (Self, SourceAction) {
+        use SourceEvent as Event;
+        match (self, event) {
+            (Self::Running, Event::Pause) => (Self::Paused, SourceAction::None),
+            (Self::Paused, Event::LastByte) => (Self::Waiting, SourceAction::None),
+            (Self::Paused, Event::Failed)
+            | (Self::Waiting, Event::Refused)
+            | (Self::Undecided, Event::Refused)
+            | (Self::Waiting | Self::Undecided, Event::Resolved { committed: false }) => {
+                (Self::Running, SourceAction::Resume)
+            }
+            (Self::Waiting, Event::Failed) => (Self::Undecided, SourceAction::None),
+            (Self::Waiting | Self::Undecided, Event::Acknowledged)
+            | (Self::Waiting | Self::Undecided, Event::Resolved { committed: true }) => {
+                (Self::Released, SourceAction::Release)
+            }
+            (state, _) => (state, SourceAction::None),
+        }
+    }
+
+    /// Whether a copy of the guest runs here.
+    #[must_use]
+    pub fn runs(self) -> bool {
+        self == Self::Running
+    }
+}
+
+/// The destination's claim to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DestinationSide {
+    /// Bytes are missing, or the state is being loaded.
+    Loading,
+    /// The guest runs here and nowhere else.
+    Committed,
+    /// It will never run here under this migration.
+    Abandoned,
+}
+
+/// Makes "commit and run" and "promise never to" exclude each other: whoever is first decides.
+#[derive(Debug)]
+pub struct CommitGate {
+    side: Mutex<DestinationSide>,
+}
+
+impl Default for CommitGate {
+    fn default() -> Self {
+        Self {
+            side: Mutex::new(DestinationSide::Loading),
+        }
+    }
+}
+
+impl CommitGate {
+    /// The commit point of the destination. `start` writes the commit record and lets the guest
+    /// run; its error promises that the guest was not started. `None` if the migration had been
+    /// abandoned.
+    ///
+    /// # Errors
+    /// `start`'s; the gate is then closed for good.
+    pub fn commit<T, E>(&self, start: impl FnOnce() -> Result<T, E>) -> Result<Option<T>, E> {
+        let mut side = self.lock();
+        if *side == DestinationSide::Abandoned {
+            return Ok(None);
+        }
+        match start() {
+            Ok(value) => {
+                *side = DestinationSide::Committed;
+                Ok(Some(value))
+            }
+            Err(error) => {
+                *side = DestinationSide::Abandoned;
+                Err(error)
+            }
+        }
+    }
+
+    /// Promises never to start, unless it has: whether it had committed. Waits for a commit that
+    /// is under way.
+    #[must_use]
+    pub fn abandon(&self) -> bool {
+        let mut side = self.lock();
+        if *side == DestinationSide::Loading {
+            *side = DestinationSide::Abandoned;
+        }
+        *side == DestinationSide::Committed
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn side(&self) -> DestinationSide {
+        *self.lock()
+    }
+
+    /// A panic inside `start` leaves the side as it was before, which is a valid value.
+    fn lock(&self) -> MutexGuard<'_, DestinationSide> {
+        self.side.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,594 @@
+//! Whole migrations over loopback TCP: a thread each side, a guest on a real clock.
+
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use replay::content::{ContentProfile, PagePool};
+use replay::host::CoreWork;
+use replay::{Behaviour, GuestTime, MemorySpec, VmState};
+use traces::class::{Coupling, Locality, PageClass};
+
+use super::destination::{
+    DestinationControl, DestinationError, DestinationJob, DestinationOutcome, run_destination,
+};
+use super::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
+use super::ownership::{DestinationSide, SourceSide};
+use super::params::{MigrationParams, Reprotect};
+use super::record::Status;
+use super::source::{Fault, NoObserver, SourceEnd, SourceJob, SourceOutcome, run_source};
+use super::transport::SourceControl;
+use super::wire::{Decoder, Event};
+use crate::clock::mono_ns;
+
+const SEED: u64 = 11;
+const VM: u64 = 77;
+
+/// A guest that runs on the machine's clock, one CPU busy.
+struct TestGuest {
+    running: Arc<AtomicUsize>,
+    clock: Mutex<(Option<u64>, u64)>,
+    refuse: bool,
+}
+
+impl TestGuest {
+    fn new(running: &Arc<AtomicUsize>, runs: bool) -> Arc<Self> {
+        running.fetch_add(usize::from(runs), Ordering::SeqCst);
+        let clock = Mutex::new((runs.then(mono_ns), 0));
+        Arc::new(Self {
+            running: Arc::clone(running),
+            clock,
+            refuse: false,
+        })
+    }
+
+    fn run_ns(&self) -> u64 {
+        let (since, before) = *self.clock.lock().unwrap();
+        before + since.map_or(0, |since| mono_ns() - since)
+    }
+
+    fn runs(&self) -> bool {
+        self.clock.lock().unwrap().0.is_some()
+    }
+
+    fn start(&self, before: u64) {
+        let others = self.running.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(others, 0, "two running copies");
+        *self.clock.lock().unwrap() = (Some(mono_ns()), before);
+    }
+}
+
+fn time(ns: u64) -> GuestTime {
+    GuestTime {
+        cpu_ns: ns,
+        run_ns: ns,
+    }
+}
+
+impl SourceGuest for TestGuest {
+    fn guest_time(&self) -> GuestTime {
+        time(self.run_ns())
+    }
+
+    fn pause(&self) -> GuestTime {
+        let ns = self.run_ns();
+        *self.clock.lock().unwrap() = (None, ns);
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        time(ns)
+    }
+
+    fn resume(&self) {
+        let before = self.run_ns();
+        self.start(before);
+    }
+
+    fn take_state(&self) -> VmState {
+        let run_ns = self.run_ns();
+        let cpu = CoreWork(u128::from(run_ns) * 1_000_000_000);
+        VmState {
+            run_ns,
+            cpu,
+            ..VmState::default()
+        }
+    }
+}
+
+impl DestinationGuest for TestGuest {
+    fn commit_and_resume(&self, state: VmState) -> Result<u64, CommitRefused> {
+        if self.refuse {
+            return Err(CommitRefused {
+                reason: "the control plane is gone".to_owned(),
+            });
+        }
+        self.start(state.run_ns);
+        Ok(mono_ns())
+    }
+}
+
+/// 64 MiB, 16 resident; a hot set of 8 MiB written at `rate` per page and second.
+fn memory(rate: f64) -> GuestMemory {
+    let class = |pages, rate, locality| PageClass {
+        pages,
+        rate,
+        coupling: Coupling::Cpu,
+        locality,
+    };
+    let classes = vec![
+        class(2048, rate, Locality::Scatter),
+        class(512, rate, Locality::Sweep),
+    ];
+    let behaviours = if rate > 0.0 {
+        vec![Behaviour::Classes(classes)]
+    } else {
+        vec![]
+    };
+    let spec = MemorySpec {
+        ram_pages: 16_384,
+        resident_pages: 4096,
+        behaviours,
+        fresh: false,
+    };
+    let profile = ContentProfile {
+        zero_share: 0.05,
+        ..ContentProfile::RANDOM
+    };
+    let pool = Arc::new(PagePool::new(&profile, SEED, 256));
+    GuestMemory::new(&spec, &profile, SEED, VM, pool).unwrap()
+}
+
+/// A cap makes loopback slow enough for several rounds: 26 MB at 30 MB/s.
+fn params() -> MigrationParams {
+    MigrationParams {
+        max_bandwidth: 30_000_000,
+        downtime_limit: 100,
+        ..MigrationParams::default()
+    }
+}
+
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (client, listener.accept().unwrap().0)
+}
+
+struct World {
+    running: Arc<AtomicUsize>,
+    source: Arc<TestGuest>,
+    destination: Arc<TestGuest>,
+    memory: GuestMemory,
+}
+
+impl World {
+    fn new(rate: f64) -> Self {
+        let running = Arc::new(AtomicUsize::new(0));
+        let source = TestGuest::new(&running, true);
+        let destination = TestGuest::new(&running, false);
+        Self {
+            running,
+            source,
+            destination,
+            memory: memory(rate),
+        }
+    }
+
+    fn source_job(&self, params: MigrationParams, socket: TcpStream) -> SourceJob {
+        SourceJob {
+            migration: 1,
+            params,
+            guest: Arc::clone(&self.source) as Arc<dyn SourceGuest>,
+            memory: self.memory.clone(),
+            socket,
+            congestion: Some("cubic".to_owned()),
+            control: Arc::default(),
+            tcp_probe: None,
+            chunk_pages: 4096,
+            acknowledge_limit_ms: 10_000,
+            deadline_ns: Some(mono_ns() + 60_000_000_000),
+            faults: Vec::new(),
+        }
+    }
+
+    fn destination_job(&self, socket: TcpStream) -> DestinationJob {
+        DestinationJob {
+            migration: 1,
+            memory: self.memory.clone(),
+            load_time_ms: 5,
+            guest: Arc::clone(&self.destination) as Arc<dyn DestinationGuest>,
+            socket,
+            congestion: Some("cubic".to_owned()),
+            control: Arc::default(),
+            silence_limit_ms: 20_000,
+        }
+    }
+
+    fn migrate(
+        &self,
+        params: MigrationParams,
+        faults: &[Fault],
+    ) -> (SourceOutcome, DestinationOutcome) {
+        let (client, server) = pair();
+        let mut source = self.source_job(params, client);
+        source.faults = faults.to_vec();
+        let destination = self.destination_job(server);
+        std::thread::scope(|scope| {
+            let receiving = scope.spawn(|| run_destination(&destination));
+            let sent = run_source(&source, &NoObserver);
+            drop(source);
+            (sent, receiving.join().unwrap())
+        })
+    }
+
+    fn next_migration_succeeds(&self) {
+        assert!(
+            self.source.runs() && !self.destination.runs(),
+            "the guest is at the source"
+        );
+        let fast = MigrationParams {
+            max_bandwidth: 0,
+            ..params()
+        };
+        let (sent, received) = self.migrate(fast, &[]);
+        assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+        assert_verified(&received, 0);
+    }
+}
+
+fn assert_verified(received: &DestinationOutcome, bad: u64) {
+    assert!(received.error.is_none(), "{:?}", received.report.error);
+    let verification = received
+        .report
+        .verification
+        .as_ref()
+        .expect("compared after the commit");
+    assert_eq!(verification.pages, 16_384);
+    assert_eq!(verification.bad, bad, "{verification:?}");
+    assert_eq!(received.report.bad_on_receipt, 0);
+}
+
+#[test]
+fn an_idle_guest_arrives_whole_in_three_syncs() {
+    let world = World::new(0.0);
+    let (sent, received) = world.migrate(params(), &[]);
+    assert_eq!(sent.end, SourceEnd::Completed);
+    assert_eq!(sent.side, SourceSide::Released);
+    assert_verified(&received, 0);
+    let report = &sent.report;
+    assert_eq!(report.dirty_sync_count, 3);
+    assert_eq!(
+        report.bytes.total(),
+        received.report.received_bytes,
+        "every byte is accounted for"
+    );
+    assert_eq!(report.bytes.normal, 4096 * 4096);
+    assert_eq!(report.bytes.device, 65_536);
+    // 4104 a page, 9 a zero page, 7 for the block's name once.
+    assert_eq!(report.bytes.header, 4096 * 8 + (16_384 - 4096) * 9 + 7);
+    assert_eq!(
+        report.precopy_bytes + report.downtime_bytes,
+        report.bytes.total()
+    );
+    assert!(world.destination.runs() && !world.source.runs());
+    let resumed = received.report.resumed_ns.unwrap();
+    let stopped = report.stop_ns.unwrap();
+    assert!(resumed >= stopped + 5_000_000, "loading takes its 5 ms");
+    assert!(
+        report.end_ns >= resumed,
+        "with a return path the source ends after the resume"
+    );
+}
+
+#[test]
+fn writing_guests_arrive_in_their_last_version() {
+    for reprotect in [Reprotect::Lazy, Reprotect::AtSync] {
+        let world = World::new(1.0);
+        let (sent, received) = world.migrate(
+            MigrationParams {
+                reprotect,
+                ..params()
+            },
+            &[],
+        );
+        assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+        assert_verified(&received, 0);
+        let report = &sent.report;
+        assert!(report.rounds.len() >= 3, "{:?}", report.rounds);
+        assert_eq!(report.rounds[0].dirty_pages, 16_384);
+        assert!(report.rounds.last().unwrap().paused);
+        let normal: u64 = report.rounds.iter().map(|round| round.normal_pages).sum();
+        assert_eq!(normal * 4096, report.bytes.normal);
+        assert!(normal > 4096 + 2048, "pages were sent again: {normal}");
+        assert!(report.decisions.last().unwrap().switchover);
+        assert_eq!(report.dirty_sync_count, report.rounds.len() as u64);
+    }
+}
+
+#[test]
+fn without_a_return_path_the_source_completes_first_and_keeps_the_guest_until_told() {
+    let world = World::new(1.0);
+    let (mut sent, received) = world.migrate(
+        MigrationParams {
+            return_path: false,
+            ..params()
+        },
+        &[],
+    );
+    assert_eq!(sent.end, SourceEnd::Completed);
+    assert_eq!(sent.side, SourceSide::Undecided);
+    assert_verified(&received, 0);
+    assert!(sent.report.end_ns < received.report.resumed_ns.unwrap());
+    sent.resolve(&*world.source, true);
+    assert_eq!(sent.side, SourceSide::Released);
+    assert_eq!(world.running.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn mistakes_of_the_source_fail_verification() {
+    for (fault, caught) in [
+        (Fault::SkipFinalHarvest, true),
+        (Fault::ClearDirtyBit, true),
+        (
+            Fault::LosePages {
+                after: 1000,
+                pages: 32,
+                put_back: false,
+            },
+            true,
+        ),
+        (
+            Fault::LosePages {
+                after: 1000,
+                pages: 32,
+                put_back: true,
+            },
+            false,
+        ),
+    ] {
+        let world = World::new(3.0);
+        let (sent, received) = world.migrate(params(), &[fault]);
+        assert_eq!(sent.end, SourceEnd::Completed);
+        let bad = received.report.verification.as_ref().unwrap().bad;
+        assert_eq!(bad > 0, caught, "{fault:?}: {bad} bad pages");
+    }
+}
+
+#[test]
+fn cancelling_leaves_the_guest_at_the_source() {
+    let world = World::new(1.0);
+    let (client, server) = pair();
+    let source = world.source_job(
+        MigrationParams {
+            max_bandwidth: 5_000_000,
+            ..params()
+        },
+        client,
+    );
+    let destination = world.destination_job(server);
+    let (sent, received, took_ns) = std::thread::scope(|scope| {
+        let receiving = scope.spawn(|| run_destination(&destination));
+        let sending = scope.spawn(|| run_source(&source, &NoObserver));
+        while source.control.progress().transferred_bytes < 1_000_000 {
+            std::thread::yield_now();
+        }
+        let asked = mono_ns();
+        assert!(source.control.cancel());
+        let sent = sending.join().unwrap();
+        let took_ns = mono_ns() - asked;
+        (sent, receiving.join().unwrap(), took_ns)
+    });
+    assert_eq!(
+        (sent.end, sent.report.status),
+        (SourceEnd::Cancelled, Status::Cancelled)
+    );
+    assert!(took_ns < 1_000_000_000, "cancelled within {took_ns} ns");
+    assert!(received.report.resumed_ns.is_none());
+    assert_eq!(destination.control.side(), DestinationSide::Abandoned);
+    assert_eq!(source.control.progress().status, "cancelled");
+    world.next_migration_succeeds();
+}
+
+#[test]
+fn a_guest_that_never_converges_is_given_up_at_the_deadline() {
+    let world = World::new(50.0);
+    let (client, server) = pair();
+    let slow = MigrationParams {
+        max_bandwidth: 5_000_000,
+        downtime_limit: 10,
+        ..params()
+    };
+    let mut source = world.source_job(slow, client);
+    source.deadline_ns = Some(mono_ns() + 1_000_000_000);
+    let destination = world.destination_job(server);
+    let sent = std::thread::scope(|scope| {
+        scope.spawn(|| run_destination(&destination));
+        run_source(&source, &NoObserver)
+    });
+    assert_eq!(sent.end, SourceEnd::Cancelled);
+    assert!(sent.report.error.unwrap().contains("timeout"));
+    world.next_migration_succeeds();
+}
+
+/// Reads until the event of that name, then drops the connection.
+fn close_at(mut socket: TcpStream, name: &str) {
+    let (mut decoder, mut buffer, mut piece) = (Decoder::default(), Vec::new(), [0; 8192]);
+    loop {
+        while let Some((taken, event)) = decoder.decode(&buffer).unwrap() {
+            let seen = match event {
+                Event::SectionBegin { last: true } => "final round".to_owned(),
+                event => format!("{event:?}")
+                    .split([' ', '('])
+                    .next()
+                    .unwrap()
+                    .to_owned(),
+            };
+            if seen == name {
+                return;
+            }
+            buffer.drain(..taken);
+        }
+        match socket.read(&mut piece) {
+            Ok(0) | Err(_) => return,
+            Ok(bytes) => buffer.extend_from_slice(&piece[..bytes]),
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_goes_away_in_any_phase_loses_nothing() {
+    for name in ["Header", "RamList", "Page", "final round", "State", "End"] {
+        let world = World::new(1.0);
+        let (client, server) = pair();
+        let source = world.source_job(params(), client);
+        let mut sent = std::thread::scope(|scope| {
+            scope.spawn(move || close_at(server, name));
+            run_source(&source, &NoObserver)
+        });
+        if sent.end == SourceEnd::Undecided {
+            // Everything had left: paused until the control plane has asked the destination.
+            assert!(matches!(name, "final round" | "State" | "End"), "{name}");
+            assert!(!world.source.runs());
+            assert_eq!(world.running.load(Ordering::SeqCst), 0);
+            sent.resolve(&*world.source, false);
+        } else {
+            assert_eq!(
+                sent.end,
+                SourceEnd::Failed,
+                "{name}: {:?}",
+                sent.report.error
+            );
+            assert_ne!(name, "End", "nobody acknowledged");
+        }
+        assert_eq!(sent.side, SourceSide::Running);
+        world.next_migration_succeeds();
+    }
+}
+
+#[test]
+fn a_source_that_vanishes_leaves_no_guest_at_the_destination() {
+    let world = World::new(0.0);
+    for bytes in [0, 20, 100, 5000] {
+        let (client, server) = pair();
+        let mut stream = Vec::new();
+        super::wire::Encoder::default().setup(
+            &super::wire::Header {
+                migration: 1,
+                vm_key: VM,
+                memory_check: world.memory.check(),
+                ram_pages: 16_384,
+                return_path: true,
+            },
+            &mut stream,
+        );
+        stream.resize(bytes, 0);
+        std::io::Write::write_all(&mut &client, &stream).unwrap();
+        drop(client);
+        let received = run_destination(&world.destination_job(server));
+        assert!(received.error.is_some(), "{bytes} bytes");
+        assert!(received.report.verification.is_none());
+        assert!(!world.destination.runs());
+    }
+}
+
+#[test]
+fn another_guests_stream_is_refused_and_the_guest_stays() {
+    let world = World::new(1.0);
+    let other = World::new(2.0);
+    let (client, server) = pair();
+    let source = world.source_job(params(), client);
+    let destination = other.destination_job(server);
+    let (sent, received) = std::thread::scope(|scope| {
+        let receiving = scope.spawn(move || run_destination(&destination));
+        (run_source(&source, &NoObserver), receiving.join().unwrap())
+    });
+    assert!(matches!(
+        received.error,
+        Some(DestinationError::OtherGuest { .. })
+    ));
+    assert_eq!(sent.end, SourceEnd::Failed);
+    world.next_migration_succeeds();
+}
+
+#[test]
+fn a_destination_that_cannot_commit_sends_the_guest_back() {
+    let mut world = World::new(1.0);
+    let refusing = TestGuest {
+        refuse: true,
+        ..Arc::into_inner(world.destination).unwrap()
+    };
+    world.destination = Arc::new(refusing);
+    let (sent, received) = world.migrate(params(), &[]);
+    assert!(matches!(received.error, Some(DestinationError::Refused(_))));
+    assert_eq!(sent.end, SourceEnd::Failed, "{:?}", sent.report.error);
+    assert_eq!(sent.side, SourceSide::Running);
+    world.destination = TestGuest::new(&world.running, false);
+    world.next_migration_succeeds();
+}
+
+#[test]
+fn an_abandoned_destination_never_starts_the_guest() {
+    let world = World::new(1.0);
+    let (client, server) = pair();
+    let source = world.source_job(
+        MigrationParams {
+            load_time: 5,
+            ..params()
+        },
+        client,
+    );
+    let mut destination = world.destination_job(server);
+    destination.load_time_ms = 30_000;
+    let control: Arc<DestinationControl> = Arc::clone(&destination.control);
+    let (sent, received) = std::thread::scope(|scope| {
+        let receiving = scope.spawn(|| run_destination(&destination));
+        let progress: Arc<SourceControl> = Arc::clone(&source.control);
+        let sending = scope.spawn(|| run_source(&source, &NoObserver));
+        while progress.progress().status != "device" || progress.cancel_is_possible() {
+            std::thread::yield_now();
+        }
+        assert!(!progress.cancel(), "too late: the destination decides");
+        assert!(!control.abandon());
+        (sending.join().unwrap(), receiving.join().unwrap())
+    });
+    assert!(matches!(received.error, Some(DestinationError::Abandoned)));
+    let mut sent = sent;
+    if sent.end == SourceEnd::Undecided {
+        sent.resolve(&*world.source, control.abandon());
+    }
+    assert_eq!(sent.side, SourceSide::Running);
+    world.next_migration_succeeds();
+}
+
+/// What bounds an unshaped migration; printed, never asserted in time.
+#[test]
+fn throughput_of_one_idle_guest() {
+    let world = World::new(0.0);
+    let spec = MemorySpec {
+        ram_pages: 262_144,
+        resident_pages: 262_144,
+        behaviours: vec![],
+        fresh: false,
+    };
+    let profile = ContentProfile::RANDOM;
+    let pool = Arc::new(PagePool::new(&profile, SEED, 256));
+    let memory = GuestMemory::new(&spec, &profile, SEED, VM, pool).unwrap();
+    let world = World { memory, ..world };
+    let (sent, received) = world.migrate(
+        MigrationParams {
+            max_bandwidth: 0,
+            ..params()
+        },
+        &[],
+    );
+    assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+    assert_eq!(received.report.verification.as_ref().unwrap().bad, 0);
+    let gib = sent.report.bytes.total() as f64 / 1_073_741_824.0;
+    let seconds = (sent.report.end_ns - sent.report.setup_end_ns) as f64 / 1e9;
+    println!(
+        "1 GiB idle over loopback: {:.2} GiB/s; CPU s/GiB source {:.3}, destination {:.3}; run-queue s {:.3}, {:.3}",
+        gib / seconds,
+        sent.report.cpu_ns as f64 / 1e9 / gib,
+        received.report.cpu_ns as f64 / 1e9 / gib,
+        sent.report.run_queue_ns as f64 / 1e9,
+        received.report.run_queue_ns as f64 / 1e9,
+    );
+}

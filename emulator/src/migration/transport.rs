@@ -1,0 +1,320 @@
+//! The source's end of the connection: batches shaped as QEMUFile's, cancel, TCP state.
+//!
+//! Page bodies go to `writev` straight from the pool; headers, stamps and zero pages stand in one
+//! small arena between them. Never inside: what to send, and why.
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, IoSlice, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::record::{BytesByKind, Status, TcpSample};
+use super::source::SourceError;
+use crate::clock::mono_ns;
+
+/// `MAX_IOV_SIZE`: at 2 a page, 32 pages a call.
+const MAX_PIECES: usize = 64;
+/// `IO_BUF_SIZE`.
+const ARENA_BYTES: usize = 32 * 1024;
+/// How often a blocked call looks whether it should go on.
+pub(super) const POLL: Duration = Duration::from_millis(100);
+/// TCP state is sampled at 10 Hz.
+const TCP_SAMPLE_NS: u64 = 100_000_000;
+
+/// Reads a socket's TCP state; the instant is the caller's.
+pub type TcpProbe = fn(BorrowedFd<'_>, u64) -> Option<TcpSample>;
+
+/// Sets what every data socket needs; the congestion control by name, since machines differ in
+/// their default.
+///
+/// # Errors
+/// When the kernel refuses, for instance a congestion control that it lacks.
+pub fn prepare_socket(socket: &TcpStream, congestion: Option<&str>) -> std::io::Result<()> {
+    socket.set_nonblocking(false)?;
+    socket.set_nodelay(true)?; // as QEMU does
+    socket.set_write_timeout(Some(POLL))?;
+    socket.set_read_timeout(Some(POLL))?;
+    if let Some(name) = congestion {
+        setsockopt(socket, sockopt::TcpCongestion, &OsString::from(name))?;
+    }
+    Ok(())
+}
+
+/// Live figures, for whoever watches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress {
+    /// QMP's `status`.
+    pub status: &'static str,
+    /// Bytes the socket has accepted.
+    pub transferred_bytes: u64,
+    /// Bytes known dirty, every page as 4096.
+    pub remaining_bytes: u64,
+    /// Number of the round.
+    pub round: u32,
+    /// Of the last 100 ms window.
+    pub mbps: f64,
+    /// QMP's `expected-downtime`, ms.
+    pub expected_downtime_ms: u64,
+    /// QMP's `dirty-pages-rate`.
+    pub dirty_pages_rate: u64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            status: "setup",
+            transferred_bytes: 0,
+            remaining_bytes: 0,
+            round: 0,
+            mbps: 0.0,
+            expected_downtime_ms: 0,
+            dirty_pages_rate: 0,
+        }
+    }
+}
+
+/// QMP's word for how it ended.
+#[must_use]
+pub fn status_word(status: Status) -> &'static str {
+    match status {
+        Status::Completed => "completed",
+        Status::Cancelled => "cancelled",
+        Status::Failed => "failed",
+    }
+}
+
+#[derive(Debug, Default)]
+struct Control {
+    cancelled: bool,
+    committing: bool,
+    socket: Option<TcpStream>,
+}
+
+/// Shared with whoever may cancel or watch a migration.
+#[derive(Debug, Default)]
+pub struct SourceControl {
+    control: Mutex<Control>,
+    wake: Condvar,
+    progress: Mutex<Progress>,
+}
+
+impl SourceControl {
+    /// Cancels, as QEMU does by shutting the socket down: the guest goes on at the source. `false`
+    /// if it is too late: the destination may already have everything, and decides.
+    pub fn cancel(&self) -> bool {
+        let mut control = self.lock();
+        if control.committing {
+            return false;
+        }
+        control.cancelled = true;
+        if let Some(socket) = &control.socket {
+            // A socket that is no longer connected needs no shutdown.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        self.wake.notify_all();
+        true
+    }
+
+    /// Whether [`SourceControl::cancel`] would still be in time.
+    #[must_use]
+    pub fn cancel_is_possible(&self) -> bool {
+        !self.lock().committing
+    }
+
+    /// The live figures.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn publish(&self, progress: Progress) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+    }
+
+    pub(super) fn attach(&self, socket: &TcpStream) -> Result<(), SourceError> {
+        let clone = socket.try_clone().map_err(SourceError::Io)?;
+        let mut control = self.lock();
+        control.socket = Some(clone);
+        if control.cancelled {
+            Err(SourceError::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn detach(&self) {
+        self.lock().socket = None;
+    }
+
+    /// From here on it cannot be cancelled. Called before the last byte is written.
+    pub(super) fn enter_switchover(&self) -> Result<(), SourceError> {
+        let mut control = self.lock();
+        if control.cancelled {
+            return Err(SourceError::Cancelled);
+        }
+        control.committing = true;
+        Ok(())
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.lock().cancelled
+    }
+
+    /// Waits for a monotonic instant, or a cancel.
+    pub(super) fn wait_until(&self, at_ns: u64) -> Result<(), SourceError> {
+        let mut control = self.lock();
+        loop {
+            if control.cancelled {
+                return Err(SourceError::Cancelled);
+            }
+            let left = at_ns.saturating_sub(mono_ns());
+            if left == 0 {
+                return Ok(());
+            }
+            control = self
+                .wake
+                .wait_timeout(control, Duration::from_nanos(left))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Piece<'a> {
+    Arena { start: usize, end: usize },
+    Body(&'a [u8]),
+}
+
+/// Bytes on their way to the socket.
+#[derive(Debug)]
+pub(super) struct PageStream<'a> {
+    socket: &'a TcpStream,
+    control: &'a SourceControl,
+    deadline_ns: Option<u64>,
+    probe: Option<TcpProbe>,
+    arena: Vec<u8>,
+    pieces: Vec<Piece<'a>>,
+    accepted: u64,
+    sampled_ns: u64,
+    pub(super) tcp: Vec<TcpSample>,
+    pub(super) bytes: BytesByKind,
+}
+
+impl<'a> PageStream<'a> {
+    pub(super) fn new(
+        socket: &'a TcpStream,
+        control: &'a SourceControl,
+        probe: Option<TcpProbe>,
+        deadline_ns: Option<u64>,
+    ) -> Self {
+        Self {
+            socket,
+            control,
+            deadline_ns,
+            probe,
+            arena: Vec::with_capacity(2 * ARENA_BYTES),
+            pieces: Vec::with_capacity(MAX_PIECES + 2),
+            accepted: 0,
+            sampled_ns: 0,
+            tcp: Vec::new(),
+            bytes: BytesByKind::default(),
+        }
+    }
+
+    /// Bytes the socket has taken.
+    pub(super) fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    /// Puts small things; returns how many bytes they are.
+    pub(super) fn put(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> u64 {
+        let start = self.arena.len();
+        write(&mut self.arena);
+        let end = self.arena.len();
+        match self.pieces.last_mut() {
+            Some(Piece::Arena { end: last, .. }) if *last == start => *last = end,
+            _ => self.pieces.push(Piece::Arena { start, end }),
+        }
+        (end - start) as u64
+    }
+
+    /// Puts a page's body without copying it.
+    pub(super) fn put_body(&mut self, body: &'a [u8]) {
+        self.pieces.push(Piece::Body(body));
+    }
+
+    /// Whether the batch is full: to be flushed before anything else is put.
+    pub(super) fn is_full(&self) -> bool {
+        self.pieces.len() >= MAX_PIECES || self.arena.len() >= ARENA_BYTES
+    }
+
+    /// Hands everything to the socket; blocks while it takes nothing, until a cancel or the
+    /// deadline.
+    pub(super) fn flush(&mut self) -> Result<(), SourceError> {
+        let mut slices = [IoSlice::new(&[]); MAX_PIECES + 2];
+        for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+            *slice = IoSlice::new(match *piece {
+                Piece::Arena { start, end } => &self.arena[start..end],
+                Piece::Body(body) => body,
+            });
+        }
+        let mut left = &mut slices[..self.pieces.len()];
+        IoSlice::advance_slices(&mut left, 0); // drops empty ones
+        while !left.is_empty() {
+            let mut socket = self.socket;
+            match socket.write_vectored(left) {
+                Ok(0) => return Err(SourceError::Io(ErrorKind::WriteZero.into())),
+                Ok(bytes) => {
+                    self.accepted += bytes as u64;
+                    IoSlice::advance_slices(&mut left, bytes);
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut => self.may_go_on()?,
+                    _ if self.control.is_cancelled() => return Err(SourceError::Cancelled),
+                    _ => return Err(SourceError::Io(error)),
+                },
+            }
+        }
+        self.pieces.clear();
+        self.arena.clear();
+        self.sample();
+        Ok(())
+    }
+
+    pub(super) fn set_deadline(&mut self, deadline_ns: Option<u64>) {
+        self.deadline_ns = deadline_ns;
+    }
+
+    /// Cancelled, or out of time?
+    pub(super) fn may_go_on(&self) -> Result<(), SourceError> {
+        if self.control.is_cancelled() {
+            return Err(SourceError::Cancelled);
+        }
+        if self
+            .deadline_ns
+            .is_some_and(|deadline| mono_ns() >= deadline)
+        {
+            return Err(SourceError::Deadline);
+        }
+        Ok(())
+    }
+
+    fn sample(&mut self) {
+        let Some(probe) = self.probe else { return };
+        let now = mono_ns();
+        if now >= self.sampled_ns + TCP_SAMPLE_NS {
+            self.sampled_ns = now;
+            self.tcp.extend(probe(self.socket.as_fd(), now));
+        }
+    }
+}
