@@ -51,17 +51,26 @@ impl CpuTrace {
             if sample.dur_ns == 0 {
                 return Err(CpuTraceError::ZeroLength { index });
             }
-            end = end.checked_add(sample.dur_ns).ok_or(CpuTraceError::TooLong)?;
+            end = end
+                .checked_add(sample.dur_ns)
+                .ok_or(CpuTraceError::TooLong)?;
             ends.push(end);
         }
-        if samples.is_empty() { Err(CpuTraceError::Empty) } else { Ok(Self { samples, ends }) }
+        if samples.is_empty() {
+            Err(CpuTraceError::Empty)
+        } else {
+            Ok(Self { samples, ends })
+        }
     }
 
     /// A trace that asks for the same share for ever.
     #[must_use]
     pub fn constant(milli: u32) -> Self {
         let dur_ns = 3_600 * crate::units::NS_PER_S;
-        Self { samples: vec![CpuSample { dur_ns, milli }], ends: vec![dur_ns] }
+        Self {
+            samples: vec![CpuSample { dur_ns, milli }],
+            ends: vec![dur_ns],
+        }
     }
 
     /// The intervals.
@@ -83,14 +92,20 @@ impl CpuTrace {
         let (lap, phase) = (t_ns / period, t_ns % period);
         let index = self.ends.partition_point(|&end| end <= phase);
         let until = lap.saturating_mul(period).saturating_add(self.ends[index]);
-        Demand { milli: self.samples[index].milli, until_ns: until }
+        Demand {
+            milli: self.samples[index].milli,
+            until_ns: until,
+        }
     }
 
     /// Mean demand over one repetition, in thousandths of a core.
     #[must_use]
     pub fn mean_milli(&self) -> f64 {
-        let sum: u128 =
-            self.samples.iter().map(|s| u128::from(s.dur_ns) * u128::from(s.milli)).sum();
+        let sum: u128 = self
+            .samples
+            .iter()
+            .map(|s| u128::from(s.dur_ns) * u128::from(s.milli))
+            .sum();
         sum as f64 / self.period_ns() as f64
     }
 }
@@ -111,21 +126,54 @@ mod tests {
     #[test]
     fn demand_repeats_after_its_period() {
         let trace = CpuTrace::new(vec![
-            CpuSample { dur_ns: 10, milli: 100 },
-            CpuSample { dur_ns: 5, milli: 900 },
+            CpuSample {
+                dur_ns: 10,
+                milli: 100,
+            },
+            CpuSample {
+                dur_ns: 5,
+                milli: 900,
+            },
         ])
         .unwrap();
-        assert_eq!(trace.demand_at(9), Demand { milli: 100, until_ns: 10 });
-        assert_eq!(trace.demand_at(10), Demand { milli: 900, until_ns: 15 });
-        assert_eq!(trace.demand_at(15), Demand { milli: 100, until_ns: 25 });
-        assert_eq!(trace.demand_at(14 + 150), Demand { milli: 900, until_ns: 165 });
+        assert_eq!(
+            trace.demand_at(9),
+            Demand {
+                milli: 100,
+                until_ns: 10
+            }
+        );
+        assert_eq!(
+            trace.demand_at(10),
+            Demand {
+                milli: 900,
+                until_ns: 15
+            }
+        );
+        assert_eq!(
+            trace.demand_at(15),
+            Demand {
+                milli: 100,
+                until_ns: 25
+            }
+        );
+        assert_eq!(
+            trace.demand_at(14 + 150),
+            Demand {
+                milli: 900,
+                until_ns: 165
+            }
+        );
         assert!((trace.mean_milli() - 5500.0 / 15.0).abs() < 1e-9);
     }
 
     #[test]
     fn bad_intervals_are_named() {
         assert_eq!(CpuTrace::new(vec![]), Err(CpuTraceError::Empty));
-        let zero = CpuTrace::new(vec![CpuSample { dur_ns: 0, milli: 1 }]);
+        let zero = CpuTrace::new(vec![CpuSample {
+            dur_ns: 0,
+            milli: 1,
+        }]);
         assert_eq!(zero, Err(CpuTraceError::ZeroLength { index: 0 }));
     }
 }

@@ -1,6 +1,10 @@
 //! Which pages were written, tick by tick: the page-level form of a recording.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
+
+use crate::cpu::{CpuSample, CpuTrace, CpuTraceError};
 
 /// A run of consecutive pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +35,9 @@ impl Tick {
 
     /// The pages, ascending.
     pub fn pages(&self) -> impl Iterator<Item = u32> + '_ {
-        self.runs.iter().flat_map(|run| run.start..run.start + run.len)
+        self.runs
+            .iter()
+            .flat_map(|run| run.start..run.start + run.len)
     }
 }
 
@@ -48,10 +54,272 @@ pub struct PageWriteTrace {
     pub ticks: Vec<Tick>,
 }
 
+/// What is wrong with a page-write trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PageWriteTraceError {
+    /// Ticks must have ascending ends.
+    #[error("tick {tick} ends at {t_ns} ns, not after the tick before it ({previous_ns} ns)")]
+    ClockBack {
+        /// Which tick.
+        tick: usize,
+        /// Its end.
+        t_ns: u64,
+        /// The end of the tick before.
+        previous_ns: u64,
+    },
+    /// A run must hold a page.
+    #[error("tick {tick} holds a run of no pages at page {start}")]
+    EmptyRun {
+        /// Which tick.
+        tick: usize,
+        /// Where the run starts.
+        start: u32,
+    },
+    /// Runs must ascend and not touch.
+    #[error("tick {tick}: the run at page {start} overlaps or touches the one ending at {end}")]
+    RunOrder {
+        /// Which tick.
+        tick: usize,
+        /// Where the run starts.
+        start: u32,
+        /// The first page after the run before it.
+        end: u32,
+    },
+    /// A page beyond the declared number of pages.
+    #[error("tick {tick} writes page {page}, but the trace has {pages} pages")]
+    PageOutOfRange {
+        /// Which tick.
+        tick: usize,
+        /// The last page of the run.
+        page: u64,
+        /// Pages of the trace.
+        pages: u32,
+    },
+}
+
 impl PageWriteTrace {
     /// The end of the last tick; 0 when there is none.
     #[must_use]
     pub fn duration_ns(&self) -> u64 {
         self.ticks.last().map_or(0, |tick| tick.t_ns)
+    }
+
+    /// Number of (tick, page) marks.
+    #[must_use]
+    pub fn marks(&self) -> u64 {
+        self.ticks.iter().map(Tick::page_count).sum()
+    }
+
+    /// Checks what every reader relies on: ascending ticks, ascending runs, pages in range.
+    ///
+    /// # Errors
+    /// The first thing found wrong.
+    pub fn check(&self) -> Result<(), PageWriteTraceError> {
+        let mut previous = None;
+        for (tick, value) in self.ticks.iter().enumerate() {
+            if let Some(previous_ns) = previous.filter(|&p| value.t_ns <= p) {
+                let t_ns = value.t_ns;
+                return Err(PageWriteTraceError::ClockBack {
+                    tick,
+                    t_ns,
+                    previous_ns,
+                });
+            }
+            previous = Some(value.t_ns);
+            check_runs(tick, &value.runs, self.pages)?;
+        }
+        Ok(())
+    }
+
+    /// The ticks that end in `(range.start, range.end]`, moved so that the part starts at 0.
+    ///
+    /// The part starts where the last tick left out ended, so no tick changes its length.
+    #[must_use]
+    pub fn slice(&self, range: Range<u64>) -> Self {
+        let first = self.ticks.partition_point(|tick| tick.t_ns <= range.start);
+        let last = self
+            .ticks
+            .partition_point(|tick| tick.t_ns <= range.end)
+            .max(first);
+        let origin = first.checked_sub(1).map_or(0, |i| self.ticks[i].t_ns);
+        let shifted = |tick: &Tick| Tick {
+            t_ns: tick.t_ns - origin,
+            ..tick.clone()
+        };
+        Self {
+            title: self.title.clone(),
+            pages: self.pages,
+            interval_ns: self.interval_ns,
+            ticks: self.ticks[first..last].iter().map(shifted).collect(),
+        }
+    }
+
+    /// The recording without its first `skip_ns`.
+    ///
+    /// A recording's first tick holds everything touched before the recorder attached, and start-up
+    /// follows it; a replayer that repeats the recording must leave both out of the loop.
+    #[must_use]
+    pub fn steady(&self, skip_ns: u64) -> Self {
+        self.slice(skip_ns..u64::MAX)
+    }
+
+    /// The CPU demand of the recorded program, one interval a tick.
+    ///
+    /// Ticks shorter than half the nominal interval are the recorder finding its feet (a share over
+    /// 1 ms of a millisecond counter means nothing), so their CPU time goes to the tick after them.
+    /// That of a short *first* tick was used before the recording began and is left out.
+    ///
+    /// # Errors
+    /// When the trace spans no time.
+    pub fn cpu_trace(&self) -> Result<CpuTrace, CpuTraceError> {
+        let mut samples = Vec::with_capacity(self.ticks.len());
+        let (mut start_ns, mut cpu_ns) = (0u64, 0u64);
+        for (index, tick) in self.ticks.iter().enumerate() {
+            let dur_ns = tick.t_ns.saturating_sub(start_ns);
+            let short = dur_ns < self.interval_ns / 2;
+            cpu_ns = cpu_ns.saturating_add(tick.cpu_ns);
+            if short && index == 0 {
+                cpu_ns = 0;
+            }
+            let last = index + 1 == self.ticks.len();
+            if dur_ns == 0 || (short && !last) {
+                continue;
+            }
+            let milli = u128::from(cpu_ns) * 1000 / u128::from(dur_ns);
+            samples.push(CpuSample {
+                dur_ns,
+                milli: u32::try_from(milli).unwrap_or(u32::MAX),
+            });
+            (start_ns, cpu_ns) = (tick.t_ns, 0);
+        }
+        CpuTrace::new(samples)
+    }
+}
+
+fn check_runs(tick: usize, runs: &[Run], pages: u32) -> Result<(), PageWriteTraceError> {
+    let mut end: Option<u32> = None;
+    for run in runs {
+        let start = run.start;
+        if run.len == 0 {
+            return Err(PageWriteTraceError::EmptyRun { tick, start });
+        }
+        if let Some(end) = end.filter(|&end| start <= end) {
+            return Err(PageWriteTraceError::RunOrder { tick, start, end });
+        }
+        let run_end = u64::from(start) + u64::from(run.len);
+        if run_end > u64::from(pages) {
+            return Err(PageWriteTraceError::PageOutOfRange {
+                tick,
+                page: run_end - 1,
+                pages,
+            });
+        }
+        end = Some(start + run.len);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tick(t_ns: u64, cpu_ns: u64, runs: &[(u32, u32)]) -> Tick {
+        let runs = runs
+            .iter()
+            .map(|&(start, len)| Run { start, len })
+            .collect();
+        Tick { t_ns, cpu_ns, runs }
+    }
+
+    fn trace(ticks: Vec<Tick>) -> PageWriteTrace {
+        PageWriteTrace {
+            title: "test".into(),
+            pages: 10,
+            interval_ns: 100,
+            ticks,
+        }
+    }
+
+    #[test]
+    fn check_names_the_tick_and_the_value() {
+        assert_eq!(
+            trace(vec![tick(0, 0, &[(0, 10)]), tick(1, 0, &[])]).check(),
+            Ok(())
+        );
+        assert_eq!(
+            trace(vec![tick(5, 0, &[]), tick(5, 0, &[])]).check(),
+            Err(PageWriteTraceError::ClockBack {
+                tick: 1,
+                t_ns: 5,
+                previous_ns: 5
+            })
+        );
+        assert_eq!(
+            trace(vec![tick(5, 0, &[(3, 2), (5, 1)])]).check(),
+            Err(PageWriteTraceError::RunOrder {
+                tick: 0,
+                start: 5,
+                end: 5
+            })
+        );
+        assert_eq!(
+            trace(vec![tick(5, 0, &[(9, 2)])]).check(),
+            Err(PageWriteTraceError::PageOutOfRange {
+                tick: 0,
+                page: 10,
+                pages: 10
+            })
+        );
+        assert_eq!(
+            trace(vec![tick(5, 0, &[(u32::MAX, u32::MAX)])]).check(),
+            Err(PageWriteTraceError::PageOutOfRange {
+                tick: 0,
+                page: 8_589_934_589,
+                pages: 10
+            })
+        );
+        let empty = PageWriteTraceError::EmptyRun { tick: 0, start: 1 };
+        assert_eq!(trace(vec![tick(5, 0, &[(1, 0)])]).check(), Err(empty));
+    }
+
+    #[test]
+    fn slice_keeps_tick_lengths() {
+        let whole = trace(vec![
+            tick(0, 9, &[(0, 9)]),
+            tick(100, 1, &[(1, 1)]),
+            tick(230, 2, &[]),
+            tick(300, 3, &[]),
+        ]);
+        let part = whole.slice(100..300);
+        assert_eq!(part.ticks, vec![tick(130, 2, &[]), tick(200, 3, &[])]);
+        assert_eq!(whole.steady(0).ticks[0], tick(100, 1, &[(1, 1)]));
+        assert_eq!(whole.slice(400..10).ticks, vec![]);
+    }
+
+    #[test]
+    fn cpu_of_short_ticks_goes_to_the_next() {
+        let cpu = trace(vec![
+            tick(0, 40, &[]),
+            tick(1, 3, &[]),
+            tick(200, 17, &[]),
+            tick(300, 50, &[]),
+        ])
+        .cpu_trace()
+        .unwrap();
+        let expected = [
+            CpuSample {
+                dur_ns: 200,
+                milli: 100,
+            },
+            CpuSample {
+                dur_ns: 100,
+                milli: 500,
+            },
+        ];
+        assert_eq!(cpu.samples(), expected);
+        assert_eq!(
+            trace(vec![tick(0, 1, &[])]).cpu_trace(),
+            Err(CpuTraceError::Empty)
+        );
     }
 }

@@ -8,4 +8,8 @@
 pub mod class;
 pub mod cpu;
 pub mod dirty;
+pub mod fit;
+pub mod import;
+pub mod stats;
+pub mod store;
 pub mod units;

@@ -1,0 +1,8 @@
+//! Our own formats: the page-write trace file and the bundle.
+//!
+//! Inside: bytes to values and back, checks. Never inside: other people's formats (see `import`).
+
+pub mod bundle;
+pub mod page_write;
+pub mod series;
+mod table;

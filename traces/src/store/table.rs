@@ -1,0 +1,268 @@
+//! Tables of optional columns as Parquet, through the column API (no arrow).
+//!
+//! Inside: the four types our tables use. Never inside: what the columns mean.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parquet::basic::{Compression, ConvertedType, Repetition, Type as PhysicalType, ZstdLevel};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::schema::types::{Type, TypePtr};
+
+/// Rows in a row group: large enough to compress, small enough to read one at a time.
+const ROWS_PER_GROUP: usize = 128 << 10;
+
+/// The values of a column, one a row.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Column {
+    Int(Vec<Option<i64>>),
+    Real(Vec<Option<f64>>),
+    Text(Vec<Option<String>>),
+}
+
+/// A table: named columns of one length, in order.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table {
+    pub(super) columns: Vec<(String, Column)>,
+    pub(super) rows: usize,
+}
+
+impl Column {
+    fn len(&self) -> usize {
+        match self {
+            Self::Int(values) => values.len(),
+            Self::Real(values) => values.len(),
+            Self::Text(values) => values.len(),
+        }
+    }
+
+    fn required(&self) -> bool {
+        match self {
+            Self::Int(values) => values.iter().all(Option::is_some),
+            Self::Real(values) => values.iter().all(Option::is_some),
+            Self::Text(values) => values.iter().all(Option::is_some),
+        }
+    }
+}
+
+impl Table {
+    /// Appends a column; `required` ones have a value in every row.
+    pub(super) fn push(&mut self, name: &str, column: Column) {
+        assert!(
+            self.columns.is_empty() || column.len() == self.rows,
+            "columns of one length"
+        );
+        self.rows = column.len();
+        self.columns.push((name.to_string(), column));
+    }
+
+    /// The columns by name.
+    pub(super) fn into_columns(self) -> BTreeMap<String, Column> {
+        self.columns.into_iter().collect()
+    }
+
+    /// Writes the table; `required` columns are declared so, the rest may hold nulls.
+    pub(super) fn write(
+        &self,
+        out: impl Write + Send,
+        required: &[&str],
+    ) -> Result<(), ParquetError> {
+        let schema = self.schema(required)?;
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .build();
+        let mut writer = SerializedFileWriter::new(out, schema, Arc::new(properties))?;
+        let mut start = 0;
+        while start < self.rows {
+            let end = (start + ROWS_PER_GROUP).min(self.rows);
+            let mut group = writer.next_row_group()?;
+            for (name, column) in &self.columns {
+                let required = required.contains(&name.as_str());
+                write_column(&mut group, column, start..end, required)?;
+            }
+            group.close()?;
+            start = end;
+        }
+        writer.close().map(|_| ())
+    }
+
+    fn schema(&self, required: &[&str]) -> Result<TypePtr, ParquetError> {
+        let fields = self.columns.iter().map(|(name, column)| {
+            let physical = match column {
+                Column::Int(_) => PhysicalType::INT64,
+                Column::Real(_) => PhysicalType::DOUBLE,
+                Column::Text(_) => PhysicalType::BYTE_ARRAY,
+            };
+            let must = required.contains(&name.as_str());
+            if must && !column.required() {
+                return Err(ParquetError::General(format!("column {name} lacks values")));
+            }
+            let repetition = if must {
+                Repetition::REQUIRED
+            } else {
+                Repetition::OPTIONAL
+            };
+            let field = Type::primitive_type_builder(name, physical).with_repetition(repetition);
+            let field = match column {
+                Column::Text(_) => field.with_converted_type(ConvertedType::UTF8),
+                Column::Int(_) | Column::Real(_) => field,
+            };
+            field.build().map(Arc::new)
+        });
+        let fields = fields.collect::<Result<Vec<_>, _>>()?;
+        Type::group_type_builder("schema")
+            .with_fields(fields)
+            .build()
+            .map(Arc::new)
+    }
+
+    /// Reads a table.
+    pub(super) fn read(bytes: Vec<u8>) -> Result<Self, ParquetError> {
+        let reader = SerializedFileReader::new(Bytes::from(bytes))?;
+        let schema = reader.metadata().file_metadata().schema_descr_ptr();
+        let mut table = Self::default();
+        for (index, descriptor) in schema.columns().iter().enumerate() {
+            let name = descriptor.path().string();
+            let mut column = match descriptor.physical_type() {
+                PhysicalType::INT32 | PhysicalType::INT64 => Column::Int(Vec::new()),
+                PhysicalType::FLOAT | PhysicalType::DOUBLE => Column::Real(Vec::new()),
+                PhysicalType::BYTE_ARRAY => Column::Text(Vec::new()),
+                other => {
+                    let text =
+                        format!("column {name} has type {other}, which no table of ours has");
+                    return Err(ParquetError::NYI(text));
+                }
+            };
+            if descriptor.max_rep_level() > 0 || descriptor.max_def_level() > 1 {
+                return Err(ParquetError::NYI(format!("column {name} is nested")));
+            }
+            for group in 0..reader.num_row_groups() {
+                let group = reader.get_row_group(group)?;
+                let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
+                let optional = descriptor.max_def_level() > 0;
+                read_column(group.get_column_reader(index)?, &mut column, rows, optional)?;
+            }
+            if !table.columns.is_empty() && column.len() != table.rows {
+                let text = format!(
+                    "column {name} has {} rows, not {}",
+                    column.len(),
+                    table.rows
+                );
+                return Err(ParquetError::General(text));
+            }
+            table.push(&name, column);
+        }
+        Ok(table)
+    }
+}
+
+fn write_column<W: Write + Send>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
+    column: &Column,
+    rows: std::ops::Range<usize>,
+    required: bool,
+) -> Result<(), ParquetError> {
+    match column {
+        Column::Int(values) => {
+            write_values::<_, Int64Type, _>(group, &values[rows], required, |value| *value)
+        }
+        Column::Real(values) => {
+            write_values::<_, DoubleType, _>(group, &values[rows], required, |value| *value)
+        }
+        Column::Text(values) => {
+            let bytes = |text: &String| ByteArray::from(text.as_bytes().to_vec());
+            write_values::<_, ByteArrayType, _>(group, &values[rows], required, bytes)
+        }
+    }
+}
+
+fn write_values<W: Write + Send, T: DataType, V>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
+    values: &[Option<V>],
+    required: bool,
+    convert: impl Fn(&V) -> T::T,
+) -> Result<(), ParquetError> {
+    let mut writer = group
+        .next_column()?
+        .expect("as many columns as the schema has");
+    let present: Vec<T::T> = values.iter().flatten().map(convert).collect();
+    let levels: Vec<i16> = values
+        .iter()
+        .map(|value| i16::from(value.is_some()))
+        .collect();
+    let levels = (!required).then_some(levels.as_slice());
+    writer.typed::<T>().write_batch(&present, levels, None)?;
+    writer.close()
+}
+
+fn read_column(
+    reader: ColumnReader,
+    column: &mut Column,
+    rows: usize,
+    optional: bool,
+) -> Result<(), ParquetError> {
+    match (reader, column) {
+        (ColumnReader::Int32ColumnReader(reader), Column::Int(out)) => {
+            read_values(reader, rows, optional, out, |value| Ok(i64::from(value)))
+        }
+        (ColumnReader::Int64ColumnReader(reader), Column::Int(out)) => {
+            read_values(reader, rows, optional, out, Ok)
+        }
+        (ColumnReader::FloatColumnReader(reader), Column::Real(out)) => {
+            read_values(reader, rows, optional, out, |value| Ok(f64::from(value)))
+        }
+        (ColumnReader::DoubleColumnReader(reader), Column::Real(out)) => {
+            read_values(reader, rows, optional, out, Ok)
+        }
+        (ColumnReader::ByteArrayColumnReader(reader), Column::Text(out)) => {
+            read_values(reader, rows, optional, out, |value| {
+                Ok(value.as_utf8()?.to_string())
+            })
+        }
+        _ => Err(ParquetError::General(
+            "a column chunk of another type than its column".into(),
+        )),
+    }
+}
+
+fn read_values<T: DataType, V>(
+    mut reader: ColumnReaderImpl<T>,
+    rows: usize,
+    optional: bool,
+    out: &mut Vec<Option<V>>,
+    convert: impl Fn(T::T) -> Result<V, ParquetError>,
+) -> Result<(), ParquetError> {
+    let (mut values, mut levels) = (Vec::new(), Vec::new());
+    let mut done = 0;
+    while done < rows {
+        let more = reader
+            .read_records(rows - done, Some(&mut levels), None, &mut values)?
+            .0;
+        if more == 0 {
+            return Err(ParquetError::EOF(format!("{done} rows of {rows}")));
+        }
+        done += more;
+    }
+    if !optional {
+        for value in values {
+            out.push(Some(convert(value)?));
+        }
+        return Ok(());
+    }
+    let mut values = values.into_iter();
+    for level in levels {
+        out.push(if level > 0 {
+            values.next().map(&convert).transpose()?
+        } else {
+            None
+        });
+    }
+    Ok(())
+}
