@@ -361,12 +361,11 @@ impl VmRun {
     pub(super) fn settle(&mut self, now: u64) {
         self.state = self.state_at(now);
         self.at = now;
-        if let Some(batch) = self.state.batch {
-            if batch.done >= self.batch_total(batch) {
-                let until = self.spec.cpu.demand_at(batch.trace_ns).until_ns;
-                let trace_ns = until.max(batch.trace_ns + 1);
-                self.state.batch = Some(BatchPosition { trace_ns, done: 0 });
-            }
+        let over = |batch: &BatchPosition| batch.done >= self.batch_total(*batch);
+        if let Some(batch) = self.state.batch.filter(over) {
+            let until = self.spec.cpu.demand_at(batch.trace_ns).until_ns;
+            let trace_ns = until.max(batch.trace_ns + 1);
+            self.state.batch = Some(BatchPosition { trace_ns, done: 0 });
         }
     }
 
