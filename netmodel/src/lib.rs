@@ -6,10 +6,11 @@
 
 #![warn(missing_docs)]
 
-mod backend;
+pub mod backend;
 pub mod counters;
 pub mod flow;
 pub mod link;
 pub mod plan;
+pub mod sys;
 pub mod topology;
 pub mod units;

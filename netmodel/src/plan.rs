@@ -40,8 +40,6 @@ pub struct VethPair {
     pub mtu: u32,
     /// Transmit queue length of both ends: zero would starve a qdisc put there later.
     pub txqueuelen: u32,
-    /// Largest super-frame the host's end may build.
-    pub gso_max_size: u32,
 }
 
 /// One thing to do.
@@ -63,6 +61,13 @@ pub enum Step {
     },
     /// Create a pair, the peer straight in the host's namespace, both ends without ARP.
     Veth(VethPair),
+    /// Limit the super-frames of the host's card, so that its link is not given more than 125 µs at once.
+    GsoMaxSize {
+        /// The host.
+        host: HostId,
+        /// The limit, headers included.
+        bytes: u32,
+    },
     /// Give the host its address; the kernel adds the route to everything in the prefix.
     Address {
         /// The host.
@@ -72,13 +77,27 @@ pub enum Step {
         /// Length of the shared prefix.
         prefix_len: u8,
     },
-    /// Bring both ends of the host's pair up.
+    /// Bring a device up.
     Up {
-        /// The host.
-        host: HostId,
-        /// Name of the fabric's end.
-        port: String,
+        /// In which namespace.
+        scope: Scope,
+        /// The device.
+        device: String,
     },
+}
+
+impl Step {
+    /// The namespace the step is done in; a pair is made from the fabric's.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::LoopbackUp { scope } | Self::Sysctl { scope, .. } | Self::Up { scope, .. } => {
+                *scope
+            }
+            Self::Veth(_) => Scope::Fabric,
+            Self::GsoMaxSize { host, .. } | Self::Address { host, .. } => Scope::Host(*host),
+        }
+    }
 }
 
 /// TCP settings of every host's namespace.
@@ -138,16 +157,27 @@ impl Plan {
                     .iter()
                     .map(|(key, value)| sysctl(scope, key, value)),
             );
-            let pair = veth(&topology, host);
+            let pair = veth(host);
             let port = pair.port.clone();
             steps.push(Step::Veth(pair));
+            let uplink = topology.uplink(host);
+            let payload = uplink.map_or(GSO_LARGEST, |link| link.spec.gso_bytes());
+            let bytes = (payload + GSO_HEADROOM).min(GSO_LARGEST);
+            steps.push(Step::GsoMaxSize { host, bytes });
             let address = host_address(host);
             steps.push(Step::Address {
                 host,
                 address,
                 prefix_len: PREFIX_LEN,
             });
-            steps.push(Step::Up { host, port });
+            steps.push(Step::Up {
+                scope,
+                device: HOST_DEVICE.to_owned(),
+            });
+            steps.push(Step::Up {
+                scope: Scope::Fabric,
+                device: port,
+            });
         }
         Self { topology, steps }
     }
@@ -184,10 +214,7 @@ fn sysctl(scope: Scope, key: &str, value: &str) -> Step {
 /// TCP subtracts MAX_TCP_HEADER + 1 (at most 320 on 64-bit) from a device's limit before it fills a super-frame.
 const GSO_HEADROOM: u32 = 320;
 
-fn veth(topology: &Topology, host: HostId) -> VethPair {
-    let payload = topology
-        .uplink(host)
-        .map_or(GSO_LARGEST, |link| link.spec.gso_bytes());
+fn veth(host: HostId) -> VethPair {
     VethPair {
         host,
         port: format!("p{}", host.0),
@@ -195,7 +222,6 @@ fn veth(topology: &Topology, host: HostId) -> VethPair {
         host_mac: mac(1, host),
         mtu: u32::from(MTU),
         txqueuelen: 1000,
-        gso_max_size: (payload + GSO_HEADROOM).min(GSO_LARGEST),
     }
 }
 
@@ -276,9 +302,12 @@ impl fmt::Display for Step {
             Self::Sysctl { scope, key, value } => write!(f, "[{scope}] {key} = {value}"),
             Self::Veth(pair) => write!(
                 f,
-                "[fabric] veth {} <-> [{}] {HOST_DEVICE} mtu {} gso {} no-arp",
-                pair.port, pair.host, pair.mtu, pair.gso_max_size
+                "[fabric] veth {} <-> [{}] {HOST_DEVICE} mtu {} no-arp",
+                pair.port, pair.host, pair.mtu
             ),
+            Self::GsoMaxSize { host, bytes } => {
+                write!(f, "[{host}] {HOST_DEVICE} super-frames up to {bytes} bytes")
+            }
             Self::Address {
                 host,
                 address,
@@ -289,7 +318,7 @@ impl fmt::Display for Step {
                     "[{host}] address {address}/{prefix_len} on {HOST_DEVICE}"
                 )
             }
-            Self::Up { host, port } => write!(f, "[fabric] {port} up, [{host}] {HOST_DEVICE} up"),
+            Self::Up { scope, device } => write!(f, "[{scope}] {device} up"),
         }
     }
 }
@@ -351,12 +380,19 @@ mod tests {
         let at = |text: &str| of_b.iter().position(|step| step.contains(text)).unwrap();
         assert!(at("disable_ipv6") < at("veth p1"));
         assert!(at("veth p1") < at("address 10.64.0.2/10"));
-        assert!(at("address") < at("p1 up"));
+        assert!(at("address") < at("eth0 up"));
     }
 
     #[test]
     fn super_frames_fit_the_rate_with_room_for_headers() {
-        let gso = |spec| plan(spec).pairs().next().unwrap().gso_max_size;
+        let gso = |spec| {
+            let plan = plan(spec);
+            let of_host = |step: &Step| match step {
+                Step::GsoMaxSize { bytes, .. } => Some(*bytes),
+                _ => None,
+            };
+            plan.steps().iter().find_map(of_host).unwrap()
+        };
         let rate = |bps| LinkSpec::with_rate(BitRate::from_bps(bps).unwrap());
         assert_eq!(gso(rate(1_000_000_000)), 15_625 + 320);
         assert_eq!(gso(rate(10_000_000)), 3000 + 320);

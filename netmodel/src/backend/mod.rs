@@ -1,3 +1,230 @@
-//! What carries packets.
+//! What makes a plan real and carries packets.
+//!
+//! `Fabric` executes the plan's steps over netlink and owns the backend. Today's backend is the relay; kernel qdiscs
+//! take their place beside it, behind the same handle.
 
 mod relay;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use self::relay::Relay;
+pub use self::relay::RelayError;
+use crate::counters::Counters;
+use crate::link::LinkSpec;
+use crate::plan::{HOST_DEVICE, Plan, Scope, Step};
+use crate::sys::netlink::{Netlink, NetlinkError};
+use crate::sys::netns::{NetnsError, with_netns};
+use crate::sys::procfs;
+use crate::topology::{HostId, LinkId};
+
+/// Why a fabric cannot be built or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FabricError {
+    /// A host of the plan has no namespace.
+    #[error("{host} is in the plan but has no network namespace")]
+    NoNamespace {
+        /// The host.
+        host: HostId,
+    },
+    /// The plan has no such link.
+    #[error("there is no {link} in this fabric")]
+    NoLink {
+        /// The link.
+        link: LinkId,
+    },
+    /// A namespace cannot be entered.
+    #[error(transparent)]
+    Namespace(#[from] NetnsError),
+    /// A step of the plan failed.
+    #[error("step `{step}`: {source}")]
+    Step {
+        /// The step, as the plan prints it.
+        step: String,
+        /// Why.
+        source: NetlinkError,
+    },
+    /// Device counters cannot be read.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The relay failed.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
+}
+
+/// What became of a setting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SysctlOutcome {
+    /// In which namespace.
+    pub scope: Scope,
+    /// Path below /proc/sys.
+    pub key: String,
+    /// What was asked for.
+    pub asked: String,
+    /// What the kernel has now, or why it could not be set.
+    pub got: Result<String, String>,
+}
+
+/// A network that runs: devices, settings and the relay between them. Its namespaces hold everything, so that nothing
+/// is left when the descriptors are closed.
+#[derive(Debug)]
+pub struct Fabric {
+    plan: Plan,
+    relay: Relay,
+    sysctls: Vec<SysctlOutcome>,
+    netlink: Mutex<Netlink>,
+    backlog_drops_before: Option<u64>,
+}
+
+impl Fabric {
+    /// Builds a plan from the calling thread's namespace, which becomes the fabric's, and starts relaying.
+    ///
+    /// # Errors
+    /// [`FabricError`]; devices made so far stay until their namespaces go.
+    pub fn build(plan: &Plan, hosts: &BTreeMap<HostId, OwnedFd>) -> Result<Self, FabricError> {
+        let mut netlink = Netlink::open()?;
+        let mut sysctls = Vec::new();
+        for steps in plan.steps().chunk_by(|a, b| a.scope() == b.scope()) {
+            match steps[0].scope() {
+                Scope::Fabric => sysctls.extend(execute(steps, &mut netlink, hosts)?),
+                Scope::Host(host) => {
+                    let netns = hosts.get(&host).ok_or(FabricError::NoNamespace { host })?;
+                    let inside = || execute(steps, &mut Netlink::open()?, hosts);
+                    sysctls.extend(with_netns(netns.as_fd(), inside)??);
+                }
+            }
+        }
+        let relay = Relay::start(plan)?;
+        let backlog_drops_before = procfs::backlog_drops();
+        let netlink = Mutex::new(netlink);
+        Ok(Self {
+            plan: plan.clone(),
+            relay,
+            sysctls,
+            netlink,
+            backlog_drops_before,
+        })
+    }
+
+    /// What was built.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Every setting asked for, and what became of it.
+    #[must_use]
+    pub fn sysctls(&self) -> &[SysctlOutcome] {
+        &self.sysctls
+    }
+
+    /// All counters now.
+    ///
+    /// # Errors
+    /// [`FabricError`] when the relay or the kernel does not answer.
+    pub fn counters(&self) -> Result<Counters, FabricError> {
+        let mut counters = self.relay.counters()?;
+        // A panic elsewhere leaves the socket usable: every exchange has its own sequence number.
+        let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
+        let drops = netlink.device_drops()?;
+        for pair in self.plan.pairs() {
+            let dropped = drops.get(&pair.port).copied().unwrap_or(0);
+            counters.ports.entry(pair.host).or_default().device_drops = dropped;
+        }
+        let before = self.backlog_drops_before;
+        counters.relay.backlog_drops = procfs::backlog_drops()
+            .zip(before)
+            .map(|(now, before)| now.saturating_sub(before));
+        Ok(counters)
+    }
+
+    /// Changes a link in place; what is on it stays.
+    ///
+    /// # Errors
+    /// [`FabricError::NoLink`] or the relay's.
+    pub fn set_link(&self, link: LinkId, spec: LinkSpec) -> Result<(), FabricError> {
+        if self.plan.topology().links().get(link.0 as usize).is_none() {
+            return Err(FabricError::NoLink { link });
+        }
+        Ok(self.relay.change(link, spec)?)
+    }
+
+    /// Sends what is addressed to `address` to `host` from now on: how a VM's address moves.
+    ///
+    /// # Errors
+    /// [`FabricError::NoNamespace`] for a host the plan does not have, or the relay's.
+    pub fn route(&self, address: Ipv4Addr, host: HostId) -> Result<(), FabricError> {
+        if host.0 as usize >= self.plan.topology().host_count() {
+            return Err(FabricError::NoNamespace { host });
+        }
+        Ok(self.relay.route(address, Some(host))?)
+    }
+
+    /// Forgets an address.
+    ///
+    /// # Errors
+    /// The relay's.
+    pub fn unroute(&self, address: Ipv4Addr) -> Result<(), FabricError> {
+        Ok(self.relay.route(address, None)?)
+    }
+
+    /// Waits until no packet waits, is serialised or on its way; false when that took longer than `patience`.
+    ///
+    /// # Errors
+    /// The relay's.
+    pub fn drained(&self, patience: Duration) -> Result<bool, FabricError> {
+        Ok(self.relay.drained(patience)?)
+    }
+}
+
+/// Does steps in the calling thread's namespace.
+fn execute(
+    steps: &[Step],
+    netlink: &mut Netlink,
+    hosts: &BTreeMap<HostId, OwnedFd>,
+) -> Result<Vec<SysctlOutcome>, FabricError> {
+    let mut sysctls = Vec::new();
+    for step in steps {
+        let done = match step {
+            Step::LoopbackUp { .. } => netlink.set_up("lo"),
+            Step::Sysctl { scope, key, value } => {
+                sysctls.push(sysctl(*scope, key, value));
+                Ok(())
+            }
+            Step::Veth(pair) => {
+                let host = pair.host;
+                let peer = hosts.get(&host).ok_or(FabricError::NoNamespace { host })?;
+                netlink.create_veth(pair, peer.as_fd())
+            }
+            Step::GsoMaxSize { bytes, .. } => netlink.set_gso_max_size(HOST_DEVICE, *bytes),
+            Step::Address {
+                address,
+                prefix_len,
+                ..
+            } => netlink.add_address(HOST_DEVICE, *address, *prefix_len),
+            Step::Up { device, .. } => netlink.set_up(device),
+        };
+        done.map_err(|source| FabricError::Step {
+            step: step.to_string(),
+            source,
+        })?;
+    }
+    Ok(sysctls)
+}
+
+fn sysctl(scope: Scope, key: &str, value: &str) -> SysctlOutcome {
+    let got = procfs::write_sysctl(key, value).map_err(|error: io::Error| error.to_string());
+    SysctlOutcome {
+        scope,
+        key: key.to_owned(),
+        asked: value.to_owned(),
+        got,
+    }
+}

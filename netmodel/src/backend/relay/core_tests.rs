@@ -34,8 +34,8 @@ struct Seen {
 }
 
 impl Seen {
-    fn take(&mut self, outcome: Outcome<u32>) {
-        match outcome {
+    fn take(&mut self, outcome: &Outcome<u32>) {
+        match *outcome {
             Outcome::Delivered {
                 host,
                 packet,
@@ -51,12 +51,12 @@ impl Seen {
         let size = PacketSize::plain(packet.1);
         let way = (HostId(way.0), HostId(way.1));
         core.enter(now, way, (packet.0, size), &mut |outcome| {
-            self.take(outcome)
+            self.take(&outcome);
         });
     }
 
     fn advance(&mut self, core: &mut Core<u32>, now: u64) {
-        core.advance(now, &mut |outcome| self.take(outcome));
+        core.advance(now, &mut |outcome| self.take(&outcome));
     }
 }
 
@@ -206,11 +206,13 @@ fn play(specs: &[LinkSpec], acts: &[Act], steps: bool) -> (Core<u32>, Seen, u64)
                     header_bytes: 52,
                 };
                 let way = (HostId(*from), HostId((from + hop) % 3));
-                core.enter(now, way, (n, size), &mut |outcome| seen.take(outcome));
+                core.enter(now, way, (n, size), &mut |outcome| seen.take(&outcome));
             }
             Act::Late { .. } => seen.advance(&mut core, now),
             Act::Change { link, spec } => {
-                core.change(now, LinkId(*link), *spec, &mut |outcome| seen.take(outcome));
+                core.change(now, LinkId(*link), *spec, &mut |outcome| {
+                    seen.take(&outcome);
+                });
             }
         }
     }

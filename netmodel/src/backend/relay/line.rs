@@ -37,9 +37,10 @@ impl<P> Line<P> {
 
     /// The first item, if it has arrived by `now_ns`.
     pub(super) fn pop_arrived(&mut self, now_ns: u64) -> Option<P> {
-        self.items
-            .pop_front_if(|(at, _)| *at <= now_ns)
-            .map(|(_, item)| item)
+        if self.next_arrival()? > now_ns {
+            return None;
+        }
+        self.items.pop_front().map(|(_, item)| item)
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -1,6 +1,170 @@
 //! The user-space relay: shapes in this process what crosses its AF_PACKET ports.
+//!
+//! The handle here only sends commands; packets never pass through it.
 
 mod core;
 mod frame;
 mod line;
 mod queue;
+mod slab;
+mod worker;
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use self::core::Core;
+use self::slab::Slab;
+use self::worker::{Command, Port, Worker};
+use crate::counters::Counters;
+use crate::link::LinkSpec;
+use crate::plan::Plan;
+use crate::sys::netlink::{NetlinkError, device_index};
+use crate::sys::packet::PacketSocket;
+use crate::topology::{HostId, LinkId};
+
+/// Why the relay cannot be started or does not answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RelayError {
+    /// A port's socket cannot be opened.
+    #[error("cannot open a packet socket on {port}: {source}")]
+    Port {
+        /// The device.
+        port: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The port's device is not there.
+    #[error(transparent)]
+    Device(#[from] NetlinkError),
+    /// The data thread cannot be started.
+    #[error("cannot start the relay's data thread: {source}")]
+    Start {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The data thread has ended.
+    #[error("the relay's data thread has ended")]
+    Gone,
+    /// The data thread did not answer in time.
+    #[error("the relay did not answer within {waited:?}")]
+    Silent {
+        /// How long we waited.
+        waited: Duration,
+    },
+}
+
+/// A running relay; ends its thread when dropped.
+#[derive(Debug)]
+pub(super) struct Relay {
+    commands: SyncSender<Command>,
+    wake: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Commands under way at once; callers wait for each answer, so this only bounds the number of callers.
+const COMMANDS: usize = 64;
+/// Longest the data thread may be busy before it looks at a command; orders above its longest turn.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+impl Relay {
+    /// Opens the ports (in the calling thread's namespace) and starts relaying.
+    pub(super) fn start(plan: &Plan) -> Result<Self, RelayError> {
+        let ports = plan.pairs().map(open_port).collect::<Result<Vec<_>, _>>()?;
+        let specs = plan.topology().links().iter().map(|link| link.spec);
+        let held = specs
+            .map(|spec| spec.bytes_in_flight().saturating_add(spec.queue.bytes()))
+            .sum();
+        let (commands, receiver) = sync_channel(COMMANDS);
+        let start = |source| RelayError::Start { source };
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let wake = Arc::new(EventFd::from_flags(flags).map_err(|e| start(e.into()))?);
+        let control = (receiver, Arc::clone(&wake));
+        let worker = Worker::new(Core::new(plan.topology()), ports, Slab::new(held), control)
+            .map_err(start)?;
+        let thread = std::thread::Builder::new()
+            .name("relay".to_owned())
+            .spawn(move || {
+                if let Err(error) = worker.run() {
+                    tracing::error!(%error, "the relay stopped");
+                }
+            });
+        Ok(Self {
+            commands,
+            wake,
+            thread: Some(thread.map_err(start)?),
+        })
+    }
+
+    pub(super) fn counters(&self) -> Result<Counters, RelayError> {
+        self.ask(ANSWER_WITHIN, Command::Counters)
+    }
+
+    pub(super) fn change(&self, link: LinkId, spec: LinkSpec) -> Result<(), RelayError> {
+        self.ask(ANSWER_WITHIN, |answer| Command::Change(link, spec, answer))
+    }
+
+    pub(super) fn route(&self, to: Ipv4Addr, host: Option<HostId>) -> Result<(), RelayError> {
+        self.ask(ANSWER_WITHIN, |answer| Command::Route(to, host, answer))
+    }
+
+    /// True when everything had left within `patience`.
+    pub(super) fn drained(&self, patience: Duration) -> Result<bool, RelayError> {
+        match self.ask(patience, Command::Drain) {
+            Ok(()) => Ok(true),
+            Err(RelayError::Silent { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn ask<T>(
+        &self,
+        patience: Duration,
+        command: impl FnOnce(SyncSender<T>) -> Command,
+    ) -> Result<T, RelayError> {
+        let (sender, answer) = sync_channel(1);
+        self.commands
+            .try_send(command(sender))
+            .map_err(|error| match error {
+                TrySendError::Full(_) => RelayError::Silent {
+                    waited: Duration::ZERO,
+                },
+                TrySendError::Disconnected(_) => RelayError::Gone,
+            })?;
+        self.wake.write(1).map_err(|_| RelayError::Gone)?;
+        answer.recv_timeout(patience).map_err(|error| match error {
+            RecvTimeoutError::Timeout => RelayError::Silent { waited: patience },
+            RecvTimeoutError::Disconnected => RelayError::Gone,
+        })
+    }
+}
+
+fn open_port(pair: &crate::plan::VethPair) -> Result<Port, RelayError> {
+    let socket =
+        PacketSocket::open(device_index(&pair.port)?).map_err(|source| RelayError::Port {
+            port: pair.port.clone(),
+            source,
+        })?;
+    Ok(Port {
+        socket,
+        host_mac: pair.host_mac,
+        port_mac: pair.port_mac,
+    })
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // A full channel or a dead thread leave nothing to stop; both are fine here.
+        drop(self.commands.try_send(Command::Stop));
+        drop(self.wake.write(1));
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}

@@ -104,8 +104,10 @@ impl<P> Queue<P> {
 
     /// The next item whose last bit has left by `now_ns`.
     pub(super) fn pop_departed(&mut self, now_ns: u64) -> Option<Waiting<P>> {
-        self.waiting
-            .pop_front_if(|front| front.departure_ns <= now_ns)
+        if self.next_departure()? > now_ns {
+            return None;
+        }
+        self.waiting.pop_front()
     }
 
     /// When the first item leaves.

@@ -1,0 +1,111 @@
+//! Room for the packets a relay holds: slots of three sizes, made once, reused last-in first-out.
+//!
+//! Slots are zero pages until first written, so an idle fabric costs address space and no memory.
+
+/// A slot with the length of what is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot {
+    class: usize,
+    index: usize,
+    length: usize,
+}
+
+/// Slots of all sizes.
+#[derive(Debug)]
+pub(super) struct Slab {
+    classes: [Class; SIZES.len()],
+}
+
+/// One plain MTU frame; a super-frame at 1 Gbit/s (link.rs: 125 µs); the largest there is.
+const SIZES: [usize; 3] = [2 << 10, 18 << 10, 66 << 10];
+
+#[derive(Debug)]
+struct Class {
+    bytes: Vec<u8>,
+    size: usize,
+    free: Vec<usize>,
+}
+
+impl Slab {
+    /// Room for `held_bytes` of full frames of any size, within bounds: at least some thousand frames, at most about
+    /// 256 MiB per size.
+    pub(super) fn new(held_bytes: u64) -> Self {
+        Self {
+            classes: SIZES.map(|size| Class::new(size, held_bytes)),
+        }
+    }
+
+    /// Stores a frame; `None` when there is no room left.
+    pub(super) fn store(&mut self, frame: &[u8]) -> Option<Slot> {
+        let length = frame.len();
+        for (class, slots) in self.classes.iter_mut().enumerate() {
+            if length > slots.size {
+                continue;
+            }
+            // A small frame may take a large slot when the small ones are out.
+            let Some(index) = slots.free.pop() else {
+                continue;
+            };
+            let start = index * slots.size;
+            slots.bytes[start..start + length].copy_from_slice(frame);
+            return Some(Slot {
+                class,
+                index,
+                length,
+            });
+        }
+        None
+    }
+
+    /// The frame in a slot.
+    pub(super) fn frame(&mut self, slot: Slot) -> &mut [u8] {
+        let class = &mut self.classes[slot.class];
+        let start = slot.index * class.size;
+        &mut class.bytes[start..start + slot.length]
+    }
+
+    /// Gives a slot back.
+    pub(super) fn release(&mut self, slot: Slot) {
+        self.classes[slot.class].free.push(slot.index);
+    }
+}
+
+impl Class {
+    fn new(size: usize, held_bytes: u64) -> Self {
+        const LEAST: usize = 4 << 20;
+        const MOST: usize = 256 << 20;
+        // Twice, because frames seldom fill their slots.
+        let wanted = usize::try_from(held_bytes.saturating_mul(2)).unwrap_or(usize::MAX);
+        let count = wanted.clamp(LEAST, MOST).div_ceil(size);
+        Self {
+            bytes: vec![0; count * size],
+            size,
+            free: (0..count).rev().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_keep_frames_apart_and_run_out() {
+        let mut slab = Slab::new(0);
+        let (a, b) = (
+            slab.store(&[1; 100]).unwrap(),
+            slab.store(&[2; 60_000]).unwrap(),
+        );
+        assert_eq!(slab.frame(a), [1; 100]);
+        assert_eq!(slab.frame(b), [2; 60_000]);
+        assert_eq!(slab.store(&vec![0; 70_000]), None);
+        let mut large = 1;
+        while slab.store(&[3; 60_000]).is_some() {
+            large += 1;
+        }
+        assert_eq!(large, (4_usize << 20).div_ceil(66 << 10));
+        slab.release(b);
+        assert!(slab.store(&[4; 60_000]).is_some());
+        assert_eq!(slab.frame(a), [1; 100]);
+    }
+}

@@ -1,0 +1,313 @@
+//! The relay's data thread: epoll over ports, an absolute timer and a control channel.
+//!
+//! One read and one write per packet, no allocation. Decisions are the core's; this file moves bytes and counts.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
+
+use super::core::{Core, Outcome};
+use super::frame::{self, FRAME_MAX, FrameError};
+use super::slab::{Slab, Slot};
+use crate::counters::{Counters, PortCounters, RelayCounters};
+use crate::link::LinkSpec;
+use crate::sys::clock::{Alarm, now_ns, set_tight_timers};
+use crate::sys::packet::PacketSocket;
+use crate::sys::procfs::own_schedstat;
+use crate::topology::{HostId, LinkId, host_address};
+
+/// What can be asked of the data thread.
+pub(super) enum Command {
+    Counters(SyncSender<Counters>),
+    Change(LinkId, LinkSpec, SyncSender<()>),
+    Route(Ipv4Addr, Option<HostId>, SyncSender<()>),
+    /// Answered when nothing waits anywhere.
+    Drain(SyncSender<()>),
+    Stop,
+}
+
+/// A host's port.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) socket: PacketSocket,
+    pub(super) host_mac: [u8; 6],
+    pub(super) port_mac: [u8; 6],
+}
+
+/// The data thread's state.
+pub(super) struct Worker {
+    core: Core<Slot>,
+    io: PortIo,
+    routes: HashMap<Ipv4Addr, HostId>,
+    buffer: Vec<u8>,
+    poll: Epoll,
+    alarm: Alarm,
+    armed_ns: Option<u64>,
+    wake: Arc<EventFd>,
+    commands: Receiver<Command>,
+    draining: Vec<SyncSender<()>>,
+}
+
+/// Ports with the packets held for them.
+struct PortIo {
+    ports: Vec<Port>,
+    counters: Vec<PortCounters>,
+    slab: Slab,
+    relay: RelayCounters,
+    /// The instant frames are being taken in, to tell them from those that were timed.
+    entered_ns: u64,
+}
+
+/// Event keys above any port number.
+const KEY_TIMER: u64 = u64::MAX;
+const KEY_CONTROL: u64 = u64::MAX - 1;
+/// Frames taken from one port before the others get their turn: 1 MiB of the largest.
+const FRAMES_PER_TURN: usize = 16;
+const EVENTS: usize = 64;
+
+impl Worker {
+    pub(super) fn new(
+        core: Core<Slot>,
+        ports: Vec<Port>,
+        slab: Slab,
+        (commands, wake): (Receiver<Command>, Arc<EventFd>),
+    ) -> io::Result<Self> {
+        let poll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let alarm = Alarm::new(true)?;
+        let readable = |key| EpollEvent::new(EpollFlags::EPOLLIN, key);
+        for (key, port) in (0..).zip(&ports) {
+            poll.add(port.socket.as_fd(), readable(key))?;
+        }
+        poll.add(&alarm.0, readable(KEY_TIMER))?;
+        poll.add(&*wake, readable(KEY_CONTROL))?;
+        let hosts = (0..).zip(&ports).map(|(n, _)| HostId(n));
+        let routes = hosts.map(|host| (host_address(host), host)).collect();
+        let counters = vec![PortCounters::default(); ports.len()];
+        let relay = RelayCounters::default();
+        Ok(Self {
+            core,
+            io: PortIo {
+                ports,
+                counters,
+                slab,
+                relay,
+                entered_ns: 0,
+            },
+            routes,
+            buffer: vec![0; FRAME_MAX],
+            poll,
+            alarm,
+            armed_ns: None,
+            wake,
+            commands,
+            draining: Vec::new(),
+        })
+    }
+
+    /// Relays until told to stop or the fabric is gone.
+    ///
+    /// # Errors
+    /// Only what no single frame can cause: epoll, timer or eventfd failing.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        if let Err(error) = set_tight_timers() {
+            tracing::warn!(%error, "timers of the relay stay up to 50 µs coarse");
+        }
+        let mut events = [EpollEvent::empty(); EVENTS];
+        loop {
+            self.advance();
+            let timeout = self.arm()?;
+            let count = match self.poll.wait(&mut events, timeout) {
+                Ok(count) => count,
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let mut frames = 0;
+            for event in &events[..count] {
+                match event.data() {
+                    KEY_TIMER => {
+                        self.armed_ns = None;
+                        drain_counter(&self.alarm.0)?;
+                    }
+                    KEY_CONTROL => {
+                        drain_counter(&*self.wake)?;
+                        if !self.obey() {
+                            return Ok(());
+                        }
+                    }
+                    port => frames += self.take_in(usize::try_from(port).unwrap_or(usize::MAX)),
+                }
+            }
+            if frames == 0 && self.core.is_idle() {
+                // A reader that gave up waiting is no concern of ours.
+                self.draining
+                    .drain(..)
+                    .for_each(|waiter| drop(waiter.try_send(())));
+            }
+        }
+    }
+
+    fn advance(&mut self) {
+        let Self { core, io, .. } = self;
+        io.entered_ns = u64::MAX;
+        core.advance(now_ns(), &mut |outcome| io.settle(&outcome));
+    }
+
+    /// Sets the timer for the next event, and says how long to wait for anything else.
+    fn arm(&mut self) -> io::Result<EpollTimeout> {
+        if !self.draining.is_empty() && self.core.is_idle() {
+            return Ok(EpollTimeout::ZERO);
+        }
+        let next = self.core.next_event();
+        if let Some(at_ns) = next.filter(|_| next != self.armed_ns) {
+            self.alarm.set(at_ns)?;
+            self.armed_ns = next;
+        }
+        Ok(EpollTimeout::NONE)
+    }
+
+    /// Reads what a host sent, up to a turn's worth.
+    fn take_in(&mut self, port: usize) -> usize {
+        let Self {
+            core,
+            io,
+            routes,
+            buffer,
+            ..
+        } = self;
+        let host = HostId(u32::try_from(port).unwrap_or(u32::MAX));
+        for taken in 0..FRAMES_PER_TURN {
+            let Some(state) = io.ports.get(port) else {
+                return taken;
+            };
+            match state.socket.read(buffer) {
+                Ok(Some(length)) => enter(core, io, routes, (host, &buffer[..length])),
+                Ok(None) => return taken,
+                Err(error) => {
+                    tracing::warn!(port, %error, "a port of the relay cannot be read");
+                    return taken;
+                }
+            }
+        }
+        FRAMES_PER_TURN
+    }
+
+    /// Does what it was told; false means stop.
+    fn obey(&mut self) -> bool {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Counters(answer)) => drop(answer.try_send(self.counters())),
+                Ok(Command::Change(link, spec, answer)) => {
+                    let Self { core, io, .. } = self;
+                    io.entered_ns = u64::MAX;
+                    core.change(now_ns(), link, spec, &mut |outcome| io.settle(&outcome));
+                    drop(answer.try_send(()));
+                }
+                Ok(Command::Route(address, host, answer)) => {
+                    match host {
+                        Some(host) => drop(self.routes.insert(address, host)),
+                        None => drop(self.routes.remove(&address)),
+                    }
+                    drop(answer.try_send(()));
+                }
+                Ok(Command::Drain(answer)) => self.draining.push(answer),
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => return true,
+            }
+        }
+    }
+
+    fn counters(&mut self) -> Counters {
+        let stat = own_schedstat();
+        let mut relay = self.io.relay;
+        relay.run_ns = stat.map(|stat| stat.run_ns);
+        relay.run_delay_ns = stat.map(|stat| stat.run_delay_ns);
+        for (port, counters) in self.io.ports.iter_mut().zip(&mut self.io.counters) {
+            counters.socket_drops = port.socket.drops();
+        }
+        Counters {
+            at_ns: now_ns(),
+            links: (0..).map(LinkId).zip(self.core.counters()).collect(),
+            ports: (0..)
+                .map(HostId)
+                .zip(self.io.counters.iter().copied())
+                .collect(),
+            relay,
+        }
+    }
+}
+
+/// Gives a host's frame to the core.
+fn enter(
+    core: &mut Core<Slot>,
+    io: &mut PortIo,
+    routes: &HashMap<Ipv4Addr, HostId>,
+    (source, bytes): (HostId, &[u8]),
+) {
+    let counters = &mut io.counters[source.0 as usize];
+    counters.read_packets += 1;
+    let frame = match frame::parse(bytes) {
+        Ok(frame) => frame,
+        Err(FrameError::NotIpv4) => return counters.not_ipv4 += 1,
+        Err(FrameError::Malformed) => return counters.malformed += 1,
+    };
+    let destination = routes.get(&frame.destination).copied();
+    let Some(destination) = destination.filter(|host| *host != source) else {
+        return counters.unroutable += 1;
+    };
+    let Some(slot) = io.slab.store(bytes) else {
+        return io.relay.no_room += 1;
+    };
+    io.entered_ns = now_ns();
+    let way = (source, destination);
+    core.enter(io.entered_ns, way, (slot, frame.size), &mut |outcome| {
+        io.settle(&outcome)
+    });
+}
+
+impl PortIo {
+    /// Writes what was delivered, forgets what was dropped.
+    fn settle(&mut self, outcome: &Outcome<Slot>) {
+        let slot = match *outcome {
+            Outcome::Dropped { packet } => packet,
+            Outcome::Delivered {
+                host,
+                packet,
+                at_ns,
+            } => {
+                self.deliver(host, packet, at_ns);
+                packet
+            }
+        };
+        self.slab.release(slot);
+    }
+
+    fn deliver(&mut self, host: HostId, packet: Slot, at_ns: u64) {
+        let index = host.0 as usize;
+        let port = &self.ports[index];
+        let bytes = self.slab.frame(packet);
+        frame::readdress(bytes, port.host_mac, port.port_mac);
+        // Before the write, which on veth runs the receiver's protocol stack.
+        let late_ns = (at_ns != self.entered_ns).then(|| now_ns().saturating_sub(at_ns));
+        match port.socket.write(bytes) {
+            Ok(_) => self.counters[index].written_packets += 1,
+            Err(_) => self.counters[index].write_refused += 1,
+        }
+        if let Some(late_ns) = late_ns {
+            self.relay.lateness.record(late_ns);
+        }
+    }
+}
+
+/// Reads the eight bytes of a timer or event descriptor, so that it is quiet again.
+fn drain_counter(fd: impl AsFd) -> io::Result<()> {
+    match nix::unistd::read(fd, &mut [0; 8]) {
+        Ok(_) | Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,10 @@
+//! The edge to the kernel: namespaces, netlink, packet sockets, clocks, probes.
+//!
+//! The only place of this crate with `unsafe` and with clock reads. Nothing here decides anything.
+
+pub mod clock;
+pub mod netlink;
+pub mod netns;
+pub(crate) mod packet;
+pub mod procfs;
+pub mod tcpinfo;
