@@ -5,7 +5,10 @@
 
 pub mod balance;
 pub mod clock;
+pub mod cluster;
 pub mod event;
 pub mod ids;
 pub mod migration;
+pub mod model;
+pub mod placement;
 pub mod scenario;
