@@ -5,8 +5,11 @@
 
 pub mod balance;
 pub mod clock;
+pub mod cluster;
 pub mod event;
 pub mod ids;
 pub mod migration;
+pub mod model;
+pub mod placement;
 pub mod scenario;
 pub mod units;

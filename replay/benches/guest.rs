@@ -61,7 +61,7 @@ fn main() {
         let name = format!("harvest, {rate}/s {locality:?}, {window} ms, a page");
         time(&name, pages, || {
             bitmap.clear_all();
-            model.harvest(ms(5_000), ms(5_000 + window), &mut bitmap);
+            model.harvest(ms(5_300), ms(5_300 + window), &mut bitmap);
         });
     }
     let model = guest(1.0, Locality::Scatter);
