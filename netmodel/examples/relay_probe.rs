@@ -1,6 +1,6 @@
 //! Asks the relay for a link and measures what it gives: TCP goodput and added round-trip delay, in its own namespaces.
 //!
-//!     relay_probe [--rate 1Gbit] [--delay 10ms] [--queue 512KiB] [--seconds 3] [--hosts 2]
+//!     relay_probe [--rate 1Gbit] [--delay 10ms] [--queue 512KiB] [--seconds 3] [--hosts 2] [--calibrate true]
 //!
 //! Needs no privileges. Prints one JSON object.
 
@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use netmodel::backend::Fabric;
+use netmodel::calibrate::{Settings, calibrate};
 use netmodel::flow::goodput_bps;
 use netmodel::link::LinkSpec;
 use netmodel::plan::{Plan, TcpSettings};
@@ -26,6 +27,7 @@ struct Asked {
     spec: LinkSpec,
     seconds: u64,
     hosts: u32,
+    calibrate: bool,
 }
 
 fn main() -> Result<(), Failure> {
@@ -37,7 +39,12 @@ fn main() -> Result<(), Failure> {
     let hosts = ids.iter().map(|id| Ok((*id, create_netns()?)));
     let hosts = hosts.collect::<Result<BTreeMap<_, _>, Failure>>()?;
     let fabric = Fabric::build(&Plan::new(topology, &TcpSettings::default()), &hosts)?;
-    let rtt = ping(&hosts)?;
+    if asked.calibrate {
+        let result = calibrate(&fabric, &hosts, &Settings::default())?;
+        println!("{}", serde_json::to_string_pretty(&result)?);
+        return Ok(());
+    }
+    let rtt = ping(&hosts, asked.spec.delay * 4)?;
     let flow = stream(&hosts, &fabric, asked.seconds)?;
     let drained = fabric.drained(Duration::from_secs(5))?;
     let counters = fabric.counters()?;
@@ -74,6 +81,7 @@ fn arguments() -> Result<Asked, Failure> {
         spec: LinkSpec::default(),
         seconds: 3,
         hosts: 2,
+        calibrate: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
@@ -85,6 +93,7 @@ fn arguments() -> Result<Asked, Failure> {
             "--delay" => asked.spec.delay = parse_delay(&value)?,
             "--queue" => asked.spec.queue = value.parse()?,
             "--seconds" => asked.seconds = value.parse()?,
+            "--calibrate" => asked.calibrate = value.parse()?,
             "--hosts" => asked.hosts = value.parse()?,
             _ => return Err(format!("unknown option {name}").into()),
         }
@@ -92,8 +101,8 @@ fn arguments() -> Result<Asked, Failure> {
     Ok(asked)
 }
 
-/// Round trips of 200 small datagrams from the first host to the second, sorted, in microseconds.
-fn ping(hosts: &BTreeMap<HostId, OwnedFd>) -> Result<Vec<u64>, Failure> {
+/// Round trips of up to 200 small datagrams from the first host to the second, sorted, in microseconds.
+fn ping(hosts: &BTreeMap<HostId, OwnedFd>, expected: Duration) -> Result<Vec<u64>, Failure> {
     let address = SocketAddr::from((host_address(HostId(1)), 7));
     let server = with_netns(hosts[&HostId(1)].as_fd(), || UdpSocket::bind(address))??;
     let any = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -101,11 +110,12 @@ fn ping(hosts: &BTreeMap<HostId, OwnedFd>) -> Result<Vec<u64>, Failure> {
     for socket in [&server, &client] {
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     }
-    const ROUNDS: u32 = 200;
+    // Some three seconds' worth.
+    let rounds = (3000 / expected.as_millis().max(1)).clamp(10, 200) as u32;
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut word = [0; 4];
-            for _ in 0..ROUNDS {
+            for _ in 0..rounds {
                 let Ok((_, from)) = server.recv_from(&mut word) else {
                     return;
                 };
@@ -115,7 +125,7 @@ fn ping(hosts: &BTreeMap<HostId, OwnedFd>) -> Result<Vec<u64>, Failure> {
             }
         });
         let mut rtt = Vec::new();
-        for n in 0..ROUNDS {
+        for n in 0..rounds {
             let before = now_ns();
             client.send_to(&n.to_ne_bytes(), address)?;
             client.recv(&mut [0; 4])?;

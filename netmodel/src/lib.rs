@@ -6,7 +6,9 @@
 
 #![warn(missing_docs)]
 
+pub mod audit;
 pub mod backend;
+pub mod calibrate;
 pub mod counters;
 pub mod flow;
 pub mod link;

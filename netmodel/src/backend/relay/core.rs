@@ -203,11 +203,6 @@ impl<P> Core<P> {
         self.links.iter().all(LinkState::is_idle)
     }
 
-    /// What a link promises now.
-    pub(super) fn spec(&self, link: LinkId) -> Option<&LinkSpec> {
-        self.links.get(link.0 as usize).map(|link| &link.spec)
-    }
-
     /// Counters of all links, in order of their ids.
     pub(super) fn counters(&self) -> impl Iterator<Item = LinkCounters> {
         self.links.iter().map(|link| LinkCounters {

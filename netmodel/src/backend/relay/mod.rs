@@ -160,11 +160,17 @@ fn open_port(pair: &crate::plan::VethPair) -> Result<Port, RelayError> {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        // A full channel or a dead thread leave nothing to stop; both are fine here.
-        drop(self.commands.try_send(Command::Stop));
-        drop(self.wake.write(1));
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
+        // A dead thread has closed the channel and needs no waking; a full channel cannot be, as callers wait.
+        if self.commands.try_send(Command::Stop).is_ok() && self.wake.write(1).is_err() {
+            tracing::error!("the relay cannot be woken to stop");
+            return;
+        }
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            tracing::error!("the relay panicked");
         }
     }
 }

@@ -1,0 +1,350 @@
+//! Did the network do what it promised? Counters in, findings out.
+//!
+//! Pure. An *error* means that something happened which the emulation did not intend, so that results are invalid; a
+//! *warning* means read it before trusting the numbers.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::counters::{Counters, LinkCounters, Tally};
+use crate::topology::{HostId, LinkId};
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Read it before trusting the numbers.
+    Warning,
+    /// The run is invalid.
+    Error,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+#[non_exhaustive]
+pub enum Finding {
+    /// received ≠ sent + dropped + held.
+    NotConserved {
+        /// The link.
+        link: LinkId,
+        /// Wire bytes received.
+        received_bytes: u64,
+        /// Wire bytes sent, dropped and held.
+        accounted_bytes: u64,
+    },
+    /// Packets were still on a link that should be empty.
+    NotDrained {
+        /// The link.
+        link: LinkId,
+        /// How many.
+        packets: u64,
+    },
+    /// Frames of a host that were lost outside the emulated queues.
+    UnaccountedDrops {
+        /// The host.
+        host: HostId,
+        /// Lost before the relay read them.
+        socket: u64,
+        /// Lost in the device.
+        device: u64,
+        /// Not taken back by the kernel.
+        write_refused: u64,
+    },
+    /// Frames lost in the kernel's receive backlog, this computer over.
+    BacklogDrops {
+        /// How many.
+        packets: u64,
+    },
+    /// The relay ran out of slots.
+    NoRoom {
+        /// Frames given up.
+        packets: u64,
+    },
+    /// Frames that are no traffic of the emulation.
+    Stray {
+        /// The host that sent them.
+        host: HostId,
+        /// Not IPv4, malformed or without a route.
+        packets: u64,
+    },
+    /// The relay acted late.
+    Late {
+        /// 99th percentile of lateness.
+        p99_ns: u64,
+        /// What is allowed.
+        limit_ns: u64,
+    },
+    /// The relay waited for a CPU.
+    RunDelay {
+        /// Waiting per mille of the span.
+        per_mille: u64,
+        /// What is allowed.
+        limit_per_mille: u64,
+    },
+}
+
+/// A finding with its weight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judged {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is.
+    #[serde(flatten)]
+    pub finding: Finding,
+}
+
+/// What is still fine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Lateness, 99th percentile: above it a warning, above ten times it an error.
+    pub late_p99_ns: u64,
+    /// Share of time the relay may wait for a CPU.
+    pub run_delay_per_mille: u64,
+    /// Whether links must be empty at the end.
+    pub drained: bool,
+}
+
+impl Default for Limits {
+    /// 1 ms, the delay bound of grade B (DESIGN §5); 10 ms, ten times it, is beyond grade C. 50 ‰ of a core is what the
+    /// relay can lose before 2 Gbit/s of work no longer fits.
+    fn default() -> Self {
+        Self {
+            late_p99_ns: 1_000_000,
+            run_delay_per_mille: 50,
+            drained: true,
+        }
+    }
+}
+
+/// Judges what happened between two readings of one fabric's counters.
+#[must_use]
+pub fn audit(before: &Counters, after: &Counters, limits: &Limits) -> Vec<Judged> {
+    let mut findings = Vec::new();
+    for (&link, counters) in &after.links {
+        audit_link(link, counters, limits, &mut findings);
+    }
+    for (&host, now) in &after.ports {
+        let then = before.ports.get(&host).copied().unwrap_or_default();
+        let socket = now.socket_drops.saturating_sub(then.socket_drops);
+        let device = now.device_drops.saturating_sub(then.device_drops);
+        let write_refused = now.write_refused.saturating_sub(then.write_refused);
+        if socket + device + write_refused > 0 {
+            let lost = Finding::UnaccountedDrops {
+                host,
+                socket,
+                device,
+                write_refused,
+            };
+            findings.push(error(lost));
+        }
+        let stray = |c: &crate::counters::PortCounters| c.not_ipv4 + c.malformed + c.unroutable;
+        let packets = stray(now).saturating_sub(stray(&then));
+        if packets > 0 {
+            findings.push(warning(Finding::Stray { host, packets }));
+        }
+    }
+    audit_relay(before, after, limits, &mut findings);
+    findings
+}
+
+fn audit_link(link: LinkId, counters: &LinkCounters, limits: &Limits, out: &mut Vec<Judged>) {
+    let LinkCounters {
+        received,
+        sent,
+        dropped,
+        held,
+        ..
+    } = counters;
+    let sum = |field: fn(&Tally) -> u64| field(sent) + field(dropped) + field(held);
+    let fields: [fn(&Tally) -> u64; 3] = [|t| t.packets, |t| t.segments, |t| t.wire_bytes];
+    if fields.iter().any(|field| field(received) != sum(*field)) {
+        let accounted_bytes = sum(|t| t.wire_bytes);
+        let received_bytes = received.wire_bytes;
+        out.push(error(Finding::NotConserved {
+            link,
+            received_bytes,
+            accounted_bytes,
+        }));
+    }
+    if limits.drained && held.packets > 0 {
+        out.push(error(Finding::NotDrained {
+            link,
+            packets: held.packets,
+        }));
+    }
+}
+
+fn audit_relay(before: &Counters, after: &Counters, limits: &Limits, out: &mut Vec<Judged>) {
+    let (then, now) = (&before.relay, &after.relay);
+    let since =
+        |now: Option<u64>, then: Option<u64>| now.unwrap_or(0).saturating_sub(then.unwrap_or(0));
+    let backlog = since(now.backlog_drops, then.backlog_drops);
+    if backlog > 0 {
+        // Perhaps another program's packets: the kernel does not say whose.
+        out.push(warning(Finding::BacklogDrops { packets: backlog }));
+    }
+    let no_room = now.no_room.saturating_sub(then.no_room);
+    if no_room > 0 {
+        out.push(error(Finding::NoRoom { packets: no_room }));
+    }
+    let p99_ns = now.lateness.since(&then.lateness).quantile_ns(990);
+    let limit_ns = limits.late_p99_ns;
+    if p99_ns > limit_ns {
+        let judge = if p99_ns > limit_ns.saturating_mul(10) {
+            error
+        } else {
+            warning
+        };
+        out.push(judge(Finding::Late { p99_ns, limit_ns }));
+    }
+    let span_ns = after.at_ns.saturating_sub(before.at_ns);
+    let waited_ns = since(now.run_delay_ns, then.run_delay_ns);
+    let per_mille = waited_ns
+        .saturating_mul(1000)
+        .checked_div(span_ns)
+        .unwrap_or(0);
+    let limit_per_mille = limits.run_delay_per_mille;
+    if per_mille > limit_per_mille {
+        out.push(warning(Finding::RunDelay {
+            per_mille,
+            limit_per_mille,
+        }));
+    }
+}
+
+fn error(finding: Finding) -> Judged {
+    Judged {
+        severity: Severity::Error,
+        finding,
+    }
+}
+
+fn warning(finding: Finding) -> Judged {
+    Judged {
+        severity: Severity::Warning,
+        finding,
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotConserved {
+                link,
+                received_bytes,
+                accounted_bytes,
+            } => {
+                write!(
+                    f,
+                    "{link} received {received_bytes} bytes and accounts for {accounted_bytes}"
+                )
+            }
+            Self::NotDrained { link, packets } => write!(f, "{link} still holds {packets} packets"),
+            Self::UnaccountedDrops {
+                host,
+                socket,
+                device,
+                write_refused,
+            } => write!(
+                f,
+                "frames of {host} lost outside the emulated queues: {socket} unread, {device} in the device, \
+                 {write_refused} refused"
+            ),
+            Self::BacklogDrops { packets } => {
+                write!(
+                    f,
+                    "the kernel's receive backlog dropped {packets} packets on this computer"
+                )
+            }
+            Self::NoRoom { packets } => write!(f, "the relay had no room for {packets} frames"),
+            Self::Stray { host, packets } => {
+                write!(f, "{host} sent {packets} frames that have nowhere to go")
+            }
+            Self::Late { p99_ns, limit_ns } => write!(
+                f,
+                "1 % of packets left at least {} µs late ({} µs allowed)",
+                p99_ns / 1000,
+                limit_ns / 1000
+            ),
+            Self::RunDelay {
+                per_mille,
+                limit_per_mille,
+            } => write!(
+                f,
+                "the relay waited for a CPU {per_mille} ‰ of the time ({limit_per_mille} ‰ allowed)"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clean() -> Counters {
+        let mut counters = Counters {
+            at_ns: 1_000_000_000,
+            ..Counters::default()
+        };
+        counters.ports.entry(HostId(0)).or_default().read_packets = 5;
+        let link = counters.links.entry(LinkId(0)).or_default();
+        (0..2).for_each(|_| link.received.add(3, 4000));
+        link.sent.add(3, 4000);
+        link.dropped.add(3, 4000);
+        counters.relay.lateness.record(20_000);
+        counters
+    }
+
+    fn found(disturb: impl FnOnce(&mut Counters)) -> Vec<Judged> {
+        let mut counters = clean();
+        disturb(&mut counters);
+        audit(&Counters::default(), &counters, &Limits::default())
+    }
+
+    #[test]
+    fn a_clean_run_has_no_findings() {
+        assert_eq!(found(|_| {}), []);
+    }
+
+    #[test]
+    fn every_disturbance_is_found() {
+        let errors: [fn(&mut Counters); 6] = [
+            |c| c.links.get_mut(&LinkId(0)).unwrap().sent.segments -= 1,
+            |c| c.links.get_mut(&LinkId(0)).unwrap().received.add(1, 1),
+            |c| c.ports.get_mut(&HostId(0)).unwrap().socket_drops = 1,
+            |c| c.ports.get_mut(&HostId(0)).unwrap().write_refused = 1,
+            |c| c.relay.no_room = 1,
+            |c| (0..9).for_each(|_| c.relay.lateness.record(50_000_000)),
+        ];
+        for (n, disturb) in errors.into_iter().enumerate() {
+            let found = found(disturb);
+            assert!(
+                found
+                    .iter()
+                    .any(|judged| judged.severity == Severity::Error),
+                "{n}: {found:?}"
+            );
+        }
+        let warnings: [fn(&mut Counters); 4] = [
+            |c| c.relay.backlog_drops = Some(1),
+            |c| c.relay.run_delay_ns = Some(60_000_000),
+            |c| c.ports.get_mut(&HostId(0)).unwrap().not_ipv4 = 1,
+            |c| (0..9).for_each(|_| c.relay.lateness.record(3_000_000)),
+        ];
+        for (n, disturb) in warnings.into_iter().enumerate() {
+            let found = found(disturb);
+            assert_eq!(found.len(), 1, "{n}: {found:?}");
+            assert_eq!(found[0].severity, Severity::Warning);
+        }
+    }
+
+    #[test]
+    fn what_was_there_before_is_not_blamed_on_this_span() {
+        let mut before = clean();
+        before.ports.get_mut(&HostId(0)).unwrap().socket_drops = 7;
+        let after = before.clone();
+        assert_eq!(audit(&before, &after, &Limits::default()), []);
+    }
+}
