@@ -9,8 +9,8 @@ use traces::import::{ImportOptions, import_path};
 
 fn recording(name: &str) -> Option<PageWriteTrace> {
     let path = shared(&format!("traces/recorded-page-writes/{name}.csv.gz"), "fit")?;
-    let imported = import_path(&path, ImportOptions::default()).unwrap();
-    imported.vms.into_iter().next().unwrap().page_writes
+    let imported = import_path(&path, ImportOptions::default()).expect("good fixtures");
+    imported.vms.into_iter().next()?.page_writes
 }
 
 #[test]

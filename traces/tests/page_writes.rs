@@ -7,8 +7,11 @@ use traces::store::page_write::{
     write_page_writes, write_page_writes_with_origin,
 };
 
-/// Ticks of runs made from (gap, length) pairs, so that they never touch.
-fn trace_of(ticks: Vec<(u64, u64, Vec<(u32, u32)>)>) -> PageWriteTrace {
+/// A tick as its length, its CPU time and (gap, length) pairs.
+type Parts = (u64, u64, Vec<(u32, u32)>);
+
+/// A trace of such ticks; gaps of 1 or more keep runs from touching.
+fn trace_of(ticks: Vec<Parts>) -> PageWriteTrace {
     let (mut t_ns, mut pages) = (0, 0);
     let ticks = ticks
         .into_iter()
@@ -47,14 +50,14 @@ fn any_trace() -> impl Strategy<Value = PageWriteTrace> {
 
 fn encoded(trace: &PageWriteTrace) -> Vec<u8> {
     let mut bytes = Vec::new();
-    write_page_writes(trace, &mut bytes).unwrap();
+    write_page_writes(trace, &mut bytes).expect("a valid trace into memory");
     bytes
 }
 
 /// Three blocks, runs and bitmaps.
 fn sample() -> PageWriteTrace {
     let tick = |i: u64| {
-        let runs = if i % 2 == 0 {
+        let runs = if i.is_multiple_of(2) {
             vec![(7, 3), (900, 40)]
         } else {
             vec![(1, 1); 500]

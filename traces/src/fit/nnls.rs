@@ -31,20 +31,25 @@ pub(super) fn solve(columns: &[Vec<f64>], b: &[f64]) -> Vec<f64> {
 /// Gradients below this (for columns and b of about unit size) are rounding.
 const TOLERANCE: f64 = 1e-10;
 
-/// Goes from x towards `step` as far as no weight turns negative; those that reach 0 leave.
+/// Goes from x towards `step` as far as no weight turns negative; the one that stops it, and any
+/// other that reaches 0, leaves. At least one does each time, so this ends.
 fn towards(x: &mut [f64], step: &[f64], passive: &mut [bool]) {
-    let blocking = |k: &usize| passive[*k] && step[*k] <= 0.0;
-    let share = (0..x.len())
-        .filter(blocking)
-        .map(|k| x[k] / (x[k] - step[k]))
-        .filter(|share| share.is_finite())
-        .fold(1.0, f64::min);
+    let share = |k: usize| x[k] / (x[k] - step[k]);
+    let blocking = (0..x.len()).filter(|&k| passive[k] && step[k] <= 0.0);
+    // 0/0 when both are 0: that weight stops at once.
+    let blocked = blocking.map(|k| (if x[k] > 0.0 { share(k) } else { 0.0 }, k));
+    let Some((share, stop)) = blocked.min_by(|a, b| a.0.total_cmp(&b.0)) else {
+        return;
+    };
     for k in 0..x.len() {
-        if passive[k] {
-            x[k] += share * (step[k] - x[k]);
-            if x[k] <= f64::EPSILON || (step[k] <= 0.0 && x[k] <= TOLERANCE) {
-                (x[k], passive[k]) = (0.0, false);
-            }
+        if !passive[k] {
+            continue;
+        }
+        x[k] += share * (step[k] - x[k]);
+    }
+    for k in 0..x.len() {
+        if passive[k] && (k == stop || x[k] <= f64::EPSILON) {
+            (x[k], passive[k]) = (0.0, false);
         }
     }
 }

@@ -7,6 +7,7 @@
 mod error;
 mod manifest;
 mod read;
+mod rows;
 mod write;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,8 @@
 //! Reading a page-write trace, front to back, from anything that reads.
 
-use std::io::{self, Read};
+use std::io::Read;
 
+use super::source::Source;
 use super::{
     BLOCK_TAG, INDEX_TAG, MAGIC, MAX_BLOCK_RAW, MAX_PAGES, MAX_RUNS, MAX_TEXT, Origin,
     PageWriteError, Part, TICKS_PER_BLOCK, TRAILER_MAGIC, VERSION, set_kind, varint,
@@ -379,96 +380,26 @@ fn take_array<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     *head
 }
 
-/// A reader that knows where it is.
-struct Source<R> {
-    input: R,
-    offset: u64,
-    part: Part,
-    part_offset: u64,
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-impl<R> Source<R> {
-    fn begin(&mut self, part: Part) {
-        self.part = part;
-        self.part_offset = self.offset;
-    }
+    use super::*;
 
-    fn field(&self, field: &'static str, value: u64, expected: &'static str) -> PageWriteError {
-        PageWriteError::Field {
-            part: self.part,
-            offset: self.part_offset,
-            field,
-            value,
-            expected,
+    proptest! {
+        /// Checksums keep random bytes from the inner decoder, so it is given some directly.
+        #[test]
+        fn any_set_that_decodes_is_valid(
+            kind in 0..4u8,
+            bytes in proptest::collection::vec(prop_oneof![0..6u8, any::<u8>()], 0..40),
+            pages in prop_oneof![0..300u32, Just(MAX_PAGES)],
+        ) {
+            let bytes = [vec![kind], bytes].concat();
+            if let Ok(runs) = take_set(&mut bytes.as_slice(), pages) {
+                let ticks = vec![Tick { t_ns: 1, cpu_ns: 0, runs }];
+                let trace = PageWriteTrace { title: String::new(), pages, interval_ns: 1, ticks };
+                prop_assert_eq!(trace.check(), Ok(()));
+            }
         }
-    }
-
-    fn io(&self, source: io::Error) -> PageWriteError {
-        PageWriteError::Io {
-            part: self.part,
-            offset: self.offset,
-            source,
-        }
-    }
-
-    fn expect(
-        &self,
-        field: &'static str,
-        value: u64,
-        good: bool,
-        expected: &'static str,
-    ) -> Result<(), PageWriteError> {
-        if good {
-            Ok(())
-        } else {
-            Err(self.field(field, value, expected))
-        }
-    }
-
-    fn compare(&self, stored: u32, found: u32) -> Result<(), PageWriteError> {
-        let (part, offset) = (self.part, self.part_offset);
-        if stored == found {
-            return Ok(());
-        }
-        Err(PageWriteError::Checksum {
-            part,
-            offset,
-            expected: stored,
-            found,
-        })
-    }
-}
-
-impl<R: Read> Source<R> {
-    /// Exactly `len` bytes; allocates as they come.
-    fn bytes(&mut self, len: u32, expected: &'static str) -> Result<Vec<u8>, PageWriteError> {
-        let mut bytes = Vec::new();
-        let got = self
-            .input
-            .by_ref()
-            .take(u64::from(len))
-            .read_to_end(&mut bytes);
-        let got = got.map_err(|error| self.io(error))?;
-        self.offset += got as u64;
-        if bytes.len() as u64 == u64::from(len) {
-            return Ok(bytes);
-        }
-        Err(PageWriteError::Cut {
-            part: self.part,
-            offset: self.offset,
-            expected,
-        })
-    }
-
-    fn array<const N: usize>(&mut self, expected: &'static str) -> Result<[u8; N], PageWriteError> {
-        let len = u32::try_from(N).expect("small");
-        let bytes = self.bytes(len, expected)?;
-        Ok(bytes.try_into().expect("as many bytes as asked"))
-    }
-
-    /// Reads a stored checksum and compares it.
-    fn checksum(&mut self, found: u32) -> Result<(), PageWriteError> {
-        let stored = u32::from_le_bytes(self.array("a checksum")?);
-        self.compare(stored, found)
     }
 }

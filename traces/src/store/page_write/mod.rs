@@ -7,6 +7,7 @@
 
 mod decode;
 mod encode;
+mod source;
 mod varint;
 
 use std::collections::BTreeMap;
