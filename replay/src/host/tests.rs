@@ -77,7 +77,7 @@ fn a_host_with_room_grants_what_is_asked() {
     );
     assert_eq!(one.totals.steal, CoreWork(0));
     assert_eq!(two.totals.waiting, CoreWork(0));
-    assert_eq!(host.load().pressure_some_ns, 0);
+    assert_eq!(host.load().totals.pressure_some_ns, 0);
     assert_eq!(host.load().granted_milli, 1600);
 }
 
@@ -91,8 +91,29 @@ fn overload_shows_as_steal_and_pressure() {
     assert_eq!(state.totals.steal.core_ns(), S, "600 asked, 500 granted");
     assert_eq!(state.totals.demand.core_ns(), 6 * S);
     assert_eq!(state.backlog.core_ns(), S);
-    assert_eq!(host.load().pressure_some_ns, 10 * S);
+    assert_eq!(host.load().totals.pressure_some_ns, 10 * S);
     assert_eq!(host.load().granted_milli, 1000);
+}
+
+#[test]
+fn a_host_keeps_the_accounts_of_vms_that_left() {
+    let mut host = host(1);
+    start(&mut host, steady(1, 800, service()));
+    start(&mut host, steady(2, 800, service()));
+    host.advance(TraceNs(10 * S)).unwrap();
+    let (spec, state) = host.remove(1).unwrap();
+    host.advance(TraceNs(12 * S)).unwrap();
+    let totals = host.load().totals;
+    assert_eq!(totals.demand.core_ns(), 16 * S + 1_600_000_000);
+    assert_eq!(
+        totals.granted.core_ns(),
+        12 * S,
+        "the one that stays works off its backlog"
+    );
+    assert_eq!(totals.steal.core_ns(), 6 * S);
+    // Demand met on the way here is not this host's.
+    host.insert(spec, state).unwrap();
+    assert_eq!(host.load().totals, totals);
 }
 
 #[test]
@@ -468,4 +489,22 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_moves_between_processes_survives_encoding() {
+    let trace = CpuTrace::new(vec![CpuSample {
+        dur_ns: 7 * S,
+        milli: 3,
+    }])
+    .unwrap();
+    let mut host = host(1);
+    start(&mut host, vm(1, trace, Work::Batch));
+    let state = after(&mut host, 9, 1);
+    let (spec, load) = (host.vms().next().unwrap().clone(), host.load());
+    let bytes = postcard::to_allocvec(&(&spec, &state, load)).unwrap();
+    let back: (VmSpec, VmState, HostLoad) = postcard::from_bytes(&bytes).unwrap();
+    assert_eq!(back, (spec, state, load));
+    let throttle: Result<Throttle, _> = postcard::from_bytes(&[100]);
+    assert!(throttle.is_err(), "a throttle above 99 % is no throttle");
 }

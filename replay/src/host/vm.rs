@@ -43,8 +43,8 @@ pub struct VmTotals {
     pub demand: CoreWork,
     /// Served by hosts.
     pub granted: CoreWork,
-    /// Demand that no backlog had a part in and that the host did not grant: min(demand, what
-    /// throttled vCPUs can use) − granted, where positive.
+    /// What the host withheld of the demand of the moment: min(demand, what throttled vCPUs can
+    /// use) − granted, where positive.
     pub steal: CoreWork,
     /// Runnable but not run, backlog included: what the guest's own `/proc/stat` would call steal.
     pub waiting: CoreWork,
@@ -248,6 +248,11 @@ impl VmRun {
 
     pub(super) fn set_grant(&mut self, grant: u64) {
         self.grant = grant;
+    }
+
+    /// Accounts as of the last change.
+    pub(super) fn settled(&self) -> &VmTotals {
+        &self.state.totals
     }
 
     pub(super) fn grant(&self) -> u64 {
