@@ -8,10 +8,15 @@
 pub mod agent;
 pub mod balance;
 pub mod clock;
+pub mod cluster;
 pub mod control;
 pub mod event;
 pub mod ids;
+pub mod machine;
 pub mod migration;
+pub mod model;
+pub mod placement;
+pub mod run;
 pub mod scenario;
 pub mod timeline;
 pub mod units;

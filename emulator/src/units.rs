@@ -5,7 +5,7 @@ use netmodel::units::{BitRate, ByteSize, UnitError};
 use std::time::Duration;
 
 /// Why a text is not the quantity it should be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum QuantityError {
     /// Not a rate or a size.
     #[error(transparent)]
@@ -37,8 +37,10 @@ pub enum QuantityError {
 /// # Errors
 /// When the unit is missing or unknown, or the time does not fit in 64-bit nanoseconds.
 pub fn time_ns(text: &str) -> Result<u64, QuantityError> {
-    let time = humantime::parse_duration(text)
-        .map_err(|why| QuantityError::Time { text: text.into(), why })?;
+    let time = humantime::parse_duration(text).map_err(|why| QuantityError::Time {
+        text: text.into(),
+        why,
+    })?;
     u64::try_from(time.as_nanos()).map_err(|_| QuantityError::TooLong { text: text.into() })
 }
 
@@ -66,9 +68,13 @@ pub fn bytes_per_second(text: &str) -> Result<u64, QuantityError> {
     if text.trim() == "unlimited" {
         return Ok(0);
     }
-    let size = text.trim().strip_suffix("/s").and_then(|size| size.parse::<ByteSize>().ok());
+    let size = text
+        .trim()
+        .strip_suffix("/s")
+        .and_then(|size| size.parse::<ByteSize>().ok());
     let size = size.filter(|size| size.bytes() > 0);
-    size.map(ByteSize::bytes).ok_or_else(|| QuantityError::Bandwidth { text: text.into() })
+    size.map(ByteSize::bytes)
+        .ok_or_else(|| QuantityError::Bandwidth { text: text.into() })
 }
 
 /// A time as people write it: `2h`, `300ms`.
@@ -80,8 +86,12 @@ pub fn show_time(ns: u64) -> String {
 /// A size in the largest binary unit it is a whole number of, or with one decimal.
 #[must_use]
 pub fn show_size(bytes: u64) -> String {
-    const UNITS: [(&str, u64); 4] =
-        [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    const UNITS: [(&str, u64); 4] = [
+        ("TiB", 1 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+    ];
     match UNITS.iter().find(|(_, unit)| bytes >= *unit) {
         Some((name, unit)) if bytes.is_multiple_of(*unit) => format!("{} {name}", bytes / unit),
         Some((name, unit)) => format!("{:.1} {name}", bytes as f64 / *unit as f64),

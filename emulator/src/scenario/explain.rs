@@ -42,7 +42,9 @@ pub fn explain(scenario: &Scenario) -> String {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN).set_header(header.to_vec());
+    table
+        .load_style(presets::ASCII_MARKDOWN)
+        .set_header(header.to_vec());
     table
 }
 
@@ -59,7 +61,11 @@ fn grouped(table: &mut Table, rows: impl Iterator<Item = (String, Vec<String>)>)
     let mut pending: Option<(Vec<String>, Vec<String>)> = None;
     let flush = |table: &mut Table, pending: Option<(Vec<String>, Vec<String>)>| {
         if let Some((names, cells)) = pending {
-            table.add_row(std::iter::once(name_of(&names)).chain(cells).collect::<Vec<_>>());
+            table.add_row(
+                std::iter::once(name_of(&names))
+                    .chain(cells)
+                    .collect::<Vec<_>>(),
+            );
         }
     };
     for (name, cells) in rows {
@@ -72,20 +78,47 @@ fn grouped(table: &mut Table, rows: impl Iterator<Item = (String, Vec<String>)>)
 }
 
 fn hosts(scenario: &Scenario) -> Table {
-    let mut table = table(&["host", "cores", "RAM", "RAM of its VMs", "link up", "link down"]);
+    let mut table = table(&[
+        "host",
+        "cores",
+        "RAM",
+        "RAM of its VMs",
+        "link up",
+        "link down",
+    ]);
     let mut used: BTreeMap<usize, u64> = BTreeMap::new();
     for vm in &scenario.vms {
         *used.entry(vm.host.index()).or_default() += vm.ram_bytes;
     }
     let network = &scenario.network;
-    let rows = scenario.hosts.iter().zip(network.up.iter().zip(&network.down)).enumerate().map(
-        |(index, (HostSpec { name, cores, ram_bytes }, (up, down)))| {
-            let used = used.get(&index).copied().unwrap_or(0);
-            let cells =
-                [cores.to_string(), show_size(*ram_bytes), show_size(used), link(up), link(down)];
-            (name.clone(), cells.to_vec())
-        },
-    );
+    let rows = scenario
+        .hosts
+        .iter()
+        .zip(network.up.iter().zip(&network.down))
+        .enumerate()
+        .map(
+            |(
+                index,
+                (
+                    HostSpec {
+                        name,
+                        cores,
+                        ram_bytes,
+                    },
+                    (up, down),
+                ),
+            )| {
+                let used = used.get(&index).copied().unwrap_or(0);
+                let cells = [
+                    cores.to_string(),
+                    show_size(*ram_bytes),
+                    show_size(used),
+                    link(up),
+                    link(down),
+                ];
+                (name.clone(), cells.to_vec())
+            },
+        );
     grouped(&mut table, rows);
     table
 }
@@ -94,13 +127,24 @@ fn link(link: &LinkSpec) -> String {
     let delay = show_time(u64::try_from(link.delay.as_nanos()).unwrap_or(u64::MAX));
     match link.rate {
         None => format!("unshaped, {delay}"),
-        Some(rate) => format!("{rate}, {delay}, queue {}, +{} B", link.queue, link.overhead_bytes),
+        Some(rate) => format!(
+            "{rate}, {delay}, queue {}, +{} B",
+            link.queue, link.overhead_bytes
+        ),
     }
 }
 
 fn vms(scenario: &Scenario) -> Table {
-    let mut table =
-        table(&["VM", "vCPUs", "RAM", "resident", "CPU", "writes", "work", "first offset"]);
+    let mut table = table(&[
+        "VM",
+        "vCPUs",
+        "RAM",
+        "resident",
+        "CPU",
+        "writes",
+        "work",
+        "first offset",
+    ]);
     // Copies differ in host and offset; those are in the JSON form.
     let rows = scenario.vms.iter().map(|vm| {
         let work = format!("{:?}", vm.work).to_lowercase();
@@ -124,13 +168,15 @@ fn vms(scenario: &Scenario) -> Table {
         with_offset.push((name, cells, same, show_time(offset)));
     }
     let mut first = String::new();
-    let rows = with_offset.into_iter().map(|(name, mut cells, same, offset)| {
-        if !same {
-            first = offset;
-        }
-        cells.push(first.clone());
-        (name, cells)
-    });
+    let rows = with_offset
+        .into_iter()
+        .map(|(name, mut cells, same, offset)| {
+            if !same {
+                first = offset;
+            }
+            cells.push(first.clone());
+            (name, cells)
+        });
     grouped(&mut table, rows);
     table
 }
@@ -158,9 +204,17 @@ fn writes(vm: &VmSpec) -> String {
 fn traces(scenario: &Scenario) -> Table {
     let mut table = table(&["trace", "file", "format", "VM of the file"]);
     for (name, source) in &scenario.traces {
-        let format = source.format.clone().unwrap_or_else(|| "from its content".into());
+        let format = source
+            .format
+            .clone()
+            .unwrap_or_else(|| "from its content".into());
         let vm = source.vm.clone().unwrap_or_else(|| "first".into());
-        table.add_row(vec![name.clone(), source.path.display().to_string(), format, vm]);
+        table.add_row(vec![
+            name.clone(),
+            source.path.display().to_string(),
+            format,
+            vm,
+        ]);
     }
     table
 }
@@ -187,9 +241,15 @@ fn planned(scenario: &Scenario) -> Table {
 }
 
 fn balancer(scenario: &Scenario) -> Table {
-    let mut table = table(&["policy", "interval", "window", "at once", "per host", "options"]);
+    let mut table = table(&[
+        "policy", "interval", "window", "at once", "per host", "options",
+    ]);
     let spec = &scenario.balancer;
-    let options: Vec<_> = spec.options.iter().map(|(k, v)| format!("{k} = {v}")).collect();
+    let options: Vec<_> = spec
+        .options
+        .iter()
+        .map(|(k, v)| format!("{k} = {v}"))
+        .collect();
     table.add_row(vec![
         spec.policy.clone(),
         show_time(spec.interval_ns),

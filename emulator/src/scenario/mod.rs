@@ -223,9 +223,12 @@ const TEXT_BYTES_MAX: u64 = 16 << 20;
 /// With everything wrong with it that can be found at once, each with file, line and spot.
 pub fn load(path: &Path) -> Result<Loaded, ScenarioError> {
     let text = read_text(path)?;
-    let check::Checked { scenario, spots } = check::check(path, &text)?;
+    let check::Checked {
+        mut scenario,
+        spots,
+    } = check::check(path, &text)?;
     let wrong = |list| ScenarioError::Wrong(Problems::new(path, &text, list));
-    let inputs = inputs::Inputs::load_all(&scenario).map_err(|errors| {
+    let inputs = inputs::Inputs::load(&scenario).map_err(|errors| {
         let spot = |name: &str| spots.traces.get(name).cloned().unwrap_or(0..0);
         let problem = |(name, source): (String, inputs::InputError)| Problem {
             span: spot(&name),
@@ -233,6 +236,12 @@ pub fn load(path: &Path) -> Result<Loaded, ScenarioError> {
         };
         wrong(errors.into_iter().map(problem).collect())
     })?;
+    let mean = |name: &str| {
+        inputs
+            .get(name)
+            .map(|input| input.cpu.mean_milli() / 1000.0)
+    };
+    check::settle_again(&mut scenario, &spots, mean).map_err(|problem| wrong(vec![problem]))?;
     let unfit = inputs::unfit(&scenario, &inputs);
     if !unfit.is_empty() {
         let problem = |(vm, kind): (VmId, ProblemKind)| Problem {
@@ -254,18 +263,36 @@ pub fn parse(path: &Path, text: &str) -> Result<Scenario, ScenarioError> {
 }
 
 fn read_text(path: &Path) -> Result<String, ScenarioError> {
-    let unreadable = |source| ScenarioError::Unreadable { path: path.into(), source };
+    let unreadable = |source| ScenarioError::Unreadable {
+        path: path.into(),
+        source,
+    };
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, TEXT_BYTES_MAX + 1), &mut bytes)
-        .map_err(unreadable)?;
+    std::io::Read::read_to_end(
+        &mut std::io::Read::take(file, TEXT_BYTES_MAX + 1),
+        &mut bytes,
+    )
+    .map_err(unreadable)?;
     if bytes.len() as u64 > TEXT_BYTES_MAX {
         let (path, limit) = (path.into(), TEXT_BYTES_MAX);
-        return Err(ScenarioError::TooLong { path, bytes: bytes.len() as u64, limit });
+        return Err(ScenarioError::TooLong {
+            path,
+            bytes: bytes.len() as u64,
+            limit,
+        });
     }
     String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..offset].iter().filter(|b| **b == b'\n').count() + 1;
-        ScenarioError::NotText { path: path.into(), line, offset }
+        let line = error.as_bytes()[..offset]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count()
+            + 1;
+        ScenarioError::NotText {
+            path: path.into(),
+            line,
+            offset,
+        }
     })
 }

@@ -1,6 +1,7 @@
 //! What can be wrong with a scenario, each with the spot in the file, what was expected and the
 //! remedy. Several are reported at once. Never inside: the checks themselves.
 
+use crate::placement::PlacementError;
 use crate::units::{QuantityError, show_size};
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
@@ -161,29 +162,9 @@ pub enum ProblemKind {
         /// The choices.
         choices: &'static str,
     },
-    /// A host whose VMs do not fit in its RAM.
-    #[error(
-        "{vms} VMs on host `{host}` need {}, but it has {}",
-        show_size(*needed_bytes), show_size(*ram_bytes)
-    )]
-    HostFull {
-        /// The host.
-        host: String,
-        /// VMs on it.
-        vms: usize,
-        /// RAM they need together.
-        needed_bytes: u64,
-        /// RAM it has.
-        ram_bytes: u64,
-    },
-    /// The placement found no room.
-    #[error("{placement} placement: {why}")]
-    NoRoom {
-        /// Which placement.
-        placement: &'static str,
-        /// Which VM does not fit, and figures.
-        why: String,
-    },
+    /// A VM for which there is no room.
+    #[error("{}", no_room(.0))]
+    NoRoom(PlacementError),
     /// A VM whose memory does not hold what it is told to do.
     #[error(
         "VM `{vm}` needs {} for its resident and its written pages, but has {} of RAM",
@@ -197,6 +178,14 @@ pub enum ProblemKind {
         /// RAM it has.
         ram_bytes: u64,
     },
+    /// A VM whose memory cannot behave as it is told to.
+    #[error("VM `{vm}`: {source}")]
+    Behaviour {
+        /// The VM.
+        vm: String,
+        /// Why.
+        source: replay::guest::MemoryError,
+    },
     /// What cannot be carried at this k.
     #[error(transparent)]
     Scale(#[from] super::scale::ScaleError),
@@ -208,23 +197,21 @@ pub enum ProblemKind {
         /// Why.
         source: super::inputs::InputError,
     },
-    /// A balancer that cannot be made from these options.
-    #[error("{why}")]
-    Balancer {
-        /// What the policy says.
-        why: String,
-    },
 }
 
 impl ProblemKind {
     /// What to write instead, or what to do.
     fn remedy(&self) -> Option<String> {
         match self {
-            Self::UnknownKey { near: Some(near), .. } => Some(format!("did you mean `{near}`?")),
+            Self::UnknownKey {
+                near: Some(near), ..
+            } => Some(format!("did you mean `{near}`?")),
             Self::UnknownKey { known, .. } => Some(format!("known here: {}", listed(known))),
             Self::Missing { example, .. } => Some(format!("write for example `{example}`")),
             Self::Quantity { accepted, .. } => Some(format!("accepted: {accepted}")),
-            Self::Unknown { near: Some(near), .. } => Some(format!("did you mean `{near}`?")),
+            Self::Unknown {
+                near: Some(near), ..
+            } => Some(format!("did you mean `{near}`?")),
             Self::Unknown { known, what, .. } if known.is_empty() => {
                 Some(format!("the scenario declares no {what}"))
             }
@@ -234,14 +221,14 @@ impl ProblemKind {
                  digit"
                     .into(),
             ),
-            Self::Duplicate { first_line, .. } => {
-                Some(format!("the first is on line {first_line}; give this one another name"))
-            }
-            Self::HostFull { .. } => Some(
+            Self::Duplicate { first_line, .. } => Some(format!(
+                "the first is on line {first_line}; give this one another name"
+            )),
+            Self::NoRoom(PlacementError::PinnedFull { .. }) => Some(
                 "give the host more `ram`, the VMs less, or leave `host` out to have them placed"
                     .into(),
             ),
-            Self::NoRoom { .. } => Some("add hosts or `ram`, or give the VMs less".into()),
+            Self::NoRoom(_) => Some("add hosts or `ram`, or give the VMs less".into()),
             Self::Memory { .. } => Some("give the VM more `ram`, or less `resident`".into()),
             Self::Scale(error) => Some(error.remedy()),
             Self::Trace { source, .. } => source.remedy(),
@@ -249,7 +236,7 @@ impl ProblemKind {
             | Self::Type { .. }
             | Self::Bounds { .. }
             | Self::OneOf { .. }
-            | Self::Balancer { .. } => None,
+            | Self::Behaviour { .. } => None,
         }
     }
 
@@ -266,12 +253,50 @@ impl ProblemKind {
             Self::Name { .. } => "not a name",
             Self::Duplicate { .. } => "again",
             Self::OneOf { .. } => "not exactly one",
-            Self::HostFull { .. } | Self::NoRoom { .. } => "does not fit",
+            Self::NoRoom(_) => "does not fit",
             Self::Memory { .. } => "too small",
+            Self::Behaviour { .. } => "declared here",
             Self::Scale(_) => "cannot be carried",
             Self::Trace { .. } => "declared here",
-            Self::Balancer { .. } => "cannot be used",
         }
+    }
+}
+
+/// As [`PlacementError`], in units people read.
+fn no_room(error: &PlacementError) -> String {
+    let shown = |vm: &str, needed, host: &str, free, ram| {
+        let (needed, free, ram) = (show_size(needed), show_size(free), show_size(ram));
+        (
+            format!("VM `{vm}` needs {needed} of RAM"),
+            format!("host `{host}`"),
+            free,
+            ram,
+        )
+    };
+    match error {
+        PlacementError::NoRoom {
+            vm,
+            needed_bytes,
+            host,
+            free_bytes,
+            ram_bytes,
+            ..
+        } => {
+            let (vm, host, free, ram) = shown(vm, *needed_bytes, host, *free_bytes, *ram_bytes);
+            format!("{vm}, but the emptiest {host} has {free} left of {ram}")
+        }
+        PlacementError::PinnedFull {
+            vm,
+            needed_bytes,
+            host,
+            free_bytes,
+            ram_bytes,
+            ..
+        } => {
+            let (vm, host, free, ram) = shown(vm, *needed_bytes, host, *free_bytes, *ram_bytes);
+            format!("{vm}, but its {host} has {free} left of {ram}")
+        }
+        PlacementError::UnknownHost { .. } | PlacementError::NoHosts => error.to_string(),
     }
 }
 
@@ -279,8 +304,16 @@ impl ProblemKind {
 const LISTED_MAX: usize = 24;
 
 fn listed(names: &[String]) -> String {
-    let shown: Vec<String> = names.iter().take(LISTED_MAX).map(|n| format!("`{n}`")).collect();
-    let more = if names.len() > LISTED_MAX { ", …" } else { "" };
+    let shown: Vec<String> = names
+        .iter()
+        .take(LISTED_MAX)
+        .map(|n| format!("`{n}`"))
+        .collect();
+    let more = if names.len() > LISTED_MAX {
+        ", …"
+    } else {
+        ""
+    };
     format!("{}{more}", shown.join(", "))
 }
 
@@ -304,12 +337,21 @@ pub(super) fn near_miss<'a>(
 impl Problems {
     /// Problems of one text, put in its order. There must be one at least.
     pub(super) fn new(path: &Path, text: &str, mut list: Vec<Problem>) -> Self {
-        assert!(!list.is_empty(), "problems are only made when something is wrong");
+        assert!(
+            !list.is_empty(),
+            "problems are only made when something is wrong"
+        );
         list.sort_by_key(|problem| (problem.span.start, problem.span.end));
         for problem in &mut list {
             problem.span = on_boundaries(text, &problem.span);
         }
-        Self { path: path.to_owned(), text: text.into(), list }
+        // A table read for two ends of a link finds the same thing twice.
+        list.dedup_by_key(|problem| (problem.span.clone(), problem.kind.to_string()));
+        Self {
+            path: path.to_owned(),
+            text: text.into(),
+            list,
+        }
     }
 
     /// The file.
@@ -365,7 +407,10 @@ impl fmt::Display for Problems {
 pub(super) fn line_column(text: &str, offset: usize) -> (usize, usize) {
     let before = &text[..on_boundaries(text, &(offset..offset)).start];
     let line_start = before.rfind('\n').map_or(0, |i| i + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
 }
 
 /// A span moved inwards to what the text has; renderers slice it.

@@ -17,7 +17,10 @@ pub(super) struct Log(RefCell<Vec<Problem>>);
 
 impl Log {
     pub(super) fn add(&self, span: &Range<usize>, kind: ProblemKind) {
-        self.0.borrow_mut().push(Problem { span: span.clone(), kind });
+        self.0.borrow_mut().push(Problem {
+            span: span.clone(),
+            kind,
+        });
     }
 
     pub(super) fn into_list(self) -> Vec<Problem> {
@@ -66,7 +69,13 @@ impl<'d> Table<'d> {
         log: &'d Log,
         read: impl FnOnce(&Self) -> T,
     ) -> T {
-        let table = Self { name, span, entries, asked: RefCell::default(), log };
+        let table = Self {
+            name,
+            span,
+            entries,
+            asked: RefCell::default(),
+            log,
+        };
         let result = read(&table);
         table.report_unknown();
         result
@@ -76,7 +85,12 @@ impl<'d> Table<'d> {
     pub(super) fn get(&self, key: &'static str) -> Option<Value<'d>> {
         self.asked.borrow_mut().push(key);
         let value = self.entries.get(key)?;
-        Some(Value { key: key.into(), span: value.span(), value: value.get_ref(), log: self.log })
+        Some(Value {
+            key: key.into(),
+            span: value.span(),
+            value: value.get_ref(),
+            log: self.log,
+        })
     }
 
     /// The value of a key that must be there.
@@ -84,7 +98,14 @@ impl<'d> Table<'d> {
         let value = self.get(key);
         if value.is_none() {
             let table = self.name.clone();
-            self.log.add(&self.span, ProblemKind::Missing { key, table, example });
+            self.log.add(
+                &self.span,
+                ProblemKind::Missing {
+                    key,
+                    table,
+                    example,
+                },
+            );
         }
         value
     }
@@ -93,8 +114,12 @@ impl<'d> Table<'d> {
     pub(super) fn named(&self) -> impl Iterator<Item = (Range<usize>, Value<'d>)> + '_ {
         self.entries.iter().map(|(key, value)| {
             let name = key.get_ref().to_string();
-            let value =
-                Value { key: name, span: value.span(), value: value.get_ref(), log: self.log };
+            let value = Value {
+                key: name,
+                span: value.span(),
+                value: value.get_ref(),
+                log: self.log,
+            };
             (key.span(), value)
         })
     }
@@ -102,7 +127,9 @@ impl<'d> Table<'d> {
     /// What the table holds beside what has been asked for: the reader takes all of it.
     pub(super) fn rest(&self) -> Vec<(Range<usize>, Value<'d>)> {
         let asked = self.asked.borrow();
-        self.named().filter(|(_, value)| !asked.contains(&value.key.as_str())).collect()
+        self.named()
+            .filter(|(_, value)| !asked.contains(&value.key.as_str()))
+            .collect()
     }
 
     /// Notes an unknown key. `more` are keys known here beside those asked for.
@@ -113,7 +140,15 @@ impl<'d> Table<'d> {
         known.dedup();
         let near = near_miss(key, known.iter().map(String::as_str));
         let (key, table) = (key.to_owned(), self.name.clone());
-        self.log.add(span, ProblemKind::UnknownKey { key, table, near, known });
+        self.log.add(
+            span,
+            ProblemKind::UnknownKey {
+                key,
+                table,
+                near,
+                known,
+            },
+        );
     }
 
     /// Reads a table whose further keys are taken by `rest`, so none is unknown here.
@@ -123,7 +158,13 @@ impl<'d> Table<'d> {
         log: &'d Log,
         read: impl FnOnce(&Self) -> T,
     ) -> T {
-        read(&Self { name, span, entries, asked: RefCell::default(), log })
+        read(&Self {
+            name,
+            span,
+            entries,
+            asked: RefCell::default(),
+            log,
+        })
     }
 
     fn report_unknown(&self) {
@@ -145,7 +186,11 @@ impl<'d> Value<'d> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        self.note(ProblemKind::Type { key: self.key.clone(), found, expected });
+        self.note(ProblemKind::Type {
+            key: self.key.clone(),
+            found,
+            expected,
+        });
         None
     }
 
@@ -157,7 +202,11 @@ impl<'d> Value<'d> {
     /// Notes that the value is out of bounds.
     pub(super) fn out_of_bounds(&self, value: impl ToString, bounds: impl ToString) {
         let (value, bounds) = (value.to_string(), bounds.to_string());
-        self.note(ProblemKind::Bounds { key: self.key.clone(), value, bounds });
+        self.note(ProblemKind::Bounds {
+            key: self.key.clone(),
+            value,
+            bounds,
+        });
     }
 
     /// The text, when it is one.
@@ -176,9 +225,15 @@ impl<'d> Value<'d> {
         accepted: &'static str,
         parse: impl FnOnce(&str) -> Result<T, QuantityError>,
     ) -> Option<T> {
-        let Some(text) = self.as_text() else { return self.wrong(accepted) };
+        let Some(text) = self.as_text() else {
+            return self.wrong(accepted);
+        };
         let note = |source| {
-            self.note(ProblemKind::Quantity { key: self.key.clone(), source, accepted });
+            self.note(ProblemKind::Quantity {
+                key: self.key.clone(),
+                source,
+                accepted,
+            });
         };
         parse(text).map_err(note).ok()
     }
@@ -219,9 +274,14 @@ impl<'d> Value<'d> {
 
     /// A whole number within bounds.
     pub(super) fn integer(&self, bounds: RangeInclusive<u64>) -> Option<u64> {
-        let Some(integer) = self.value.as_integer() else { return self.wrong("a whole number") };
+        let Some(integer) = self.value.as_integer() else {
+            return self.wrong("a whole number");
+        };
         let value = i128::from_str_radix(integer.as_str(), integer.radix());
-        let within = value.ok().and_then(|v| u64::try_from(v).ok()).filter(|v| bounds.contains(v));
+        let within = value
+            .ok()
+            .and_then(|v| u64::try_from(v).ok())
+            .filter(|v| bounds.contains(v));
         if within.is_none() {
             let (low, high) = (bounds.start(), bounds.end());
             self.out_of_bounds(integer.as_str(), format!("a whole number, {low} to {high}"));
@@ -232,7 +292,8 @@ impl<'d> Value<'d> {
     /// A whole number of 32 bits within bounds.
     pub(super) fn small(&self, bounds: RangeInclusive<u32>) -> Option<u32> {
         let wide = u64::from(*bounds.start())..=u64::from(*bounds.end());
-        self.integer(wide).and_then(|value| u32::try_from(value).ok())
+        self.integer(wide)
+            .and_then(|value| u32::try_from(value).ok())
     }
 
     /// A number, with or without decimals, within bounds.
@@ -244,25 +305,27 @@ impl<'d> Value<'d> {
         };
         let value = text.parse::<f64>().ok().filter(|v| bounds.contains(v));
         if value.is_none() {
-            self.out_of_bounds(text, format!("a number, {} to {}", bounds.start(), bounds.end()));
+            self.out_of_bounds(
+                text,
+                format!("a number, {} to {}", bounds.start(), bounds.end()),
+            );
         }
         value
     }
 
     /// Thousandths of a number within bounds, rounded.
     pub(super) fn thousandths(&self, bounds: RangeInclusive<f64>) -> Option<u32> {
-        self.number(bounds).map(|value| traces::units::round_u32(value * 1000.0))
-    }
-
-    /// Whether it is a number of any kind.
-    pub(super) fn is_number(&self) -> bool {
-        self.value.is_integer() || self.value.is_float()
+        self.number(bounds)
+            .map(|value| traces::units::round_u32(value * 1000.0))
     }
 
     /// One of a fixed list of words.
     pub(super) fn word<T: Copy>(&self, what: &'static str, words: &[(&str, T)]) -> Option<T> {
         let text = self.text()?;
-        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        let found = words
+            .iter()
+            .find(|(word, _)| *word == text)
+            .map(|(_, value)| *value);
         if found.is_none() {
             self.unknown_name(what, text, words.iter().map(|(word, _)| *word));
         }
@@ -280,14 +343,22 @@ impl<'d> Value<'d> {
         // One more than is ever listed, so that the list can say there are more.
         let known = known.take(25).map(str::to_owned).collect();
         let (key, name) = (self.key.clone(), name.to_owned());
-        self.note(ProblemKind::Unknown { key, what, name, near, known });
+        self.note(ProblemKind::Unknown {
+            key,
+            what,
+            name,
+            near,
+            known,
+        });
     }
 
     /// A name that can also be a file's.
     pub(super) fn name(&self) -> Option<&'d str> {
         let text = self.text()?;
         if !is_name(text) {
-            self.note(ProblemKind::Name { name: text.to_owned() });
+            self.note(ProblemKind::Name {
+                name: text.to_owned(),
+            });
             return None;
         }
         Some(text)
@@ -295,7 +366,9 @@ impl<'d> Value<'d> {
 
     /// The values of a list.
     pub(super) fn list(&self, expected: &'static str) -> Option<Vec<Self>> {
-        let Some(values) = self.value.as_array() else { return self.wrong(expected) };
+        let Some(values) = self.value.as_array() else {
+            return self.wrong(expected);
+        };
         let value = |value: &'d toml::Spanned<DeValue<'d>>| Value {
             key: self.key.clone(),
             span: value.span(),
@@ -312,8 +385,15 @@ impl<'d> Value<'d> {
         expected: &'static str,
         read: impl FnOnce(&Table<'d>) -> T,
     ) -> Option<T> {
-        let Some(entries) = self.value.as_table() else { return self.wrong(expected) };
-        Some(Table::read((name.into(), self.span.clone()), entries, self.log, read))
+        let Some(entries) = self.value.as_table() else {
+            return self.wrong(expected);
+        };
+        Some(Table::read(
+            (name.into(), self.span.clone()),
+            entries,
+            self.log,
+            read,
+        ))
     }
 
     /// Reads a table of which `read` takes every key.
@@ -323,8 +403,15 @@ impl<'d> Value<'d> {
         expected: &'static str,
         read: impl FnOnce(&Table<'d>) -> T,
     ) -> Option<T> {
-        let Some(entries) = self.value.as_table() else { return self.wrong(expected) };
-        Some(Table::read_open((name.into(), self.span.clone()), entries, self.log, read))
+        let Some(entries) = self.value.as_table() else {
+            return self.wrong(expected);
+        };
+        Some(Table::read_open(
+            (name.into(), self.span.clone()),
+            entries,
+            self.log,
+            read,
+        ))
     }
 
     /// Whether it is a table.

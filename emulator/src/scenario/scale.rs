@@ -40,7 +40,13 @@ const fn fixed(
     scales: bool,
     why: &'static str,
 ) -> Constant {
-    Constant { name, value: Some(value), unit, scales, why }
+    Constant {
+        name,
+        value: Some(value),
+        unit,
+        scales,
+        why,
+    }
 }
 
 const fn given(
@@ -49,7 +55,13 @@ const fn given(
     scales: bool,
     why: &'static str,
 ) -> Constant {
-    Constant { name, value: None, unit, scales, why }
+    Constant {
+        name,
+        value: None,
+        unit,
+        scales,
+        why,
+    }
 }
 
 /// Pages between two looks at the clock in QEMU's `ram_save_iterate`.
@@ -101,8 +113,13 @@ pub const XEN_STOP_PAGES: Constant = fixed(
     "a threshold on what is left to send is a time at a given rate",
 );
 /// Xen's batch.
-pub const XEN_BATCH: Constant =
-    fixed("page batch (Xen)", 1024, "pages", true, "unit of sending, as the multifd packet");
+pub const XEN_BATCH: Constant = fixed(
+    "page batch (Xen)",
+    1024,
+    "pages",
+    true,
+    "unit of sending, as the multifd packet",
+);
 /// QEMU's cache of old page contents.
 pub const XBZRLE_CACHE: Constant = fixed(
     "XBZRLE cache (QEMU)",
@@ -130,8 +147,18 @@ pub const PAGE: Constant = fixed(
 
 /// Every byte and page constant: name, full size, whether k divides it, and why.
 pub const TABLE: &[Constant] = &[
-    given("RAM of hosts and VMs", "pages", true, "space; rounded up to whole pages"),
-    given("resident and written pages", "pages", true, "the working set keeps its share of the RAM"),
+    given(
+        "RAM of hosts and VMs",
+        "pages",
+        true,
+        "space; rounded up to whole pages",
+    ),
+    given(
+        "resident and written pages",
+        "pages",
+        true,
+        "the working set keeps its share of the RAM",
+    ),
     given(
         "page-write rate of a VM",
         "pages/s",
@@ -144,12 +171,37 @@ pub const TABLE: &[Constant] = &[
         true,
         "every k-th page of the recording is kept: a sample that keeps each page's instants",
     ),
-    given("block of a class of runs", "pages", false, "neighbours written together stay so"),
+    given(
+        "block of a class of runs",
+        "pages",
+        false,
+        "neighbours written together stay so",
+    ),
     given("link rate", "bit/s", true, "space over time"),
-    given("link queue", "bytes", true, "queueing delay is queue / rate"),
-    given("tenant traffic", "bit/s", true, "its share of the link stays"),
-    given("max-bandwidth, avail-switchover-bandwidth", "bytes/s", true, "shares of a link"),
-    given("device state", "bytes", true, "its time on the wire is part of the downtime"),
+    given(
+        "link queue",
+        "bytes",
+        true,
+        "queueing delay is queue / rate",
+    ),
+    given(
+        "tenant traffic",
+        "bit/s",
+        true,
+        "its share of the link stays",
+    ),
+    given(
+        "max-bandwidth, avail-switchover-bandwidth",
+        "bytes/s",
+        true,
+        "shares of a link",
+    ),
+    given(
+        "device state",
+        "bytes",
+        true,
+        "its time on the wire is part of the downtime",
+    ),
     given(
         "socket buffers (per-namespace tcp_rmem, tcp_wmem)",
         "bytes",
@@ -166,10 +218,27 @@ pub const TABLE: &[Constant] = &[
     XBZRLE_CACHE,
     TCP_LIMIT_OUTPUT,
     PAGE,
-    fixed("MTU", 1500, "bytes", false, "the kernel's TCP sends real segments: sets the limits on k"),
+    fixed(
+        "MTU",
+        1500,
+        "bytes",
+        false,
+        "the kernel's TCP sends real segments: sets the limits on k",
+    ),
     fixed("MSS", 1448, "bytes", false, "follows from the MTU"),
-    fixed("initial window", 10, "segments", false, "the kernel's; slow start begins relatively higher"),
-    given("link overhead_bytes", "bytes", false, "per segment, and segments stay"),
+    fixed(
+        "initial window",
+        10,
+        "segments",
+        false,
+        "the kernel's; slow start begins relatively higher",
+    ),
+    given(
+        "link overhead_bytes",
+        "bytes",
+        false,
+        "per segment, and segments stay",
+    ),
 ];
 
 /// Fewest segments a queue must hold: below, bursts of the initial window and of super-frames are
@@ -262,8 +331,12 @@ impl ScaleError {
         match self {
             Self::Already { .. } => "apply k to the scenario as written".into(),
             Self::Zero => "write `scale = 1`".into(),
-            Self::Queue { segment_bytes, k, .. } => queue(QUEUE_SEGMENTS_MIN, *segment_bytes, *k),
-            Self::Pipe { segment_bytes, k, .. } => queue(PIPE_SEGMENTS_MIN, *segment_bytes, *k),
+            Self::Queue {
+                segment_bytes, k, ..
+            } => queue(QUEUE_SEGMENTS_MIN, *segment_bytes, *k),
+            Self::Pipe {
+                segment_bytes, k, ..
+            } => queue(PIPE_SEGMENTS_MIN, *segment_bytes, *k),
             Self::Rate { .. } | Self::Ram { .. } => "lower `scale`".into(),
         }
     }
@@ -275,7 +348,9 @@ impl ScaleError {
 /// When something cannot be carried at this k, or the scenario has been divided before.
 pub fn apply(scenario: &Scenario, k: u32) -> Result<Scenario, ScaleError> {
     if scenario.divided_by != 1 {
-        return Err(ScaleError::Already { divided_by: scenario.divided_by });
+        return Err(ScaleError::Already {
+            divided_by: scenario.divided_by,
+        });
     }
     if k == 0 {
         return Err(ScaleError::Zero);
@@ -292,8 +367,10 @@ pub fn apply(scenario: &Scenario, k: u32) -> Result<Scenario, ScaleError> {
     }
     divide_network(&mut carried, k)?;
     for (index, flow) in carried.flows.iter_mut().enumerate() {
-        flow.rate_bps =
-            flow.rate_bps.map(|rate| divided_rate(&format!("flow {}", index + 1), rate, k)).transpose()?;
+        flow.rate_bps = flow
+            .rate_bps
+            .map(|rate| divided_rate(&format!("flow {}", index + 1), rate, k))
+            .transpose()?;
     }
     let migration = &mut carried.migration;
     for bytes in [
@@ -311,10 +388,21 @@ pub fn apply(scenario: &Scenario, k: u32) -> Result<Scenario, ScaleError> {
 /// have been rounded up by one page.
 fn slack_pages(scenario: &Scenario, k: u32) -> u64 {
     let pages = |vm: &VmSpec| vm.ram_bytes / PAGE_SIZE;
-    let rounded = scenario.vms.iter().filter(|vm| !pages(vm).is_multiple_of(u64::from(k))).count();
+    let rounded = scenario
+        .vms
+        .iter()
+        .filter(|vm| !pages(vm).is_multiple_of(u64::from(k)))
+        .count();
     let smallest = scenario.vms.iter().map(pages).min().unwrap_or(1).max(1);
-    let largest_host = scenario.hosts.iter().map(|h| h.ram_bytes / PAGE_SIZE).max().unwrap_or(0);
-    u64::try_from(rounded).unwrap_or(u64::MAX).min(largest_host / smallest)
+    let largest_host = scenario
+        .hosts
+        .iter()
+        .map(|h| h.ram_bytes / PAGE_SIZE)
+        .max()
+        .unwrap_or(0);
+    u64::try_from(rounded)
+        .unwrap_or(u64::MAX)
+        .min(largest_host / smallest)
 }
 
 fn divide_vm(vm: &mut VmSpec, k: u32) -> Result<(), ScaleError> {
@@ -330,7 +418,11 @@ fn divide_vm(vm: &mut VmSpec, k: u32) -> Result<(), ScaleError> {
     // Parts rounded up must still fit in the whole.
     let ram = divided(vm.ram_bytes).max(resident + written);
     if k > 1 && ram < RAM_PAGES_MIN {
-        return Err(ScaleError::Ram { vm: vm.name.clone(), k, pages: ram });
+        return Err(ScaleError::Ram {
+            vm: vm.name.clone(),
+            k,
+            pages: ram,
+        });
     }
     (vm.ram_bytes, vm.resident_bytes) = (ram * PAGE_SIZE, resident * PAGE_SIZE);
     Ok(())
@@ -347,7 +439,9 @@ fn divide_network(scenario: &mut Scenario, k: u32) -> Result<(), ScaleError> {
 }
 
 fn divide_link(host: &str, link: &LinkSpec, k: u32) -> Result<LinkSpec, ScaleError> {
-    let rate = link.rate.map(|rate| divided_rate(&format!("link of {host}"), rate.bps(), k));
+    let rate = link
+        .rate
+        .map(|rate| divided_rate(&format!("link of {host}"), rate.bps(), k));
     Ok(LinkSpec {
         rate: rate.transpose()?.and_then(BitRate::from_bps),
         queue: ByteSize::from_bytes(link.queue.bytes().div_ceil(u64::from(k))),
@@ -357,7 +451,11 @@ fn divide_link(host: &str, link: &LinkSpec, k: u32) -> Result<LinkSpec, ScaleErr
 
 fn divided_rate(what: &str, rate_bps: u64, k: u32) -> Result<u64, ScaleError> {
     match rate_bps / u64::from(k) {
-        0 => Err(ScaleError::Rate { what: what.into(), rate_bps, k }),
+        0 => Err(ScaleError::Rate {
+            what: what.into(),
+            rate_bps,
+            k,
+        }),
         rate => Ok(rate),
     }
 }
@@ -380,13 +478,26 @@ pub fn check_links(host: &str, up: &LinkSpec, down: &LinkSpec, k: u32) -> Result
         let queue_bytes = link.queue.bytes() / u64::from(k);
         let segments = queue_bytes / segment_bytes;
         if segments < QUEUE_SEGMENTS_MIN {
-            return Err(ScaleError::Queue { link: name(), k, queue_bytes, segments, segment_bytes });
+            return Err(ScaleError::Queue {
+                link: name(),
+                k,
+                queue_bytes,
+                segments,
+                segment_bytes,
+            });
         }
         let bdp_bytes = rate.bytes_in(round_trip) / u64::from(k);
         let segments = bdp_bytes.saturating_add(queue_bytes) / segment_bytes;
         if segments < PIPE_SEGMENTS_MIN {
             let link = name();
-            return Err(ScaleError::Pipe { link, k, bdp_bytes, queue_bytes, segments, segment_bytes });
+            return Err(ScaleError::Pipe {
+                link,
+                k,
+                bdp_bytes,
+                queue_bytes,
+                segments,
+                segment_bytes,
+            });
         }
     }
     Ok(())
@@ -396,8 +507,18 @@ pub fn check_links(host: &str, up: &LinkSpec, down: &LinkSpec, k: u32) -> Result
 #[must_use]
 pub fn table_markdown() -> String {
     let mut text = String::from("| what | full size | divided by k | why |\n|---|---|---|---|\n");
-    for Constant { name, value, unit, scales, why } in TABLE {
-        let size = value.map_or_else(|| format!("given, {unit}"), |value| format!("{value} {unit}"));
+    for Constant {
+        name,
+        value,
+        unit,
+        scales,
+        why,
+    } in TABLE
+    {
+        let size = value.map_or_else(
+            || format!("given, {unit}"),
+            |value| format!("{value} {unit}"),
+        );
         let scales = if *scales { "yes" } else { "no" };
         text += &format!("| {name} | {size} | {scales} | {why} |\n");
     }

@@ -21,17 +21,15 @@ pub(super) struct Guests {
 
 type Traces = BTreeMap<String, TraceSource>;
 
-const WORKS: &[(&str, Work)] =
-    &[("service", Work::Service), ("batch", Work::Batch), ("open", Work::Open)];
+const WORKS: &[(&str, Work)] = &[
+    ("service", Work::Service),
+    ("batch", Work::Batch),
+    ("open", Work::Open),
+];
 /// cgroup v2's default weight, so that weights read as they do there.
 const WEIGHT: u32 = 100;
 
-pub(super) fn read(
-    root: &Table<'_>,
-    text: &str,
-    machines: &Machines,
-    traces: &Traces,
-) -> Guests {
+pub(super) fn read(root: &Table<'_>, text: &str, machines: &Machines, traces: &Traces) -> Guests {
     let mut guests = Guests::default();
     each(root, "vms", |table| {
         if let Some(group) = group(table, machines, traces) {
@@ -51,35 +49,69 @@ struct Group<'d> {
 }
 
 fn group<'d>(table: &Table<'d>, machines: &Machines, traces: &Traces) -> Option<Group<'d>> {
-    let name = table.need("name", "name = \"web\"").and_then(|v| v.name().map(|n| (n, v.span)));
+    let name = table
+        .need("name", "name = \"web\"")
+        .and_then(|v| v.name().map(|n| (n, v.span)));
     let count = table.get("count").and_then(|v| v.small(1..=VMS_MAX));
-    let ram = table.need("ram", "ram = \"512MiB\"").and_then(|v| Some((ram_bytes(&v)?, v.span)));
-    let resident = table.get("resident").and_then(|v| v.size_bytes()).unwrap_or(0);
+    let ram = table
+        .need("ram", "ram = \"512MiB\"")
+        .and_then(|v| Some((ram_bytes(&v)?, v.span)));
+    let resident = table
+        .get("resident")
+        .and_then(|v| v.size_bytes())
+        .unwrap_or(0);
     let (cpu, cpu_scale_milli) = table.get("cpu").map_or(IDLE_CPU, |v| cpu(&v, traces));
     let time = |key| table.get(key).and_then(|v| v.time_ns()).unwrap_or(0);
     let spec = VmSpec {
         name: String::new(),
-        vcpus: table.get("vcpus").and_then(|v| v.small(1..=1024)).unwrap_or(1),
-        weight: table.get("weight").and_then(|v| v.small(1..=10_000)).unwrap_or(WEIGHT),
+        vcpus: table
+            .get("vcpus")
+            .and_then(|v| v.small(1..=1024))
+            .unwrap_or(1),
+        weight: table
+            .get("weight")
+            .and_then(|v| v.small(1..=10_000))
+            .unwrap_or(WEIGHT),
         ram_bytes: ram.as_ref().map_or(0, |ram| ram.0),
         resident_bytes: resident,
         cpu,
         cpu_scale_milli,
-        writes: table.get("writes").map_or(WriteSource::Idle, |v| writes(&v, traces)),
+        writes: table
+            .get("writes")
+            .map_or(WriteSource::Idle, |v| writes(&v, traces)),
         offset_ns: time("offset"),
-        work: table.get("work").and_then(|v| v.word("kind of work", WORKS)).unwrap_or_default(),
+        work: table
+            .get("work")
+            .and_then(|v| v.word("kind of work", WORKS))
+            .unwrap_or_default(),
         host: HostId(0),
     };
     let stagger_ns = time("stagger");
-    let hosts = table.get("host").map(|v| hosts(&v, machines)).unwrap_or_default();
+    let hosts = table
+        .get("host")
+        .map(|v| hosts(&v, machines))
+        .unwrap_or_default();
     let name = name?;
     let needed_bytes = declared_bytes(&spec);
     let (ram_bytes, span) = ram?;
     if needed_bytes > ram_bytes {
         let vm = name.0.to_owned();
-        table.log.add(&span, ProblemKind::Memory { vm, needed_bytes, ram_bytes });
+        table.log.add(
+            &span,
+            ProblemKind::Memory {
+                vm,
+                needed_bytes,
+                ram_bytes,
+            },
+        );
     }
-    Some(Group { name, count, spec, stagger_ns, hosts })
+    Some(Group {
+        name,
+        count,
+        spec,
+        stagger_ns,
+        hosts,
+    })
 }
 
 /// Bytes a VM needs for what the scenario itself says of its memory.
@@ -92,21 +124,40 @@ fn declared_bytes(vm: &VmSpec) -> u64 {
 }
 
 fn add(table: &Table<'_>, text: &str, group: Group<'_>, guests: &mut Guests) {
-    let Group { name: (name, span), count, spec, stagger_ns, hosts } = group;
+    let Group {
+        name: (name, span),
+        count,
+        spec,
+        stagger_ns,
+        hosts,
+    } = group;
     for (copy, name) in numbered(name, count).into_iter().enumerate() {
         if guests.list.len() >= VMS_MAX as usize {
             let value = format!("the VM number {}", VMS_MAX + 1);
             let bounds = format!("at most {VMS_MAX} VMs in a scenario");
-            table.log.add(&span, ProblemKind::Bounds { key: "vms".into(), value, bounds });
+            table.log.add(
+                &span,
+                ProblemKind::Bounds {
+                    key: "vms".into(),
+                    value,
+                    bounds,
+                },
+            );
             return;
         }
         let index = u32::try_from(guests.list.len()).expect("bounded by VMS_MAX");
         guests.names.add("VM", &name, index, &span, text, table.log);
         let later = stagger_ns.saturating_mul(copy as u64);
         let offset_ns = spec.offset_ns.saturating_add(later);
-        guests.list.push(VmSpec { name, offset_ns, ..spec.clone() });
+        guests.list.push(VmSpec {
+            name,
+            offset_ns,
+            ..spec.clone()
+        });
         guests.spans.push(span.clone());
-        guests.wanted.push(hosts.get(copy % hosts.len().max(1)).copied());
+        guests
+            .wanted
+            .push(hosts.get(copy % hosts.len().max(1)).copied());
     }
 }
 
@@ -116,14 +167,22 @@ const IDLE_CPU: (CpuSource, u32) = (CpuSource::Constant(0), 1000);
 fn cpu(value: &Value<'_>, traces: &Traces) -> (CpuSource, u32) {
     let read = |table: &Table<'_>| {
         let trace = table.get("trace").map(|v| trace(&v, traces));
-        let cores = table.get("cores").map(|v| v.thousandths(0.0..=4096.0).unwrap_or(0));
-        let scale = table.get("scale").and_then(|v| v.thousandths(0.001..=1000.0)).unwrap_or(1000);
+        let cores = table
+            .get("cores")
+            .map(|v| v.thousandths(0.0..=4096.0).unwrap_or(0));
+        let scale = table
+            .get("scale")
+            .and_then(|v| v.thousandths(0.001..=1000.0))
+            .unwrap_or(1000);
         match (trace, cores) {
             (Some(name), None) => (CpuSource::Trace(name), scale),
             (None, Some(milli)) => (CpuSource::Constant(milli), scale),
             _ => {
                 let choices = "`trace` (a name) and `cores` (a number)";
-                value.note(ProblemKind::OneOf { key: "cpu".into(), choices });
+                value.note(ProblemKind::OneOf {
+                    key: "cpu".into(),
+                    choices,
+                });
                 IDLE_CPU
             }
         }
@@ -134,7 +193,9 @@ fn cpu(value: &Value<'_>, traces: &Traces) -> (CpuSource, u32) {
 
 /// The name of a declared trace.
 fn trace(value: &Value<'_>, traces: &Traces) -> String {
-    let Some(name) = value.text() else { return String::new() };
+    let Some(name) = value.text() else {
+        return String::new();
+    };
     if !traces.contains_key(name) {
         value.unknown_name("trace", name, traces.keys().map(String::as_str));
     }
@@ -146,25 +207,38 @@ fn writes(value: &Value<'_>, traces: &Traces) -> WriteSource {
         return WriteSource::Idle;
     }
     let read = |table: &Table<'_>| {
-        let pages = table.get("trace").map(|v| WriteSource::Pages(trace(&v, traces)));
-        let fitted = table.get("fitted").map(|v| WriteSource::Fitted(trace(&v, traces)));
-        let classes = table.get("classes").map(|v| WriteSource::Classes(classes(&v)));
+        let pages = table
+            .get("trace")
+            .map(|v| WriteSource::Pages(trace(&v, traces)));
+        let fitted = table
+            .get("fitted")
+            .map(|v| WriteSource::Fitted(trace(&v, traces)));
+        let classes = table
+            .get("classes")
+            .map(|v| WriteSource::Classes(classes(&v)));
         match (pages, fitted, classes) {
             (Some(one), None, None) | (None, Some(one), None) | (None, None, Some(one)) => one,
             _ => {
                 let choices = "`trace` (a name), `fitted` (a name) and `classes` (a list)";
-                value.note(ProblemKind::OneOf { key: "writes".into(), choices });
+                value.note(ProblemKind::OneOf {
+                    key: "writes".into(),
+                    choices,
+                });
                 WriteSource::Idle
             }
         }
     };
     let expected =
         "\"idle\", { trace = \"redis\" }, { fitted = \"redis\" } or { classes = [{ … }] }";
-    value.table("writes", expected, read).unwrap_or(WriteSource::Idle)
+    value
+        .table("writes", expected, read)
+        .unwrap_or(WriteSource::Idle)
 }
 
 fn classes(value: &Value<'_>) -> Vec<PageClass> {
-    let list = value.list("a list of classes: [{ pages = 1000, rate = 0.5 }]").unwrap_or_default();
+    let list = value
+        .list("a list of classes: [{ pages = 1000, rate = 0.5 }]")
+        .unwrap_or_default();
     if list.is_empty() {
         value.out_of_bounds("empty", "at least one class, or writes = \"idle\"");
     }
@@ -178,14 +252,23 @@ const LOCALITIES: &[(&str, Locality)] =
     &[("scatter", Locality::Scatter), ("sweep", Locality::Sweep)];
 
 fn class(table: &Table<'_>) -> Option<PageClass> {
-    let pages = table.need("pages", "pages = 1000").and_then(|v| v.small(1..=u32::MAX));
+    let pages = table
+        .need("pages", "pages = 1000")
+        .and_then(|v| v.small(1..=u32::MAX));
     // Beyond 1e6 writes a page and second a page is dirty at every harvest there could be.
-    let rate = table.need("rate", "rate = 0.5").and_then(|v| v.number(0.0..=1e6));
-    let coupling = table.get("coupling").and_then(|v| v.word("coupling", COUPLINGS));
+    let rate = table
+        .need("rate", "rate = 0.5")
+        .and_then(|v| v.number(0.0..=1e6));
+    let coupling = table
+        .get("coupling")
+        .and_then(|v| v.word("coupling", COUPLINGS));
     let locality = match table.get("locality") {
         Some(value) if value.is_table() => {
             let read = |table: &Table<'_>| table.need("runs", "runs = 8")?.small(1..=u32::MAX);
-            value.table("locality", "a table", read).flatten().map(|pages| Locality::Runs { pages })
+            value
+                .table("locality", "a table", read)
+                .flatten()
+                .map(|pages| Locality::Runs { pages })
         }
         Some(value) => value.word("locality", LOCALITIES),
         None => None,
@@ -204,6 +287,8 @@ fn hosts(value: &Value<'_>, machines: &Machines) -> Vec<HostId> {
     if value.as_text().is_some() {
         return find(value).into_iter().collect();
     }
-    let list = value.list("a host's name or a list of them").unwrap_or_default();
+    let list = value
+        .list("a host's name or a list of them")
+        .unwrap_or_default();
     list.iter().filter_map(find).collect()
 }

@@ -50,21 +50,37 @@ pub(super) fn read(root: &Table<'_>, text: &str, k: u32) -> Machines {
             }
         });
     }
-    let mut machines = Machines { hosts: Vec::new(), names: Names::default(), network };
+    let mut machines = Machines {
+        hosts: Vec::new(),
+        names: Names::default(),
+        network,
+    };
     if let Some(value) = root.need("hosts", "[[hosts]]") {
-        if value.list("a list of tables: [[hosts]]").is_some_and(|list| list.is_empty()) {
+        if value
+            .list("a list of tables: [[hosts]]")
+            .is_some_and(|list| list.is_empty())
+        {
             value.out_of_bounds("empty", "at least one host");
         }
-        each(root, "hosts", |table| hosts(table, text, k, all, &mut machines));
+        each(root, "hosts", |table| {
+            hosts(table, text, k, all, &mut machines)
+        });
     }
     machines
 }
 
 fn hosts(table: &Table<'_>, text: &str, k: u32, all: Links, machines: &mut Machines) {
-    let name = table.need("name", "name = \"h\"").and_then(|v| v.name().map(|n| (n, v.span)));
+    let name = table
+        .need("name", "name = \"h\"")
+        .and_then(|v| v.name().map(|n| (n, v.span)));
     let count = table.get("count").and_then(|v| v.small(1..=HOSTS_MAX));
-    let cores = table.need("cores", "cores = 4").and_then(|v| v.small(1..=4096)).unwrap_or(1);
-    let ram = table.need("ram", "ram = \"16GiB\"").and_then(|v| ram_bytes(&v));
+    let cores = table
+        .need("cores", "cores = 4")
+        .and_then(|v| v.small(1..=4096))
+        .unwrap_or(1);
+    let ram = table
+        .need("ram", "ram = \"16GiB\"")
+        .and_then(|v| ram_bytes(&v));
     let mut own = all;
     if let Some(value) = table.get("link") {
         own = links(&value, all);
@@ -75,13 +91,26 @@ fn hosts(table: &Table<'_>, text: &str, k: u32, all: Links, machines: &mut Machi
         if machines.hosts.len() >= HOSTS_MAX as usize {
             let value = format!("the host number {}", HOSTS_MAX + 1);
             let bounds = format!("at most {HOSTS_MAX} hosts in a scenario");
-            table.log.add(&span, ProblemKind::Bounds { key: "hosts".into(), value, bounds });
+            table.log.add(
+                &span,
+                ProblemKind::Bounds {
+                    key: "hosts".into(),
+                    value,
+                    bounds,
+                },
+            );
             return;
         }
         let index = u32::try_from(machines.hosts.len()).expect("bounded by HOSTS_MAX");
-        machines.names.add("host", &name, index, &span, text, table.log);
+        machines
+            .names
+            .add("host", &name, index, &span, text, table.log);
         // A RAM that does not read has been noted; 0 would be taken for a full host.
-        machines.hosts.push(HostSpec { name, cores, ram_bytes: ram.unwrap_or(u64::MAX / 2) });
+        machines.hosts.push(HostSpec {
+            name,
+            cores,
+            ram_bytes: ram.unwrap_or(u64::MAX / 2),
+        });
         machines.network.up.push(own.up);
         machines.network.down.push(own.down);
     }
@@ -92,7 +121,10 @@ pub(super) fn ram_bytes(value: &Value<'_>) -> Option<u64> {
     let bytes = value.size_bytes()?;
     let limit = u64::from(u32::MAX) * PAGE_SIZE;
     if bytes == 0 || bytes > limit || !bytes.is_multiple_of(PAGE_SIZE) {
-        value.out_of_bounds(format!("{bytes} B"), "a multiple of 4KiB, from 4KiB up to 16TiB");
+        value.out_of_bounds(
+            format!("{bytes} B"),
+            "a multiple of 4KiB, from 4KiB up to 16TiB",
+        );
         return None;
     }
     Some(bytes)
@@ -101,7 +133,10 @@ pub(super) fn ram_bytes(value: &Value<'_>) -> Option<u64> {
 /// A link: keys for both directions, overridden by those of `up` and `down`.
 fn links(value: &Value<'_>, base: Links) -> Links {
     let read = |table: &Table<'_>| {
-        let both = Links { up: link(table, base.up), down: link(table, base.down) };
+        let both = Links {
+            up: link(table, base.up),
+            down: link(table, base.down),
+        };
         let one = |key, base| {
             let value = table.get(key)?;
             value.table(format!("link.{key}"), "a table", |table| link(table, base))
@@ -111,7 +146,13 @@ fn links(value: &Value<'_>, base: Links) -> Links {
             down: one("down", both.down).unwrap_or(both.down),
         }
     };
-    value.table("link", "a table: { rate = \"1Gbit\", delay = \"100us\" }", read).unwrap_or(base)
+    value
+        .table(
+            "link",
+            "a table: { rate = \"1Gbit\", delay = \"100us\" }",
+            read,
+        )
+        .unwrap_or(base)
 }
 
 fn link(table: &Table<'_>, base: LinkSpec) -> LinkSpec {
@@ -121,8 +162,14 @@ fn link(table: &Table<'_>, base: LinkSpec) -> LinkSpec {
         Some(value) => value.rate(),
         None => base.rate,
     };
-    let delay = table.get("delay").and_then(|v| delay(&v)).unwrap_or(base.delay);
-    let queue = table.get("queue").and_then(|v| v.size_bytes()).map(ByteSize::from_bytes);
+    let delay = table
+        .get("delay")
+        .and_then(|v| delay(&v))
+        .unwrap_or(base.delay);
+    let queue = table
+        .get("queue")
+        .and_then(|v| v.size_bytes())
+        .map(ByteSize::from_bytes);
     let overhead = table.get("overhead_bytes").and_then(|v| v.small(0..=1000));
     let overhead = overhead.and_then(|v| u16::try_from(v).ok());
     LinkSpec {
@@ -139,7 +186,10 @@ const DELAY_MAX_NS: u64 = 60_000_000_000;
 fn delay(value: &Value<'_>) -> Option<Duration> {
     let ns = value.time_ns()?;
     if ns > DELAY_MAX_NS {
-        value.out_of_bounds(crate::units::show_time(ns), "a one-way delay of at most 60s");
+        value.out_of_bounds(
+            crate::units::show_time(ns),
+            "a one-way delay of at most 60s",
+        );
         return None;
     }
     Some(Duration::from_nanos(ns))

@@ -33,7 +33,11 @@ pub(super) struct Spots {
     pub(super) traces: BTreeMap<String, Span>,
     /// The table of a VM, by VM.
     pub(super) vms: Vec<Span>,
+    /// How VMs were placed.
+    pub(super) placing: room::Placing,
 }
+
+pub(super) use room::settle_again;
 
 /// Most emulated hosts and VMs of a scenario: bounds what a `count` can allocate. Ten times what one
 /// run is meant to carry (DESIGN §10).
@@ -48,11 +52,26 @@ struct Names {
 
 impl Names {
     /// Takes a name for the thing of this index. A name taken before is noted, not replaced.
-    fn add(&mut self, what: &'static str, name: &str, index: u32, at: &Span, text: &str, log: &Log) {
+    fn add(
+        &mut self,
+        what: &'static str,
+        name: &str,
+        index: u32,
+        at: &Span,
+        text: &str,
+        log: &Log,
+    ) {
         let offset = at.start;
         if let Some((_, first)) = self.index.get(name) {
             let first_line = line_column(text, *first).0;
-            log.add(at, ProblemKind::Duplicate { what, name: name.into(), first_line });
+            log.add(
+                at,
+                ProblemKind::Duplicate {
+                    what,
+                    name: name.into(),
+                    first_line,
+                },
+            );
             return;
         }
         self.index.insert(name.into(), (index, offset));
@@ -77,14 +96,21 @@ pub(super) fn check(path: &Path, text: &str) -> Result<Checked, ScenarioError> {
     for error in &errors {
         // Without a place of its own an error is about the end: something is not closed.
         let span = error.span().unwrap_or(text.len()..text.len());
-        log.add(&span, ProblemKind::Syntax { message: error.message().to_owned() });
+        log.add(
+            &span,
+            ProblemKind::Syntax {
+                message: error.message().to_owned(),
+            },
+        );
     }
     // After a syntax error the tree is a guess, and problems in it would be noise.
     if !errors.is_empty() {
         return Err(wrong(log.into_list()));
     }
     let whole = ("the scenario".to_owned(), 0..0);
-    let checked = Table::read(whole, document.get_ref(), &log, |root| scenario(root, path, text));
+    let checked = Table::read(whole, document.get_ref(), &log, |root| {
+        scenario(root, path, text)
+    });
     match checked {
         Some(checked) if log.is_empty() => Ok(checked),
         _ => Err(wrong(log.into_list())),
@@ -94,16 +120,30 @@ pub(super) fn check(path: &Path, text: &str) -> Result<Checked, ScenarioError> {
 /// Reads the whole scenario. `None` only when something was noted.
 fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
     let folder = path.parent().unwrap_or(Path::new(""));
-    let name = root.get("name").map(|v| v.name().unwrap_or_default().to_owned());
-    let seed = root.get("seed").and_then(|v| v.integer(0..=u64::MAX)).unwrap_or(0);
-    let duration = root.need("duration", "duration = \"2h\"").map(|v| (v.some_time_ns(), v));
-    let pace = root.get("pace").and_then(|v| v.word("pace", PACES)).unwrap_or_default();
-    let k = root.get("scale").and_then(|v| v.small(1..=65_536)).unwrap_or(1);
+    let name = root
+        .get("name")
+        .map(|v| v.name().unwrap_or_default().to_owned());
+    let seed = root
+        .get("seed")
+        .and_then(|v| v.integer(0..=u64::MAX))
+        .unwrap_or(0);
+    let duration = root
+        .need("duration", "duration = \"2h\"")
+        .map(|v| (v.some_time_ns(), v));
+    let pace = root
+        .get("pace")
+        .and_then(|v| v.word("pace", PACES))
+        .unwrap_or_default();
+    let scale = root.get("scale");
+    let k = scale
+        .as_ref()
+        .and_then(|v| v.small(1..=65_536))
+        .unwrap_or(1);
     let mut spots = Spots::default();
     let traces = traces(root, folder, &mut spots);
     let machines = machines::read(root, text, k);
     let mut vms = guests::read(root, text, &machines, &traces);
-    room::settle(root, &machines, &mut vms);
+    spots.placing = room::settle(root, &machines, &mut vms);
     let flows = moves::flows(root, &vms.names);
     let duration_ns = duration.and_then(|(ns, _)| ns);
     let migrations = moves::planned(root, &machines.names, &vms.names, duration_ns);
@@ -126,6 +166,12 @@ fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
         migrations,
         migration,
     };
+    // Links have been checked where they are declared; this finds what else k makes too small.
+    if let (Some(scale), true) = (scale, root.log.is_empty()) {
+        super::scale::apply(&scenario, k)
+            .map_err(|error| scale.note(error.into()))
+            .ok();
+    }
     Some(Checked { scenario, spots })
 }
 
@@ -133,13 +179,22 @@ const PACES: &[(&str, Pace)] = &[("warp", Pace::Warp), ("real", Pace::Real)];
 
 /// The file's name as the scenario's, made of what names may hold.
 fn stem(path: &Path) -> String {
-    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    if super::raw::is_name(&stem) { stem } else { "scenario".into() }
+    let stem = path
+        .file_stem()
+        .map(|s| s.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    if super::raw::is_name(&stem) {
+        stem
+    } else {
+        "scenario".into()
+    }
 }
 
 fn traces(root: &Table<'_>, folder: &Path, spots: &mut Spots) -> BTreeMap<String, TraceSource> {
     let mut traces = BTreeMap::new();
-    let Some(all) = root.get("traces") else { return traces };
+    let Some(all) = root.get("traces") else {
+        return traces;
+    };
     all.open_table("[traces]", "a table of traces, [traces.NAME]", |table| {
         for (span, value) in table.rest() {
             let name = value.key.clone();
@@ -152,12 +207,26 @@ fn traces(root: &Table<'_>, folder: &Path, spots: &mut Spots) -> BTreeMap<String
                 let text = |key| table.get(key).and_then(|v| v.text()).map(str::to_owned);
                 let (format, vm) = (text("format"), text("vm"));
                 let file = file.and_then(|v| Some((v.text()?.to_owned(), v.span)))?;
-                Some((TraceSource { path: folder.join(&file.0), format, vm }, file.1))
+                Some((
+                    TraceSource {
+                        path: folder.join(&file.0),
+                        format,
+                        vm,
+                    },
+                    file.1,
+                ))
             };
             let trace = value.table(format!("[traces.{name}]"), "a table with `file`", read);
             // A trace that is declared wrongly is still declared: its users are not wrong as well.
             let (source, spot) = trace.flatten().unwrap_or_else(|| {
-                (TraceSource { path: folder.into(), format: None, vm: None }, span)
+                (
+                    TraceSource {
+                        path: folder.into(),
+                        format: None,
+                        vm: None,
+                    },
+                    span,
+                )
             });
             spots.traces.insert(name.clone(), spot);
             traces.insert(name, source);
@@ -178,6 +247,10 @@ fn each<'d>(root: &Table<'d>, key: &'static str, mut read: impl FnMut(&Table<'d>
 fn numbered(name: &str, count: Option<u32>) -> Vec<String> {
     count.map_or_else(
         || vec![name.to_owned()],
-        |count| (1..=count).map(|number| format!("{name}{number}")).collect(),
+        |count| {
+            (1..=count)
+                .map(|number| format!("{name}{number}"))
+                .collect()
+        },
     )
 }

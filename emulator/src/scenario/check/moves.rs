@@ -1,6 +1,7 @@
 //! What moves: tenant flows, the balancer, migrations and their parameters.
 
 use super::{Names, each};
+use crate::balance::policy::{POLICIES, PolicySpec};
 use crate::ids::{HostId, VmId};
 use crate::migration::params::{EngineKind, MigrationParams, Reprotect};
 use crate::scenario::raw::{Table, Value};
@@ -12,7 +13,11 @@ use traces::units::NS_PER_MS;
 pub(super) fn flows(root: &Table<'_>, vms: &Names) -> Vec<FlowSpec> {
     let mut flows = Vec::new();
     each(root, "flows", |table| {
-        let mut end = |key, example| table.need(key, example).and_then(|v| Some((vms.find("VM", &v)?, v)));
+        let end = |key, example| {
+            table
+                .need(key, example)
+                .and_then(|v| Some((vms.find("VM", &v)?, v)))
+        };
         let from = end("from", "from = \"web1\"");
         let to = end("to", "to = \"db1\"");
         let rate_bps = match table.need("rate", "rate = \"50Mbit\"") {
@@ -24,7 +29,11 @@ pub(super) fn flows(root: &Table<'_>, vms: &Names) -> Vec<FlowSpec> {
             if from == to {
                 value.out_of_bounds("the VM it comes `from`", "another VM");
             }
-            flows.push(FlowSpec { from: VmId(from), to: VmId(to), rate_bps });
+            flows.push(FlowSpec {
+                from: VmId(from),
+                to: VmId(to),
+                rate_bps,
+            });
         }
     });
     flows
@@ -41,14 +50,25 @@ pub(super) fn planned(
         let at = table.need("at", "at = \"10s\"").and_then(|v| {
             let at = v.time_ns()?;
             if let Some(end) = duration_ns.filter(|end| at >= *end) {
-                v.out_of_bounds(show_time(at), format!("before the end at {}", show_time(end)));
+                v.out_of_bounds(
+                    show_time(at),
+                    format!("before the end at {}", show_time(end)),
+                );
             }
             Some(at)
         });
-        let vm = table.need("vm", "vm = \"redis1\"").and_then(|v| vms.find("VM", &v));
-        let to = table.need("to", "to = \"h2\"").and_then(|v| hosts.find("host", &v));
+        let vm = table
+            .need("vm", "vm = \"redis1\"")
+            .and_then(|v| vms.find("VM", &v));
+        let to = table
+            .need("to", "to = \"h2\"")
+            .and_then(|v| hosts.find("host", &v));
         if let (Some(at_ns), Some(vm), Some(to)) = (at, vm, to) {
-            planned.push(PlannedMigration { at_ns, vm: VmId(vm), destination: HostId(to) });
+            planned.push(PlannedMigration {
+                at_ns,
+                vm: VmId(vm),
+                destination: HostId(to),
+            });
         }
     });
     planned.sort_by_key(|migration| migration.at_ns);
@@ -62,9 +82,14 @@ const REPROTECTS: &[(&str, Reprotect)] =
 /// `[migration]`: QEMU's names, with units where QEMU has bare numbers.
 pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
     let base = MigrationParams::default();
-    let Some(value) = root.get("migration") else { return base };
+    let Some(value) = root.get("migration") else {
+        return base;
+    };
     let read = |table: &Table<'_>| MigrationParams {
-        engine: table.get("engine").and_then(|v| v.word("engine", ENGINES)).unwrap_or(base.engine),
+        engine: table
+            .get("engine")
+            .and_then(|v| v.word("engine", ENGINES))
+            .unwrap_or(base.engine),
         max_bandwidth: bandwidth(table, "max-bandwidth").unwrap_or(base.max_bandwidth),
         downtime_limit: downtime_limit(table).unwrap_or(base.downtime_limit),
         avail_switchover_bandwidth: bandwidth(table, "avail-switchover-bandwidth")
@@ -81,13 +106,24 @@ pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
             .get("device-state-bytes")
             .and_then(|v| v.size_bytes())
             .unwrap_or(base.device_state_bytes),
-        load_time: table.get("load-time").and_then(|v| ms(&v)).unwrap_or(base.load_time),
+        load_time: table
+            .get("load-time")
+            .and_then(|v| ms(&v))
+            .unwrap_or(base.load_time),
         completion_timeout: table
             .get("completion-timeout")
-            .and_then(|v| if v.as_text() == Some("never") { Some(0) } else { ms(&v) })
+            .and_then(|v| {
+                if v.as_text() == Some("never") {
+                    Some(0)
+                } else {
+                    ms(&v)
+                }
+            })
             .or(base.completion_timeout),
     };
-    value.table("[migration]", "a table", read).unwrap_or_default()
+    value
+        .table("[migration]", "a table", read)
+        .unwrap_or_default()
 }
 
 fn bandwidth(table: &Table<'_>, key: &'static str) -> Option<u64> {
@@ -101,7 +137,10 @@ fn downtime_limit(table: &Table<'_>) -> Option<u64> {
     let value = table.get("downtime-limit")?;
     let limit = ms(&value)?;
     if limit > DOWNTIME_MAX_MS {
-        value.out_of_bounds(show_time(limit.saturating_mul(NS_PER_MS)), "at most 2000s, as in QEMU");
+        value.out_of_bounds(
+            show_time(limit.saturating_mul(NS_PER_MS)),
+            "at most 2000s, as in QEMU",
+        );
     }
     Some(limit)
 }
@@ -130,7 +169,9 @@ pub(super) fn balancer(root: &Table<'_>) -> BalancerSpec {
         parallel: 2,
         parallel_per_host: 1,
     };
-    let Some(value) = root.get("balancer") else { return spec };
+    let Some(value) = root.get("balancer") else {
+        return spec;
+    };
     value.open_table("[balancer]", "a table", |table| {
         let policy = table.need("policy", "policy = \"equalise\"");
         let some_time = |key| table.get(key).and_then(|v| v.some_time_ns());
@@ -139,24 +180,39 @@ pub(super) fn balancer(root: &Table<'_>) -> BalancerSpec {
         let count = |key| table.get(key).and_then(|v| v.small(1..=10_000));
         spec.parallel = count("parallel").unwrap_or(spec.parallel);
         spec.parallel_per_host = count("parallel_per_host").unwrap_or(spec.parallel_per_host);
-        if let Some(policy) = policy.and_then(|v| v.word("policy", POLICIES)) {
-            spec.policy = policy.into();
-        }
-        options(table, &mut spec);
+        let words: Vec<_> = POLICIES
+            .iter()
+            .map(|policy| (policy.name, policy))
+            .collect();
+        let Some(policy) = policy.and_then(|v| v.word("policy", &words)) else {
+            return;
+        };
+        spec.policy = policy.name.into();
+        options(table, policy, &mut spec);
     });
     spec
 }
 
-/// Built-in policies.
-const POLICIES: &[(&str, &str)] =
-    &[("none", "none"), ("equalise", "equalise"), ("thr-mmt", "thr-mmt")];
-
-/// What else stands in `[balancer]` are the policy's own options.
-fn options(table: &Table<'_>, spec: &mut BalancerSpec) {
+/// What else stands in `[balancer]` are the policy's own options, as its table has them.
+fn options(table: &Table<'_>, policy: &'static PolicySpec, spec: &mut BalancerSpec) {
+    let names: Vec<_> = policy.options.iter().map(|option| option.name).collect();
     for (span, value) in table.rest() {
-        if !value.is_number() {
-            table.unknown(&value.key, &span, &[]);
-        } else if let Some(number) = value.number(-1e12..=1e12) {
+        let Some(option) = policy
+            .options
+            .iter()
+            .find(|option| option.name == value.key)
+        else {
+            table.unknown(&value.key, &span, &names);
+            continue;
+        };
+        let number = if option.whole {
+            let bounds =
+                traces::units::round_u64(option.min)..=traces::units::round_u64(option.max);
+            value.integer(bounds).map(|whole| whole as f64)
+        } else {
+            value.number(option.min..=option.max)
+        };
+        if let Some(number) = number {
             spec.options.insert(value.key.clone(), number);
         }
     }

@@ -1,1 +1,0 @@
-//! traces of a scenario (being written)

@@ -1,0 +1,181 @@
+//! The `inputs/` folder of a run directory: a list, and a file or two for each trace, readable
+//! without the originals. CPU demand is a small CSV; page writes are our page-write traces.
+
+use super::{Fitted, Input, InputError, Inputs, Needs};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufReader, BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+use traces::cpu::{CpuSample, CpuTrace};
+use traces::store::page_write::{PageWriteError, read_page_writes, write_page_writes};
+
+/// Version of the list and of the CPU files.
+pub(super) const VERSION: u32 = 1;
+const LIST: &str = "inputs.json";
+const CPU_HEADER: &str = "dur_ns,cpu_milli";
+
+#[derive(Serialize, Deserialize)]
+struct List {
+    version: u32,
+    traces: BTreeMap<String, Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    format: String,
+    /// Intervals in `NAME.cpu.csv`.
+    cpu_intervals: usize,
+    /// Whether there is a `NAME.mbpw`.
+    page_writes: bool,
+    fitted: Option<Fitted>,
+    warnings: Vec<String>,
+}
+
+impl Inputs {
+    /// Writes all traces into a folder, which is made when it is not there. The list comes last, so
+    /// a folder with a list is whole.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<(), InputError> {
+        fs::create_dir_all(dir).map_err(|source| io(dir, source))?;
+        let mut list = List {
+            version: VERSION,
+            traces: BTreeMap::new(),
+        };
+        for (name, input) in &self.traces {
+            write_cpu(&dir.join(format!("{name}.cpu.csv")), &input.cpu)?;
+            if let Some(pages) = &input.pages {
+                let path = dir.join(format!("{name}.mbpw"));
+                let file = BufWriter::new(File::create(&path).map_err(|e| io(&path, e))?);
+                write_page_writes(pages, file)
+                    .map_err(|source| InputError::PageWrites { path, source })?;
+            }
+            let entry = Entry {
+                format: input.format.clone(),
+                cpu_intervals: input.cpu.samples().len(),
+                page_writes: input.pages.is_some(),
+                fitted: input.fitted.clone(),
+                warnings: input.warnings.clone(),
+            };
+            list.traces.insert(name.clone(), entry);
+        }
+        let path = dir.join(LIST);
+        let text = serde_json::to_vec_pretty(&list).map_err(|source| InputError::List {
+            path: path.clone(),
+            source,
+        })?;
+        fs::write(&path, text).map_err(|source| io(&path, source))
+    }
+
+    /// Reads what is needed of what [`Inputs::write`] wrote; page sets only where they are replayed.
+    ///
+    /// # Errors
+    /// When a file cannot be read, is not as it was written, or a trace is not there.
+    pub fn read(dir: &Path, needs: &Needs) -> Result<Self, InputError> {
+        let path = dir.join(LIST);
+        let text = fs::read(&path).map_err(|source| io(&path, source))?;
+        let list: List = serde_json::from_slice(&text).map_err(|source| InputError::List {
+            path: path.clone(),
+            source,
+        })?;
+        if list.version != VERSION {
+            return Err(InputError::Version {
+                path,
+                found: list.version,
+            });
+        }
+        let mut inputs = Self::default();
+        for name in &needs.traces {
+            let entry = list.traces.get(name);
+            let missing = || InputError::Missing {
+                path: path.clone(),
+                name: name.clone(),
+            };
+            let input = read_one(dir, name, entry.ok_or_else(missing)?, needs)?;
+            inputs.traces.insert(name.clone(), input);
+        }
+        Ok(inputs)
+    }
+}
+
+fn read_one(dir: &Path, name: &str, entry: &Entry, needs: &Needs) -> Result<Input, InputError> {
+    let cpu = read_cpu(&dir.join(format!("{name}.cpu.csv")), entry.cpu_intervals)?;
+    let pages = if entry.page_writes && needs.pages.contains(name) {
+        let path = dir.join(format!("{name}.mbpw"));
+        let file = BufReader::new(File::open(&path).map_err(|e| io(&path, e))?);
+        let read: Result<_, PageWriteError> = read_page_writes(file);
+        Some(Arc::new(
+            read.map_err(|source| InputError::PageWrites { path, source })?,
+        ))
+    } else {
+        None
+    };
+    Ok(Input {
+        format: entry.format.clone(),
+        cpu: Arc::new(cpu),
+        pages,
+        fitted: entry.fitted.clone(),
+        warnings: entry.warnings.clone(),
+    })
+}
+
+fn io(path: &Path, source: std::io::Error) -> InputError {
+    InputError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn write_cpu(path: &Path, cpu: &CpuTrace) -> Result<(), InputError> {
+    let write = || {
+        let mut out = BufWriter::new(File::create(path)?);
+        writeln!(out, "{CPU_HEADER}")?;
+        for CpuSample { dur_ns, milli } in cpu.samples() {
+            writeln!(out, "{dur_ns},{milli}")?;
+        }
+        out.flush()
+    };
+    write().map_err(|source| io(path, source))
+}
+
+fn read_cpu(path: &Path, intervals: usize) -> Result<CpuTrace, InputError> {
+    let text = fs::read_to_string(path).map_err(|source| io(path, source))?;
+    let wrong = |line: usize, found: &str, expected| InputError::Cpu {
+        path: path.to_owned(),
+        line,
+        found: found.chars().take(80).collect(),
+        expected,
+    };
+    let mut lines = text.lines().zip(1usize..);
+    match lines.next() {
+        Some((CPU_HEADER, _)) => {}
+        other => {
+            return Err(wrong(
+                1,
+                other.map_or("", |o| o.0),
+                "the header dur_ns,cpu_milli",
+            ));
+        }
+    }
+    let mut samples = Vec::new();
+    for (line, number) in lines {
+        let fields = line.split_once(',').and_then(|(dur_ns, milli)| {
+            Some(CpuSample {
+                dur_ns: dur_ns.parse().ok()?,
+                milli: milli.parse().ok()?,
+            })
+        });
+        samples.push(fields.ok_or_else(|| wrong(number, line, "two whole numbers"))?);
+    }
+    if samples.len() != intervals {
+        return Err(wrong(
+            samples.len() + 2,
+            "",
+            "as many intervals as inputs.json says",
+        ));
+    }
+    CpuTrace::new(samples).map_err(|_| wrong(2, "", "intervals of some length"))
+}

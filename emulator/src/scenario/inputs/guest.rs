@@ -1,0 +1,311 @@
+//! What a VM of a scenario replays: from its declaration and its traces to replay's own terms.
+
+use super::Inputs;
+use crate::ids::VmId;
+use crate::scenario::problem::ProblemKind;
+use crate::scenario::{CpuSource, Scenario, VmSpec, Work, WriteSource};
+use replay::guest::{Behaviour, MemoryError, MemoryModel, MemorySpec};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use traces::class::{Coupling, PageClass};
+use traces::cpu::{CpuSample, CpuTrace};
+use traces::dirty::{PageWriteTrace, Run, Tick};
+use traces::units::PAGE_SIZE;
+
+/// A VM that cannot be replayed with the inputs given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// The trace, or this part of it, has not been loaded (see [`super::Needs`]).
+    #[error("VM `{vm}` replays {part} of trace `{trace}`, which has not been loaded")]
+    NotLoaded {
+        /// The VM.
+        vm: String,
+        /// The trace.
+        trace: String,
+        /// `CPU demand`, `page sets`, `fitted classes`.
+        part: &'static str,
+    },
+    /// More RAM than 32-bit page numbers hold.
+    #[error("VM `{vm}` has {ram_bytes} B of RAM, more than 2^32 pages")]
+    TooLarge {
+        /// The VM.
+        vm: String,
+        /// Its RAM.
+        ram_bytes: u64,
+    },
+}
+
+/// The number a VM has in pages' stamps and in random draws: the same in every run of a scenario.
+/// Never 0, which is what a page that belongs to no VM holds.
+#[must_use]
+pub fn vm_key(vm: VmId) -> u64 {
+    u64::from(vm.0) + 1
+}
+
+/// What one VM replays. For several, [`vm_specs`] shares what they have in common.
+///
+/// # Errors
+/// When a trace of the VM has not been loaded.
+pub fn vm_spec(
+    scenario: &Scenario,
+    inputs: &Inputs,
+    vm: VmId,
+) -> Result<replay::VmSpec, SpecError> {
+    let mut specs = vm_specs(scenario, inputs, [vm])?;
+    Ok(specs.remove(&vm).expect("asked for this one"))
+}
+
+/// What VMs replay, traces shared among them. Sizes are those of the scenario given: of one that
+/// [`apply`](crate::scenario::scale::apply) has divided, recordings and fitted classes are divided
+/// here, by the same k.
+///
+/// # Errors
+/// When a trace of a VM has not been loaded.
+pub fn vm_specs(
+    scenario: &Scenario,
+    inputs: &Inputs,
+    vms: impl IntoIterator<Item = VmId>,
+) -> Result<BTreeMap<VmId, replay::VmSpec>, SpecError> {
+    let mut shared = Shared::new(inputs, scenario.divided_by);
+    vms.into_iter()
+        .map(|id| Ok((id, shared.spec(&scenario.vms[id.index()], id)?)))
+        .collect()
+}
+
+/// Traces as VMs replay them, each made once.
+struct Shared<'i> {
+    inputs: &'i Inputs,
+    k: u32,
+    /// By trace and scale in thousandths.
+    cpu: BTreeMap<(String, u32), Arc<CpuTrace>>,
+    constant: BTreeMap<u32, Arc<CpuTrace>>,
+    pages: BTreeMap<String, Arc<PageWriteTrace>>,
+}
+
+impl<'i> Shared<'i> {
+    fn new(inputs: &'i Inputs, k: u32) -> Self {
+        let (cpu, constant, pages) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self {
+            inputs,
+            k,
+            cpu,
+            constant,
+            pages,
+        }
+    }
+
+    fn spec(&mut self, vm: &VmSpec, id: VmId) -> Result<replay::VmSpec, SpecError> {
+        let pages = |bytes: u64| {
+            u32::try_from(bytes.div_ceil(PAGE_SIZE)).map_err(|_| SpecError::TooLarge {
+                vm: vm.name.clone(),
+                ram_bytes: vm.ram_bytes,
+            })
+        };
+        Ok(replay::VmSpec {
+            key: vm_key(id),
+            vcpus: vm.vcpus,
+            weight: vm.weight,
+            cpu: self.cpu(vm)?,
+            trace_offset_ns: vm.offset_ns,
+            work: match vm.work {
+                Work::Service => replay::Work::default(),
+                Work::Batch => replay::Work::Batch,
+                Work::Open => replay::Work::Open,
+            },
+            memory: MemorySpec {
+                ram_pages: pages(vm.ram_bytes)?,
+                resident_pages: pages(vm.resident_bytes)?,
+                behaviours: vec![self.behaviour(vm)?],
+                // The scenario's VMs have been at work for long when the run begins.
+                fresh: false,
+            },
+        })
+    }
+
+    fn cpu(&mut self, vm: &VmSpec) -> Result<Arc<CpuTrace>, SpecError> {
+        let scaled = |milli: u32, by: u32| {
+            u32::try_from(u64::from(milli) * u64::from(by) / 1000).unwrap_or(u32::MAX)
+        };
+        let scale = vm.cpu_scale_milli;
+        let name = match &vm.cpu {
+            CpuSource::Constant(milli) => {
+                let milli = scaled(*milli, scale);
+                let constant = || Arc::new(CpuTrace::constant(milli));
+                return Ok(self.constant.entry(milli).or_insert_with(constant).clone());
+            }
+            CpuSource::Trace(name) => name,
+        };
+        let input = self
+            .inputs
+            .get(name)
+            .ok_or_else(|| not_loaded(vm, name, "CPU demand"))?;
+        if scale == 1000 {
+            return Ok(input.cpu.clone());
+        }
+        let made = self.cpu.entry((name.clone(), scale)).or_insert_with(|| {
+            let sample = |s: &CpuSample| CpuSample {
+                dur_ns: s.dur_ns,
+                milli: scaled(s.milli, scale),
+            };
+            let samples = input.cpu.samples().iter().map(sample).collect();
+            Arc::new(CpuTrace::new(samples).expect("intervals are those of a valid trace"))
+        });
+        Ok(made.clone())
+    }
+
+    fn behaviour(&mut self, vm: &VmSpec) -> Result<Behaviour, SpecError> {
+        let k = self.k.max(1);
+        Ok(match &vm.writes {
+            WriteSource::Idle => Behaviour::Idle,
+            // `apply` has divided these.
+            WriteSource::Classes(classes) => Behaviour::Classes(classes.clone()),
+            WriteSource::Fitted(name) => {
+                let fitted = self
+                    .inputs
+                    .get(name)
+                    .and_then(|input| input.fitted.as_ref());
+                let fitted = fitted.ok_or_else(|| not_loaded(vm, name, "fitted classes"))?;
+                let divided = |c: &PageClass| PageClass {
+                    pages: c.pages.div_ceil(k),
+                    ..*c
+                };
+                Behaviour::Classes(fitted.classes.iter().map(divided).collect())
+            }
+            WriteSource::Pages(name) => {
+                let pages = self.inputs.get(name).and_then(|input| input.pages.as_ref());
+                let pages = pages.ok_or_else(|| not_loaded(vm, name, "page sets"))?;
+                let trace = if k == 1 {
+                    pages.clone()
+                } else {
+                    let made = self.pages.entry(name.clone());
+                    made.or_insert_with(|| Arc::new(thinned(pages, k))).clone()
+                };
+                repeated(trace)
+            }
+        })
+    }
+}
+
+fn not_loaded(vm: &VmSpec, trace: &str, part: &'static str) -> SpecError {
+    SpecError::NotLoaded {
+        vm: vm.name.clone(),
+        trace: trace.to_owned(),
+        part,
+    }
+}
+
+/// A recording, repeated without its first tick: that one holds everything touched before the
+/// recorder attached. Ticks pass with the CPU time the guest is served, as they did when recorded;
+/// with time only where the recorder knew no CPU time.
+fn repeated(trace: Arc<PageWriteTrace>) -> Behaviour {
+    let loop_from_ns = trace.ticks.first().map_or(0, |tick| tick.t_ns);
+    let cpu_used = trace.ticks.iter().skip(1).any(|tick| tick.cpu_ns > 0);
+    let coupling = if cpu_used {
+        Coupling::Cpu
+    } else {
+        Coupling::Time
+    };
+    Behaviour::Pages {
+        trace,
+        coupling,
+        loop_from_ns,
+    }
+}
+
+/// Every k-th page of a recording. What a kept page does, it does at the instants recorded.
+fn thinned(trace: &PageWriteTrace, k: u32) -> PageWriteTrace {
+    let kept = |runs: &[Run]| {
+        let mut kept: Vec<Run> = Vec::new();
+        for run in runs {
+            // The multiples of k in a run are consecutive once divided by k.
+            let (start, end) = (run.start.div_ceil(k), (run.start + run.len).div_ceil(k));
+            match kept.last_mut() {
+                Some(last) if last.start + last.len == start => last.len += end - start,
+                _ if end > start => kept.push(Run {
+                    start,
+                    len: end - start,
+                }),
+                _ => {}
+            }
+        }
+        kept
+    };
+    let tick = |tick: &Tick| Tick {
+        runs: kept(&tick.runs),
+        ..*tick
+    };
+    PageWriteTrace {
+        title: trace.title.clone(),
+        pages: trace.pages.div_ceil(k),
+        interval_ns: trace.interval_ns,
+        ticks: trace.ticks.iter().map(tick).collect(),
+    }
+}
+
+/// The VMs whose memory cannot be what their declaration and their traces say, and why. VMs that
+/// are alike are reported once.
+#[must_use]
+pub fn unfit(scenario: &Scenario, inputs: &Inputs) -> Vec<(VmId, ProblemKind)> {
+    let mut unfit = Vec::new();
+    let mut seen: Option<&VmSpec> = None;
+    for (id, vm) in (0..).map(VmId).zip(&scenario.vms) {
+        let alike = |other: &VmSpec| {
+            (other.ram_bytes, other.resident_bytes) == (vm.ram_bytes, vm.resident_bytes)
+                && other.writes == vm.writes
+        };
+        if seen.is_some_and(alike) {
+            continue;
+        }
+        seen = Some(vm);
+        let spec = vm_spec(scenario, inputs, id).expect("a scenario's inputs hold all its traces");
+        let (name, ram_bytes) = (vm.name.clone(), vm.ram_bytes);
+        match MemoryModel::new(&spec.memory, scenario.seed, spec.key) {
+            Ok(_) => {}
+            Err(MemoryError::TooSmall { needed, .. }) => {
+                let needed_bytes = needed * PAGE_SIZE;
+                unfit.push((
+                    id,
+                    ProblemKind::Memory {
+                        vm: name,
+                        needed_bytes,
+                        ram_bytes,
+                    },
+                ));
+            }
+            Err(source) => unfit.push((id, ProblemKind::Behaviour { vm: name, source })),
+        }
+    }
+    unfit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thinning_keeps_every_kth_page_and_its_ticks() {
+        let run = |start, len| Run { start, len };
+        let tick = |t_ns, runs: &[Run]| Tick {
+            t_ns,
+            cpu_ns: 7,
+            runs: runs.to_vec(),
+        };
+        let trace = PageWriteTrace {
+            title: "t".into(),
+            pages: 10,
+            interval_ns: 5,
+            ticks: vec![
+                tick(0, &[run(0, 10)]),
+                tick(5, &[run(1, 2), run(4, 2), run(8, 2)]),
+            ],
+        };
+        let third = thinned(&trace, 3);
+        assert_eq!(third.check(), Ok(()));
+        // Pages 0, 3, 6, 9 are kept; the second tick writes 1, 2, 4, 5, 8, 9.
+        assert_eq!(third.pages, 4);
+        assert_eq!(
+            third.ticks,
+            vec![tick(0, &[run(0, 4)]), tick(5, &[run(3, 1)])]
+        );
+    }
+}

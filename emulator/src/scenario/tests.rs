@@ -1,0 +1,535 @@
+//! Scenario files, right and wrong: what a mistake prints, and what a good file becomes.
+
+use super::inputs::{Inputs, Needs, vm_key, vm_specs};
+use super::*;
+use crate::ids::FlowId;
+use proptest::prelude::*;
+use std::fs;
+
+const GOOD: &str = r#"
+name = "good"
+seed = 7
+duration = "2h"
+scale = 2
+placement = "round-robin"
+
+[network]
+congestion = "reno"
+link = { rate = "1Gbit", delay = "100us", queue = "512KB", down = { rate = "500Mbit" } }
+
+[[hosts]]
+name = "h"
+count = 3
+cores = 4
+ram = "4GiB"
+
+[[hosts]]
+name = "big"
+cores = 8
+ram = "8GiB"
+link = { rate = "2.5Gbit" }
+
+[[vms]]
+name = "web"
+count = 4
+vcpus = 2
+ram = "512MiB"
+resident = "128MiB"
+cpu = { cores = 0.4, scale = 1.5 }
+writes = { classes = [{ pages = 1000, rate = 0.5, coupling = "time", locality = "sweep" }, { pages = 9, rate = 20, locality = { runs = 3 } }] }
+offset = "1s"
+stagger = "7s"
+
+[[vms]]
+name = "db"
+ram = "1GiB"
+host = "big"
+work = "batch"
+
+[[flows]]
+from = "web1"
+to = "db"
+rate = "50Mbit"
+
+[[flows]]
+from = "db"
+to = "web2"
+rate = "elastic"
+
+[balancer]
+policy = "thr-mmt"
+interval = "30s"
+threshold = 0.7
+
+[migration]
+downtime-limit = "50ms"
+max-bandwidth = "64MiB/s"
+return-path = false
+
+[[migrations]]
+at = "10s"
+vm = "web1"
+to = "big"
+"#;
+
+fn good() -> Scenario {
+    parse(Path::new("dir/good.toml"), GOOD).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What a text prints when it is refused.
+fn refused(text: &str) -> String {
+    match parse(Path::new("bad.toml"), text) {
+        Ok(_) => panic!("accepted:\n{text}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// [`GOOD`] with a replacement that must be made.
+fn with(old: &str, new: &str) -> String {
+    assert!(GOOD.contains(old), "{old}");
+    GOOD.replacen(old, new, 1)
+}
+
+/// Where a byte of a text is, as messages say it.
+fn place(text: &str, offset: usize) -> String {
+    let before = &text[..offset];
+    let column = offset - before.rfind('\n').map_or(0, |at| at + 1) + 1;
+    format!("bad.toml:{}:{column}\n", before.lines().count())
+}
+
+#[test]
+fn a_good_file_becomes_what_it_says() {
+    let scenario = good();
+    let names: Vec<_> = scenario
+        .hosts
+        .iter()
+        .map(|host| host.name.as_str())
+        .collect();
+    assert_eq!(names, ["h1", "h2", "h3", "big"]);
+    let hosts: Vec<_> = scenario
+        .vms
+        .iter()
+        .map(|vm| (vm.name.as_str(), vm.host.0))
+        .collect();
+    assert_eq!(
+        hosts,
+        [
+            ("web1", 0),
+            ("web2", 1),
+            ("web3", 2),
+            ("web4", 3),
+            ("db", 3)
+        ]
+    );
+    assert_eq!(scenario.vms[3].offset_ns, 22_000_000_000);
+    let rate = |link: &netmodel::link::LinkSpec| link.rate.unwrap().bps();
+    assert_eq!(rate(&scenario.network.up[0]), 1_000_000_000);
+    assert_eq!(rate(&scenario.network.down[0]), 500_000_000);
+    assert_eq!(rate(&scenario.network.down[3]), 2_500_000_000);
+    assert_eq!(scenario.network.up[3].queue.bytes(), 512_000);
+    assert_eq!(scenario.flows[FlowId(1).index()].rate_bps, None);
+    assert_eq!(scenario.balancer.options.get("threshold"), Some(&0.7));
+    assert_eq!(scenario.balancer.window_ns, 30_000_000_000);
+    assert_eq!(
+        (
+            scenario.migration.downtime_limit,
+            scenario.migration.return_path
+        ),
+        (50, false)
+    );
+    assert_eq!(scenario.migration.max_bandwidth, 64 << 20);
+    assert_eq!((scenario.scale, scenario.divided_by), (2, 1));
+    assert!(explain(&scenario).contains("web1 … web4 (4)"));
+}
+
+#[test]
+fn a_scenario_survives_json() {
+    let scenario = good();
+    let text = serde_json::to_string(&scenario).unwrap();
+    assert_eq!(serde_json::from_str::<Scenario>(&text).unwrap(), scenario);
+}
+
+#[test]
+fn an_unknown_key_is_shown_with_its_place_and_the_key_meant() {
+    let text = refused(
+        "duration = \"2h\"\n[[hosts]]\nname = \"h\"\ncroes = 4\ncores = 2\nram = \"4GiB\"\n",
+    );
+    let expected = "\
+error: unknown key `croes` in [[hosts]]
+ --> bad.toml:4:1
+  |
+4 | croes = 4
+  | ^^^^^ unknown key
+  |
+  = help: did you mean `cores`?";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn wrong_units_say_what_is_accepted() {
+    for (old, new, accepted) in [
+        ("\"2h\"", "\"300\"", "a time with its unit"),
+        (
+            "\"2h\"",
+            "300",
+            "a bare integer, expected a time with its unit",
+        ),
+        ("\"1Gbit\"", "\"200MB/s\"", "a rate in bits with its unit"),
+        ("\"512KB\"", "\"512Kbit\"", "a size in bytes with its unit"),
+        ("\"64MiB/s\"", "\"9Gbit\"", "bytes a second"),
+        ("\"4GiB\"", "\"1000B\"", "a multiple of 4KiB"),
+        ("\"50ms\"", "\"50us\"", "whole milliseconds"),
+        (
+            "interval = \"30s\"",
+            "interval = \"0s\"",
+            "a time above zero",
+        ),
+        (
+            "rate = \"50Mbit\"",
+            "rate = \"0bit\"",
+            "a rate must be above zero",
+        ),
+        ("vcpus = 2", "vcpus = 0", "a whole number, 1 to 1024"),
+        ("cores = 0.4", "cores = nan", "a number, 0 to 4096"),
+    ] {
+        let bad = with(old, new);
+        let text = refused(&bad);
+        // The spot is the value, after the key where the replacement has one.
+        let spot = bad.find(new).unwrap() + new.find("= ").map_or(0, |at| at + 2);
+        assert!(
+            text.contains(&place(&bad, spot)),
+            "{new}: another place than in\n{text}"
+        );
+        assert!(text.contains(accepted), "{new}: no {accepted} in\n{text}");
+        assert_eq!(text.matches("error:").count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn several_mistakes_are_reported_at_once_in_order() {
+    let text = refused(
+        &with("policy = \"thr-mmt\"", "policy = \"thr-mtm\"")
+            .replacen("vm = \"web1\"", "vm = \"web9\"", 1)
+            .replacen("seed = 7", "sead = 7", 1),
+    );
+    let titles: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with("error"))
+        .collect();
+    assert_eq!(
+        titles,
+        [
+            "error: unknown key `sead` in the scenario",
+            "error: `policy`: there is no policy `thr-mtm`",
+            "error: `vm`: there is no VM `web9`",
+        ]
+    );
+    for help in [
+        "did you mean `seed`?",
+        "did you mean `thr-mmt`?",
+        "did you mean `web",
+    ] {
+        assert!(text.contains(help), "{help} in\n{text}");
+    }
+}
+
+#[test]
+fn policy_options_are_those_of_the_policy() {
+    let text = refused(&with("threshold = 0.7", "treshold = 0.7"));
+    assert!(
+        text.contains("unknown key `treshold` in [balancer]"),
+        "{text}"
+    );
+    assert!(text.contains("did you mean `threshold`?"), "{text}");
+    let text = refused(&with("threshold = 0.7", "threshold = 7"));
+    assert!(
+        text.contains("`threshold` is 7, expected a number, 0.01 to 1"),
+        "{text}"
+    );
+    let text = refused(&with("threshold = 0.7", "moves = 1.5"));
+    assert!(text.contains("expected a whole number"), "{text}");
+}
+
+#[test]
+fn impossible_placements_give_figures() {
+    let text = refused(&with("ram = \"1GiB\"\nhost", "ram = \"9GiB\"\nhost"));
+    assert!(
+        text.contains("VM `db` needs 9 GiB of RAM, but its host `big` has 8 GiB left of 8 GiB"),
+        "{text}"
+    );
+    assert!(text.contains("bad.toml:36:8"), "{text}");
+    let text = refused(&with("ram = \"512MiB\"", "ram = \"5GiB\""));
+    assert!(
+        text.contains("VM `web2` needs 5 GiB of RAM, but the emptiest host"),
+        "{text}"
+    );
+    let text = refused(&with("resident = \"128MiB\"", "resident = \"512MiB\""));
+    assert!(
+        text.contains("VM `web` needs 515.9 MiB for its resident"),
+        "{text}"
+    );
+}
+
+#[test]
+fn names_are_unique_and_plain() {
+    let text = refused(&with("name = \"db\"", "name = \"web3\""));
+    assert!(text.contains("there are two VMs called `web3`"), "{text}");
+    assert!(text.contains("the first is on line 25"), "{text}");
+    let text = refused(&with("name = \"db\"", "name = \"../db\""));
+    assert!(text.contains("`../db` cannot be a name"), "{text}");
+}
+
+#[test]
+fn links_too_small_for_tcp_are_refused_at_their_k() {
+    let text = refused(&with("queue = \"512KB\"", "queue = \"48KB\""));
+    assert!(
+        text.contains("holds 15 segments of 1538 B, fewer than 16"),
+        "{text}"
+    );
+    assert!(text.contains("bad.toml:10:8"), "{text}");
+    // 16 segments of queue and less than 4 in flight: 1 Mbit/s over 200 µs is 25 B.
+    let small = with("queue = \"512KB\"", "queue = \"50KB\"").replacen("1Gbit", "1Mbit", 1);
+    assert!(refused(&small).contains("fewer than 20"));
+}
+
+#[test]
+fn syntax_errors_have_a_place() {
+    let text = refused("duration = \"2h\"\nseed = = 3\n");
+    assert!(text.contains("bad.toml:2:8"), "{text}");
+    let text = refused("duration = \"2h");
+    assert!(text.contains("bad.toml:1:"), "{text}");
+}
+
+#[test]
+fn every_migration_parameter_can_be_set() {
+    // A parameter added to `MigrationParams` and forgotten in `parameters` fails here.
+    let json = serde_json::to_value(MigrationParams::default()).unwrap();
+    let unknown = refused(&with("return-path = false", "no-such-parameter = 1"));
+    for key in json.as_object().unwrap().keys() {
+        assert!(unknown.contains(&format!("`{key}`")), "{key} in\n{unknown}");
+    }
+}
+
+#[test]
+fn dividing_by_k_divides_space_alone() {
+    let full = good();
+    let carried = scale::apply(&full, 4).unwrap();
+    assert_eq!((carried.scale, carried.divided_by), (4, 4));
+    assert_eq!(carried.vms[0].ram_bytes, 128 << 20);
+    assert_eq!(carried.vms[0].resident_bytes, 32 << 20);
+    let WriteSource::Classes(classes) = &carried.vms[0].writes else {
+        panic!("classes")
+    };
+    assert_eq!((classes[0].pages, classes[1].pages), (250, 3));
+    assert!((classes[1].rate - 20.0).abs() < f64::EPSILON);
+    assert_eq!(carried.network.up[0].rate.unwrap().bps(), 250_000_000);
+    assert_eq!(carried.network.up[0].delay, full.network.up[0].delay);
+    assert_eq!(carried.network.up[0].queue.bytes(), 128_000);
+    assert_eq!(carried.flows[0].rate_bps, Some(12_500_000));
+    assert_eq!(carried.migration.max_bandwidth, 16 << 20);
+    assert_eq!(
+        carried.migration.downtime_limit,
+        full.migration.downtime_limit
+    );
+    assert_eq!(carried.duration_ns, full.duration_ns);
+    assert_eq!(
+        scale::apply(&carried, 2),
+        Err(scale::ScaleError::Already { divided_by: 4 })
+    );
+    assert_eq!(scale::apply(&full, 0), Err(scale::ScaleError::Zero));
+    assert!(matches!(
+        scale::apply(&full, 1000),
+        Err(scale::ScaleError::Ram { .. })
+    ));
+    let queue = scale::apply(&full, 100);
+    assert!(
+        matches!(queue, Err(scale::ScaleError::Queue { segments: 3, .. })),
+        "{queue:?}"
+    );
+}
+
+#[test]
+fn hosts_that_are_full_stay_so_at_any_k() {
+    let text = with("count = 4", "count = 16").replacen("ram = \"512MiB\"", "ram = \"256MiB\"", 1);
+    let full = parse(Path::new("x.toml"), &text).unwrap_or_else(|error| panic!("{error}"));
+    for k in [2, 3, 7, 11] {
+        let carried = scale::apply(&full, k).unwrap();
+        let mut used = vec![0; carried.hosts.len()];
+        for vm in &carried.vms {
+            used[vm.host.index()] += vm.ram_bytes;
+        }
+        for (host, used) in carried.hosts.iter().zip(used) {
+            assert!(
+                used <= host.ram_bytes,
+                "k = {k}: {} of {}",
+                used,
+                host.ram_bytes
+            );
+        }
+    }
+}
+
+#[test]
+fn constants_scale_as_the_table_says() {
+    assert_eq!(scale::CHECK_PAGES.carried(10), Some(7));
+    assert_eq!(scale::XEN_STOP_PAGES.carried(1000), Some(1));
+    assert_eq!(scale::PAGE.carried(16), Some(4096));
+    let docs = include_str!("../../../docs/scenario.md");
+    assert!(
+        docs.contains(&scale::table_markdown()),
+        "put this:\n{}",
+        scale::table_markdown()
+    );
+    for policy in crate::balance::POLICIES {
+        assert!(
+            docs.contains(&format!("`{}`", policy.name)),
+            "{}",
+            policy.name
+        );
+        for option in policy.options {
+            let row = format!(
+                "| `{}` | `{}` | {} |",
+                policy.name, option.name, option.default
+            );
+            assert!(docs.contains(&row), "{row}");
+        }
+    }
+}
+
+/// A scenario with a recorded trace of our own, in a folder.
+fn traced(folder: &Path, trace: &str, writes: &str, ram: &str) -> PathBuf {
+    let recordings = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/traces");
+    fs::copy(format!("{recordings}/{trace}.mbpw"), folder.join("t.mbpw")).unwrap();
+    let text = format!(
+        "duration = \"1h\"\n[traces.t]\nfile = \"t.mbpw\"\n[[hosts]]\nname = \"h\"\ncores = 4\n\
+         ram = \"16GiB\"\n[[vms]]\nname = \"v\"\ncount = 3\nram = \"{ram}\"\n\
+         cpu = {{ trace = \"t\", scale = 2 }}\nwrites = {{ {writes} = \"t\" }}\n"
+    );
+    let path = folder.join("s.toml");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn load_error(path: &Path) -> String {
+    match load(path) {
+        Ok(_) => panic!("accepted"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn traces_are_loaded_written_and_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = traced(folder.path(), "rustc", "trace", "1GiB");
+    let Loaded { scenario, inputs } = load(&path).unwrap_or_else(|error| panic!("{error}"));
+    let dir = folder.path().join("run/inputs");
+    inputs.write(&dir).unwrap();
+    let back = Inputs::read(&dir, &Needs::all(&scenario)).unwrap();
+    assert_eq!(back, inputs);
+    let all = vm_specs(&scenario, &back, [VmId(0), VmId(2)]).unwrap();
+    assert_eq!(all[&VmId(2)].key, vm_key(VmId(2)));
+    assert!(std::sync::Arc::ptr_eq(
+        &all[&VmId(0)].cpu,
+        &all[&VmId(2)].cpu
+    ));
+    let recorded = inputs.get("t").unwrap();
+    let twice = recorded.cpu.mean_milli() * 2.0;
+    assert!((all[&VmId(0)].cpu.mean_milli() - twice).abs() < 1e-6);
+    // Divided by k, a recording keeps 1/k of its pages.
+    let pages = |scenario: &Scenario| {
+        let specs = vm_specs(scenario, &back, [VmId(0)]).unwrap();
+        match &specs[&VmId(0)].memory.behaviours[0] {
+            replay::Behaviour::Pages { trace, .. } => trace.pages,
+            other => panic!("{other:?}"),
+        }
+    };
+    let carried = scale::apply(&scenario, 4).unwrap();
+    assert_eq!(pages(&carried), pages(&scenario).div_ceil(4));
+}
+
+#[test]
+fn fitted_classes_come_back_without_the_recording() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = traced(folder.path(), "memcached", "fitted", "1GiB");
+    let Loaded { scenario, inputs } = load(&path).unwrap_or_else(|error| panic!("{error}"));
+    inputs.write(folder.path()).unwrap();
+    fs::remove_file(folder.path().join("t.mbpw")).unwrap();
+    let back = Inputs::read(folder.path(), &Needs::all(&scenario)).unwrap();
+    assert_eq!(back.get("t").unwrap().pages, None);
+    assert_eq!(
+        vm_specs(&scenario, &back, [VmId(1)]),
+        vm_specs(&scenario, &inputs, [VmId(1)])
+    );
+}
+
+#[test]
+fn a_missing_trace_is_shown_where_it_is_declared() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = traced(folder.path(), "rustc", "trace", "1GiB");
+    fs::remove_file(folder.path().join("t.mbpw")).unwrap();
+    let text = load_error(&path);
+    assert!(text.contains("s.toml:3:8"), "{text}");
+    assert!(text.contains("t.mbpw: cannot read: No such file"), "{text}");
+    assert!(text.contains("from the folder of the scenario"), "{text}");
+}
+
+#[test]
+fn a_cut_trace_names_its_own_place_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = traced(folder.path(), "rustc", "trace", "1GiB");
+    let trace = folder.path().join("t.mbpw");
+    let bytes = fs::read(&trace).unwrap();
+    fs::write(&trace, &bytes[..bytes.len() / 2]).unwrap();
+    let text = load_error(&path);
+    assert!(text.contains("s.toml:3:8"), "{text}");
+    assert!(
+        text.contains("t.mbpw: ") && text.contains("cut in its block"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_recording_larger_than_its_vm_is_refused_with_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = traced(folder.path(), "rustc", "trace", "8MiB");
+    let text = load_error(&path);
+    assert!(
+        text.contains("VM `v1` needs") && text.contains("but has 8 MiB of RAM"),
+        "{text}"
+    );
+    assert!(text.contains("s.toml:9:8"), "{text}");
+}
+
+#[test]
+fn files_that_are_no_text_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.toml");
+    assert!(load_error(&path).contains("cannot read the scenario"));
+    fs::write(&path, b"seed = 1\n\xff").unwrap();
+    assert!(load_error(&path).contains("s.toml:2: byte 9 is not UTF-8"));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_scenario_or_an_error(text: String) {
+        if let Err(error) = parse(Path::new("x.toml"), &text) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+
+    /// Damage to a good file: a few bytes replaced, so that most of it still parses.
+    #[test]
+    fn any_damage_gives_a_scenario_or_an_error(
+        cuts in prop::collection::vec((0..GOOD.len(), 0..12usize, "[a-z0-9.\\[\\]{}=\" \n]{0,6}"), 1..4)
+    ) {
+        let mut text = GOOD.to_owned();
+        for (at, len, new) in cuts {
+            let at = at.min(text.len());
+            let end = (at + len).min(text.len());
+            text.replace_range(at..end, &new);
+        }
+        if let Err(error) = parse(Path::new("x.toml"), &text) {
+            prop_assert!(error.to_string().contains("x.toml:"));
+        }
+    }
+}
