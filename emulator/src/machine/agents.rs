@@ -5,6 +5,7 @@ use crate::control::channel::{Receiver, Sender, split};
 use crate::control::message::{FromAgent, ToAgent};
 use crate::ids::HostId;
 use anyhow::{Context, Result};
+use netmodel::sys::netns;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -54,8 +55,8 @@ impl Agents {
         let born = std::thread::Builder::new()
             .name(format!("born-{}", host.0))
             .spawn(move || -> Result<(OwnedFd, Child)> {
-                let namespace =
-                    netmodel::sys::netns::unshare_net().context("new network namespace")?;
+                netns::unshare_net().context("new network namespace")?;
+                let namespace = netns::current_netns()?;
                 let child = own_command(AGENT)?
                     .stdin(Stdio::from(OwnedFd::from(theirs)))
                     .stdout(Stdio::null())

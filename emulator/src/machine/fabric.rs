@@ -3,22 +3,28 @@
 use crate::control::message::{AuditFinding, MachineSetup};
 use crate::event::{LinkCalibration, LinkSample};
 use anyhow::{Context, Result};
-use netmodel::audit::{self, Severity};
+use netmodel::audit::{Judged, Limits, Severity, audit};
 use netmodel::backend::Fabric;
-use netmodel::calibrate;
+use netmodel::calibrate::{Calibration, Settings, Verdict, calibrate};
 use netmodel::counters::Counters;
 use netmodel::plan::{Plan, TcpSettings};
-use netmodel::topology::{self, HostLink, Topology};
+use netmodel::topology::{self, HostLink, Topology, host_address};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// What the longest queue and delay line take to empty, with room: a link whose queue takes longer
+/// than this is refused by the scenario check.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// The fabric and the namespaces it joins.
 #[derive(Debug)]
 pub(super) struct Network {
     fabric: Fabric,
     namespaces: BTreeMap<topology::HostId, OwnedFd>,
-    congestion: String,
+    /// Counters when the run began: calibration is not part of it.
+    before: Counters,
 }
 
 impl Network {
@@ -31,6 +37,106 @@ impl Network {
         let plan = Plan::new(topology, &TcpSettings::default());
         let namespaces = (0u32..).map(topology::HostId).zip(namespaces).collect();
         let fabric = Fabric::build(&plan, &namespaces).context("cannot build the network")?;
-        Ok(Self { fabric, namespaces, congestion: network.congestion.clone() })
+        let before = fabric.counters()?;
+        Ok(Self { fabric, namespaces, before })
     }
+
+    /// Data address of every host, in order; ports are chosen by whoever listens.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        let hosts = self.namespaces.keys();
+        hosts.map(|&host| SocketAddr::new(host_address(host).into(), 0)).collect()
+    }
+
+    /// Loads every link and compares it with its spec.
+    pub(super) fn calibrate(&mut self) -> Result<Vec<LinkCalibration>> {
+        let measured = calibrate(&self.fabric, &self.namespaces, &Settings::default())
+            .context("calibrating links")?;
+        self.before = self.fabric.counters()?;
+        Ok(calibrations(&measured))
+    }
+
+    /// Settings the kernel refused: the results carry them.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let refused = |outcome: &netmodel::backend::SysctlOutcome| match &outcome.got {
+            Ok(_) => None,
+            Err(error) => Some(format!("{} = {}: {error}", outcome.key, outcome.asked)),
+        };
+        // One host says it for all: they get the same settings.
+        let mut all: Vec<String> = self.fabric.sysctls().iter().filter_map(refused).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Waits until nothing is queued or in flight.
+    pub(super) fn drain(&self) -> Result<()> {
+        if !self.fabric.drained(DRAIN_WITHIN)? {
+            tracing::warn!("packets were still under way after {DRAIN_WITHIN:?}");
+        }
+        Ok(())
+    }
+
+    /// Counters of every link direction since the run began.
+    pub(super) fn sample(&self) -> Result<Vec<LinkSample>> {
+        let now = self.fabric.counters()?;
+        let late = now.relay.lateness.since(&self.before.relay.lateness);
+        let us = |ns: u64| ns as f64 / 1e3;
+        let links = self.fabric.plan().topology().links();
+        let sample = |link: &topology::Link| {
+            let then = self.before.links.get(&link.id).copied().unwrap_or_default();
+            let now = now.links.get(&link.id).copied().unwrap_or_default();
+            LinkSample {
+                link: link.name.clone(),
+                segments_in: now.received.segments - then.received.segments,
+                wire_bytes_in: now.received.wire_bytes - then.received.wire_bytes,
+                wire_bytes_out: now.sent.wire_bytes - then.sent.wire_bytes,
+                dropped_bytes: now.dropped.wire_bytes - then.dropped.wire_bytes,
+                dropped_segments: now.dropped.segments - then.dropped.segments,
+                queued_bytes: now.held.wire_bytes,
+                queue_bytes_max: now.queue_bytes_max,
+                late_us_mean: us(late.mean_ns()),
+                late_us_p99: us(late.quantile_ns(990)),
+                late_us_max: us(late.max_ns()),
+            }
+        };
+        Ok(links.iter().map(sample).collect())
+    }
+
+    /// Whether the network did what it promised, since the run began.
+    pub(super) fn audit(&self) -> Result<Vec<AuditFinding>> {
+        let after = self.fabric.counters()?;
+        Ok(audit(&self.before, &after, &Limits::default()).iter().map(finding).collect())
+    }
+}
+
+/// Asked against got. Paths share their delay over their links: what a path of two links adds
+/// beyond what was asked is put to both in halves.
+fn calibrations(measured: &Calibration) -> Vec<LinkCalibration> {
+    let us = |ns: u64| ns as f64 / 1e3;
+    let one = |link: &netmodel::calibrate::LinkCalibration| {
+        let asked_delay_us = link.asked.delay.as_nanos() as f64 / 1e3;
+        let added = link.path_delay_got_ns.map_or(0.0, us) - us(link.path_delay_asked_ns);
+        LinkCalibration {
+            link: link.name.clone(),
+            // A link that its stream did not fill was not measured: nothing was asked of it.
+            asked_rate_bps: match link.rate {
+                Verdict::NotLoaded | Verdict::Unshaped => None,
+                Verdict::Pass | Verdict::Fail => link.asked.rate.map(|rate| rate.bps()),
+            },
+            got_rate_bps: link.got_rate_bps,
+            asked_delay_us,
+            got_delay_us: asked_delay_us + added / 2.0,
+            queue_bytes: link.asked.queue.bytes(),
+            ok: link.rate != Verdict::Fail && link.delay != Verdict::Fail,
+        }
+    };
+    measured.links.iter().map(one).collect()
+}
+
+fn finding(judged: &Judged) -> AuditFinding {
+    let grade = match judged.severity {
+        Severity::Warning => "B",
+        Severity::Error => "invalid",
+    };
+    AuditFinding { grade: grade.to_owned(), message: judged.finding.to_string() }
 }

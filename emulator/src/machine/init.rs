@@ -53,7 +53,7 @@ impl Init {
             None => return Ok(()),
         };
         check_protocol(setup.protocol)?;
-        let network = self.build(&setup).await?;
+        let mut network = self.build(&setup).await?;
         let calibration = if setup.calibrate {
             self.progress("calibrating links").await?;
             network.calibrate()?

@@ -7,7 +7,7 @@
 
 use crate::balance::moves::Move;
 use crate::control::message::SourceEnding;
-use crate::migration::record::{DestinationReport, Owner, Prediction, SourceReport, Status};
+use crate::migration::record::{DestinationReport, Owner, Prediction, SourceReport};
 
 /// One end's part.
 #[derive(Debug, Clone, Default)]
@@ -79,8 +79,6 @@ pub enum Verdict {
     },
     /// The migration is over.
     Over {
-        /// How.
-        status: Status,
         /// Who owns the guest.
         owner: Owner,
     },
@@ -182,16 +180,13 @@ impl Ongoing {
         }
         let destination_lost = matches!(self.destination, Part::Lost);
         let source_lost = matches!(self.source, Part::Lost);
-        let (status, owner) = match (self.committed_ns, &self.source) {
-            (Some(_), _) if destination_lost => (Status::Completed, Owner::Lost),
-            (Some(_), _) => (Status::Completed, Owner::Destination),
-            (None, _) if source_lost => (Status::Failed, Owner::Lost),
-            (None, Part::Done(SourceDone { ending: SourceEnding::Cancelled, .. })) => {
-                (Status::Cancelled, Owner::Source)
-            }
-            (None, _) => (Status::Failed, Owner::Source),
+        let owner = match self.committed_ns {
+            Some(_) if destination_lost => Owner::Lost,
+            Some(_) => Owner::Destination,
+            None if source_lost => Owner::Lost,
+            None => Owner::Source,
         };
-        Verdict::Over { status, owner }
+        Verdict::Over { owner }
     }
 }
 
@@ -199,7 +194,7 @@ impl Ongoing {
 mod tests {
     use super::*;
     use crate::ids::{HostId, MigrationId, VmId};
-    use crate::migration::record::BytesByKind;
+    use crate::migration::record::{BytesByKind, Status};
 
     fn ongoing() -> Ongoing {
         let of = Move {
@@ -287,8 +282,8 @@ mod tests {
                 match migration.verdict() {
                     Verdict::Open => break,
                     Verdict::Tell { committed } => told.push(committed),
-                    Verdict::Over { status, owner } => {
-                        over = Some((status, owner));
+                    Verdict::Over { owner } => {
+                        over = Some(owner);
                         break;
                     }
                 }
@@ -316,7 +311,7 @@ mod tests {
             source_speaks(&mut migration);
             settle(&mut migration);
         }
-        let (_, owner) = over.expect("the story ends");
+        let owner = over.expect("the story ends");
         let in_doubt =
             matches!(source_says, Some(SourceEnding::Completed | SourceEnding::Undecided));
         assert_eq!(told, if in_doubt { vec![committed] } else { vec![] });
@@ -332,7 +327,7 @@ mod tests {
     fn a_refused_destination_leaves_the_guest_where_it_is() {
         let mut migration = ongoing();
         migration.refused("no port".to_owned());
-        let over = Verdict::Over { status: Status::Failed, owner: Owner::Source };
+        let over = Verdict::Over { owner: Owner::Source };
         assert_eq!(migration.verdict(), over);
         assert_eq!(migration.error().as_deref(), Some("no port"));
     }

@@ -11,7 +11,7 @@ use crate::control::message::{FromAgent, ToAgent, VmPlacement};
 use crate::event::EventKind;
 use crate::ids::{HostId, MigrationId, VmId};
 use crate::migration::metrics::{self, RecordParts};
-use crate::migration::record::{MigrationRecord, Owner, Status};
+use crate::migration::record::{MigrationRecord, Owner};
 use crate::timeline::Input;
 use std::net::SocketAddr;
 
@@ -137,18 +137,13 @@ impl Driver<'_> {
                     let source = ongoing.of.source;
                     self.tell(source, ToAgent::Resolve { migration, committed }).await?;
                 }
-                Verdict::Over { status, owner } => return self.over(migration, status, owner),
+                Verdict::Over { owner } => return self.over(migration, owner),
             }
         }
     }
 
     /// A migration has ended: placement, record, timeline.
-    fn over(
-        &mut self,
-        migration: MigrationId,
-        status: Status,
-        owner: Owner,
-    ) -> Result<(), RunError> {
+    fn over(&mut self, migration: MigrationId, owner: Owner) -> Result<(), RunError> {
         let Some(ongoing) = self.ongoing.remove(&migration) else { return Ok(()) };
         let outcome = match owner {
             Owner::Source => Outcome::Stayed,
@@ -160,7 +155,7 @@ impl Driver<'_> {
             let (vm, host) = (ongoing.of.vm, ongoing.of.destination);
             self.write(EventKind::Placed { vm, host })?;
         }
-        let record = self.record(&ongoing, status, owner);
+        let record = self.record(&ongoing, owner);
         self.progress.migrated(&record);
         self.write(EventKind::MigrationEnded(Box::new(record.clone())))?;
         self.migrations.push(record);
@@ -169,7 +164,7 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn record(&self, ongoing: &Ongoing, status: Status, owner: Owner) -> MigrationRecord {
+    fn record(&self, ongoing: &Ongoing, owner: Owner) -> MigrationRecord {
         let of = &ongoing.of;
         let name = |host: HostId| self.scenario.hosts[host.index()].name.clone();
         let vm = &self.scenario.vms[of.vm.index()];
@@ -181,9 +176,9 @@ impl Driver<'_> {
             destination: name(of.destination),
             reason: of.reason.clone(),
             params: self.scenario.migration.clone(),
-            status,
-            owner,
-            error: if status == Status::Completed { None } else { ongoing.error() },
+            owner: Some(owner),
+            error: if owner == Owner::Destination { None } else { ongoing.error() },
+            side: None,
             ram_bytes: vm.ram_bytes,
             requested_trace_s: ongoing.requested_trace_ns as f64 / 1e9,
             requested_ns: ongoing.requested_ns,

@@ -99,6 +99,23 @@ impl Inputs {
         }
         Ok(inputs)
     }
+
+    /// Reads what is needed and not here yet.
+    ///
+    /// # Errors
+    /// As [`Inputs::read`].
+    pub fn read_more(&mut self, dir: &Path, needs: &Needs) -> Result<(), InputError> {
+        let lacks = |name: &String| match self.get(name) {
+            None => true,
+            Some(input) => needs.pages.contains(name) && input.pages.is_none(),
+        };
+        let traces = needs.traces.iter().filter(|name| lacks(name)).cloned().collect();
+        let missing = Needs { traces, ..needs.clone() };
+        if !missing.traces.is_empty() {
+            self.traces.extend(Self::read(dir, &missing)?.traces);
+        }
+        Ok(())
+    }
 }
 
 fn read_one(dir: &Path, name: &str, entry: &Entry, needs: &Needs) -> Result<Input, InputError> {

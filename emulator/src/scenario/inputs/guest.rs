@@ -55,6 +55,19 @@ pub fn vm_spec(
     Ok(specs.remove(&vm).expect("asked for this one"))
 }
 
+/// What one VM replays, of a scenario whose sizes were divided by `k`: what an agent knows.
+///
+/// # Errors
+/// When a trace of the VM has not been loaded.
+pub fn vm_spec_of(
+    inputs: &Inputs,
+    k: u32,
+    id: VmId,
+    vm: &VmSpec,
+) -> Result<replay::VmSpec, SpecError> {
+    Shared::new(inputs, k).spec(vm, id)
+}
+
 /// What VMs replay, traces shared among them. Sizes are those of the scenario given: of one that
 /// [`apply`](crate::scenario::scale::apply) has divided, recordings and fitted classes are divided
 /// here, by the same k.

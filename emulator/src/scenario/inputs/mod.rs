@@ -7,10 +7,10 @@
 mod files;
 mod guest;
 
-pub use guest::{SpecError, unfit, vm_key, vm_spec, vm_specs};
+pub use guest::{SpecError, unfit, vm_key, vm_spec, vm_spec_of, vm_specs};
 
 use super::problem::near_miss;
-use super::{CpuSource, Scenario, TraceSource, WriteSource};
+use super::{CpuSource, Scenario, TraceSource, VmSpec, WriteSource};
 use crate::ids::VmId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -201,19 +201,31 @@ impl Needs {
     pub fn of(scenario: &Scenario, vms: impl IntoIterator<Item = VmId>) -> Self {
         let mut needs = Self::default();
         for vm in vms.into_iter().map(|id| &scenario.vms[id.index()]) {
-            if let CpuSource::Trace(name) = &vm.cpu {
-                needs.traces.insert(name.clone());
-            }
-            if let WriteSource::Pages(name) = &vm.writes {
-                needs.traces.insert(name.clone());
-                needs.pages.insert(name.clone());
-            }
-            if let WriteSource::Fitted(name) = &vm.writes {
-                needs.traces.insert(name.clone());
-                needs.fitted.insert(name.clone());
-            }
+            needs.add(vm);
         }
         needs
+    }
+
+    /// What one VM replays.
+    #[must_use]
+    pub fn of_vm(vm: &VmSpec) -> Self {
+        let mut needs = Self::default();
+        needs.add(vm);
+        needs
+    }
+
+    fn add(&mut self, vm: &VmSpec) {
+        if let CpuSource::Trace(name) = &vm.cpu {
+            self.traces.insert(name.clone());
+        }
+        if let WriteSource::Pages(name) = &vm.writes {
+            self.traces.insert(name.clone());
+            self.pages.insert(name.clone());
+        }
+        if let WriteSource::Fitted(name) = &vm.writes {
+            self.traces.insert(name.clone());
+            self.fitted.insert(name.clone());
+        }
     }
 
     /// What all VMs of a scenario replay.

@@ -1,0 +1,380 @@
+//! A run: a scenario emulated on a machine, from its files to its report.
+//!
+//! Inside: the order of a run (inputs, machine, placement, timeline, results), the driver and its
+//! books. Never inside: text for people beyond progress (the command line prints), decisions.
+
+pub mod book;
+mod driver;
+pub mod flows;
+pub mod grade;
+mod migrate;
+mod predict;
+pub mod progress;
+mod traffic;
+
+use crate::balance;
+use crate::balance::moves::Rejection;
+use crate::clock::{mono_ns, unix_s};
+use crate::control::channel::{ControlError, check_protocol};
+use crate::control::message::{
+    FromAgent, FromMachine, MachineReady, MachineSetup, PROTOCOL, ToAgent, ToMachine, VmPlacement,
+};
+use crate::event::log::{EventLog, LogError};
+use crate::event::{Event, EventKind, SCHEMA};
+use crate::ids::VmId;
+use crate::machine::launch::Machine;
+use crate::migration::record::MigrationRecord;
+use crate::results::{self, ResultsError, RunDir, RunHeader, ScenarioFile};
+use crate::scenario::inputs::{InputError, Inputs};
+use crate::scenario::scale::{self, ScaleError};
+use crate::scenario::Scenario;
+use driver::{Drive, Driver};
+use progress::{Progress, Show};
+use replay::clock::ClockError;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Starting a machine and measuring its links takes seconds; more means that something hangs.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The machine lacks something (exit code 3).
+#[derive(Debug, thiserror::Error)]
+#[error("{message}\n  `migbed doctor` shows what this machine offers and how to get the rest")]
+pub struct MissingCapability {
+    /// What, with its remedy.
+    pub message: String,
+}
+
+/// The command cannot be carried out as it was given (exit code 2).
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unusable(pub String);
+
+/// A run could not be carried to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Control plane.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Event log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// Trace time: a bug of the driver.
+    #[error("trace time: {0}")]
+    Clock(#[from] ClockError),
+    /// The arbiter of moves disagrees: a bug of the driver.
+    #[error("moves: {0}")]
+    Mover(Rejection),
+    /// Files.
+    #[error(transparent)]
+    Results(#[from] ResultsError),
+    /// Files.
+    #[error(transparent)]
+    Inputs(#[from] InputError),
+    /// A process or a signal handler.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// Starting or ending the machine.
+    #[error(transparent)]
+    Process(#[from] anyhow::Error),
+    /// The machine's process ended.
+    #[error("the machine's process has gone; nothing of it is left running")]
+    MachineGone,
+    /// The machine gave up.
+    #[error("{message}")]
+    Machine {
+        /// Why.
+        message: String,
+        /// Something is lacking.
+        missing_capability: bool,
+    },
+    /// Somebody does not answer.
+    #[error("an agent or the machine has not answered for a minute")]
+    Silent,
+    /// Nothing is left to emulate.
+    #[error("all hosts are lost")]
+    AllHostsLost,
+    /// A VM was refused where the scenario puts it.
+    #[error("{vm} cannot be placed: {reason}")]
+    Placement {
+        /// Which.
+        vm: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What to run, and how.
+#[derive(Debug)]
+pub struct RunRequest {
+    /// At full size.
+    pub scenario: Scenario,
+    /// Its traces, at full size.
+    pub inputs: Inputs,
+    /// As a person wrote it.
+    pub file: Option<ScenarioFile>,
+    /// Where results go; made by the run.
+    pub out: PathBuf,
+    /// What a person sees.
+    pub show: Show,
+    /// Whether to measure every link before the run.
+    pub calibrate: bool,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct RunOutcome {
+    /// Its directory.
+    pub dir: RunDir,
+    /// Every migration that ended.
+    pub migrations: Vec<MigrationRecord>,
+    /// `A`, `B`, `C` or `invalid`.
+    pub grade: String,
+    /// Why not A.
+    pub grade_reasons: Vec<String>,
+    /// By the user.
+    pub interrupted: bool,
+    /// Things to read before trusting the numbers.
+    pub warnings: Vec<String>,
+}
+
+/// Interrupts of the user: Ctrl-C and a polite kill.
+fn interrupts() -> Result<tokio::sync::mpsc::Receiver<()>, RunError> {
+    let (send, receive) = tokio::sync::mpsc::channel(1);
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let (mut signals, send) = (signal(kind)?, send.clone());
+        tokio::spawn(async move {
+            let mut before = 0;
+            while signals.recv().await.is_some() {
+                before += 1;
+                if before > 1 {
+                    // The second one means now; the machine goes with us.
+                    std::process::exit(130);
+                }
+                if send.send(()).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(receive)
+}
+
+/// Runs a scenario to its report. To be called from the main thread.
+///
+/// # Errors
+/// [`MissingCapability`], [`Unusable`], or whatever stopped it; results up to there are kept and
+/// labelled.
+pub fn run(request: &RunRequest) -> anyhow::Result<RunOutcome> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(execute(request));
+    // Signal tasks still wait; there is nothing to wait for.
+    runtime.shutdown_background();
+    done
+}
+
+async fn execute(request: &RunRequest) -> anyhow::Result<RunOutcome> {
+    let scenario = carried(&request.scenario)?;
+    let policy = match scenario.balancer.policy.as_str() {
+        "none" => None,
+        _ => Some(balance::policy::policy(&scenario.balancer)?),
+    };
+    let mut header = header(request, &scenario);
+    let dir = RunDir::create(&request.out, &header)?;
+    request.inputs.write(&dir.inputs())?;
+    let begun_ns = mono_ns();
+    let result = emulate(request, &scenario, policy, &dir).await;
+    header.wall_s = (mono_ns() - begun_ns) as f64 / 1e9;
+    let drive = match result {
+        Ok((drive, backend)) => {
+            header.backend = backend;
+            header.trace_s = drive.trace_ns as f64 / 1e9;
+            header.outcome = outcome_name(&drive).to_owned();
+            drive
+        }
+        Err(error) => {
+            "failed".clone_into(&mut header.outcome);
+            dir.write_header(&header)?;
+            return Err(explain(error));
+        }
+    };
+    let (grade, reasons) = run_verdict(&drive, &dir)?;
+    header.grade = Some(grade.clone());
+    header.grade_reasons.clone_from(&reasons);
+    dir.write_header(&header)?;
+    results::rebuild(&dir)?;
+    crate::report::write(&dir)?;
+    Ok(RunOutcome {
+        dir,
+        migrations: drive.migrations,
+        grade,
+        grade_reasons: reasons,
+        interrupted: drive.interrupted,
+        warnings: drive.warnings,
+    })
+}
+
+fn outcome_name(drive: &Drive) -> &'static str {
+    match (drive.interrupted, drive.hosts_lost) {
+        (true, _) => "interrupted",
+        (false, 0) => "completed",
+        (false, _) => "completed, hosts lost",
+    }
+}
+
+/// The scenario at the size the machine carries.
+fn carried(scenario: &Scenario) -> anyhow::Result<Scenario> {
+    let refused = |error: ScaleError| Unusable(format!("{error}\n  {}", error.remedy()));
+    Ok(scale::apply(scenario, scenario.scale).map_err(refused)?)
+}
+
+fn header(request: &RunRequest, scenario: &Scenario) -> RunHeader {
+    let capabilities = netmodel::sys::probe::probe();
+    RunHeader {
+        schema: results::run_json::SCHEMA,
+        migbed_version: env!("CARGO_PKG_VERSION").to_owned(),
+        scenario: request.scenario.clone(),
+        scenario_file: request.file.clone(),
+        kernel: kernel(),
+        backend: scenario.network.backend.clone(),
+        capabilities: serde_json::to_value(capabilities).unwrap_or_default(),
+        seed: scenario.seed,
+        k: scenario.scale,
+        pace: scenario.pace,
+        tag: "measured".to_owned(),
+        grade: None,
+        grade_reasons: Vec::new(),
+        outcome: "running".to_owned(),
+        wall_s: 0.0,
+        trace_s: 0.0,
+        started_unix_s: unix_s(),
+    }
+}
+
+fn kernel() -> String {
+    let name = nix::sys::utsname::uname();
+    name.map_or_else(
+        |_| "unknown".to_owned(),
+        |name| {
+            let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
+            format!("{} {} {}", text(name.sysname()), text(name.release()), text(name.machine()))
+        },
+    )
+}
+
+/// A missing capability keeps its type, so that the exit code can tell.
+fn explain(error: RunError) -> anyhow::Error {
+    match error {
+        RunError::Machine { message, missing_capability: true } => {
+            MissingCapability { message }.into()
+        }
+        other => other.into(),
+    }
+}
+
+/// Builds the machine, places the VMs, drives the timeline.
+async fn emulate(
+    request: &RunRequest,
+    scenario: &Scenario,
+    policy: Option<Box<dyn balance::view::Policy>>,
+    dir: &RunDir,
+) -> Result<(Drive, String), RunError> {
+    let mut progress = Progress::new(request.show, scenario.duration_ns);
+    let mut log = EventLog::create(dir.path())?;
+    let mut event = |trace_ns: u64, kind: EventKind| {
+        log.append(&Event { mono_ns: mono_ns(), trace_ns, kind })
+    };
+    event(
+        0,
+        EventKind::RunStarted {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_unix_s: unix_s(),
+            tag: "measured".to_owned(),
+        },
+    )?;
+    let mut machine = Machine::launch()?;
+    let started = tokio::time::timeout(START_TIMEOUT, async {
+        let ready = build(&mut machine, request, scenario, dir, &mut progress).await?;
+        place(&mut machine, scenario, &mut progress).await?;
+        Ok::<_, RunError>(ready)
+    });
+    let ready = started.await.map_err(|_| RunError::Silent)??;
+    for link in &ready.calibration {
+        event(0, EventKind::LinkCalibrated(link.clone()))?;
+    }
+    for warning in &ready.warnings {
+        event(0, EventKind::Warning { message: warning.clone() })?;
+    }
+    for (vm, spec) in (0u32..).map(VmId).zip(&scenario.vms) {
+        event(0, EventKind::Placed { vm, host: spec.host })?;
+    }
+    progress.phase("running");
+    let backend = ready.backend.clone();
+    let predictor = predict::Predictor::new(scenario, &request.inputs);
+    let driver = Driver::new(scenario, machine, ready, log, policy, progress, predictor);
+    Ok((driver.drive().await?, backend))
+}
+
+async fn build(
+    machine: &mut Machine,
+    request: &RunRequest,
+    scenario: &Scenario,
+    dir: &RunDir,
+    progress: &mut Progress,
+) -> Result<MachineReady, RunError> {
+    let setup = MachineSetup {
+        protocol: PROTOCOL,
+        hosts: scenario.hosts.clone(),
+        network: scenario.network.clone(),
+        inputs: absolute(&dir.inputs())?,
+        seed: scenario.seed,
+        overcommit_milli: 1000,
+        divided_by: scenario.divided_by,
+        calibrate: request.calibrate,
+    };
+    machine.send(&ToMachine::Setup(Box::new(setup))).await?;
+    loop {
+        match machine.recv().await?.ok_or(RunError::MachineGone)? {
+            FromMachine::Hello { protocol, .. } => check_protocol(protocol)?,
+            FromMachine::Progress(what) => progress.phase(&what),
+            FromMachine::Ready(ready) => return Ok(*ready),
+            FromMachine::Failed { message, missing_capability } => {
+                return Err(RunError::Machine { message, missing_capability });
+            }
+            other => tracing::debug!(?other, "before the machine is ready"),
+        }
+    }
+}
+
+/// Agents run in the same file system, but not necessarily in the same folder.
+fn absolute(path: &Path) -> Result<PathBuf, RunError> {
+    Ok(std::path::absolute(path)?)
+}
+
+async fn place(
+    machine: &mut Machine,
+    scenario: &Scenario,
+    progress: &mut Progress,
+) -> Result<(), RunError> {
+    progress.phase("placing VMs");
+    let mut waiting = scenario.vms.len();
+    for (vm, spec) in (0u32..).map(VmId).zip(&scenario.vms) {
+        let placement = ToAgent::Place(Box::new(VmPlacement { vm, spec: spec.clone() }));
+        machine.send(&ToMachine::Agent(spec.host, Box::new(placement))).await?;
+    }
+    while waiting > 0 {
+        let message = machine.recv().await?.ok_or(RunError::MachineGone)?;
+        if let FromMachine::Agent(_, message) = message
+            && let FromAgent::Placed(vm, placed) = *message
+        {
+            waiting -= 1;
+            placed.map_err(|reason| RunError::Placement {
+                vm: scenario.vms[vm.index()].name.clone(),
+                reason,
+            })?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! What the models say of a migration before it begins; measured errors stand beside it later.
+
+use super::driver::Driver;
+use crate::ids::{HostId, VmId};
+use crate::migration::record::Prediction;
+use crate::model;
+use crate::scenario::inputs::Inputs;
+use crate::scenario::{Scenario, WriteSource};
+use netmodel::flow;
+use netmodel::link::LinkSpec;
+use std::collections::BTreeMap;
+use traces::class::PageClass;
+use traces::units::PAGE_SIZE;
+
+/// An unshaped link carries what the machine does; models get the order of magnitude of a relay on
+/// one core (docs/performance.md), which only matters to runs without a network.
+const UNSHAPED_BYTES_PER_S: f64 = 5e9 / 8.0;
+
+/// What models need to know of the scenario's VMs: their page classes.
+#[derive(Debug)]
+pub(super) struct Predictor {
+    classes: BTreeMap<String, Vec<PageClass>>,
+}
+
+impl Predictor {
+    /// Fits classes to the recordings that VMs replay page by page, once each: models know D(t),
+    /// not the pages.
+    pub(super) fn new(scenario: &Scenario, inputs: &Inputs) -> Self {
+        let mut classes = BTreeMap::new();
+        for vm in &scenario.vms {
+            let (WriteSource::Pages(name) | WriteSource::Fitted(name)) = &vm.writes else {
+                continue;
+            };
+            if classes.contains_key(name) {
+                continue;
+            }
+            let Some(input) = inputs.get(name) else { continue };
+            let fitted = match (&input.fitted, &input.pages) {
+                (Some(fitted), _) => Some(fitted.classes.clone()),
+                (None, Some(pages)) => traces::fit::load_phase(pages)
+                    .and_then(|phase| traces::fit::fit_recording(pages, phase).ok())
+                    .map(|(classes, _)| classes),
+                (None, None) => None,
+            };
+            if let Some(fitted) = fitted {
+                classes.insert(name.clone(), fitted);
+            }
+        }
+        Self { classes }
+    }
+
+    fn classes(&self, scenario: &Scenario, vm: VmId) -> Vec<PageClass> {
+        let k = scenario.divided_by.max(1);
+        match &scenario.vms[vm.index()].writes {
+            WriteSource::Idle => Vec::new(),
+            WriteSource::Classes(classes) => classes.clone(),
+            WriteSource::Pages(name) | WriteSource::Fitted(name) => {
+                let fitted = self.classes.get(name).cloned().unwrap_or_default();
+                let divided = |c: PageClass| PageClass { pages: c.pages.div_ceil(k), ..c };
+                fitted.into_iter().map(divided).collect()
+            }
+        }
+    }
+}
+
+/// Payload bytes a second that one TCP stream gets of a link nobody else uses.
+fn goodput(link: &LinkSpec) -> f64 {
+    link.rate.map_or(UNSHAPED_BYTES_PER_S, |rate| flow::tcp_goodput_bps(rate, link.overhead_bytes) / 8.0)
+}
+
+impl Driver<'_> {
+    /// Every model's guess for a move that is about to start.
+    pub(super) fn predict(
+        &self,
+        vm: VmId,
+        source: HostId,
+        destination: HostId,
+        cores: f64,
+    ) -> Vec<Prediction> {
+        let scenario = self.scenario;
+        let (up, down) =
+            (&scenario.network.up[source.index()], &scenario.network.down[destination.index()]);
+        let spec = &scenario.vms[vm.index()];
+        let classes = self.predictor.classes(scenario, vm);
+        let behaviour: u64 = classes.iter().map(|c| u64::from(c.pages) * PAGE_SIZE).sum();
+        let params = &scenario.migration;
+        let mut rate = goodput(up).min(goodput(down));
+        if params.max_bandwidth > 0 {
+            rate = rate.min(params.max_bandwidth as f64);
+        }
+        let path = model::Path {
+            goodput_bytes_per_s: rate,
+            downtime_limit_s: params.downtime_limit as f64 / 1e3,
+            fixed_downtime_s: params.load_time as f64 / 1e3
+                + params.device_state_bytes as f64 / rate,
+        };
+        let nonzero = (spec.resident_bytes + behaviour).min(spec.ram_bytes);
+        let inputs = model::Inputs::from_classes(spec.ram_bytes, nonzero, classes, cores, path);
+        model::predict_all(&inputs)
+    }
+}
