@@ -241,7 +241,7 @@ pub fn load(path: &Path) -> Result<Loaded, ScenarioError> {
             .get(name)
             .map(|input| input.cpu.mean_milli() / 1000.0)
     };
-    check::settle_again(&mut scenario, &spots, mean).map_err(|problem| wrong(vec![problem]))?;
+    check::settle_again(&mut scenario, &spots, mean).map_err(|problem| wrong(vec![*problem]))?;
     let unfit = inputs::unfit(&scenario, &inputs);
     if !unfit.is_empty() {
         let problem = |(vm, kind): (VmId, ProblemKind)| Problem {

@@ -200,8 +200,8 @@ impl<'d> Value<'d> {
     }
 
     /// Notes that the value is out of bounds.
-    pub(super) fn out_of_bounds(&self, value: impl ToString, bounds: impl ToString) {
-        let (value, bounds) = (value.to_string(), bounds.to_string());
+    pub(super) fn out_of_bounds(&self, value: impl Into<String>, bounds: impl Into<String>) {
+        let (value, bounds) = (value.into(), bounds.into());
         self.note(ProblemKind::Bounds {
             key: self.key.clone(),
             value,

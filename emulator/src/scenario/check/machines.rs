@@ -63,7 +63,7 @@ pub(super) fn read(root: &Table<'_>, text: &str, k: u32) -> Machines {
             value.out_of_bounds("empty", "at least one host");
         }
         each(root, "hosts", |table| {
-            hosts(table, text, k, all, &mut machines)
+            hosts(table, text, k, all, &mut machines);
         });
     }
     machines

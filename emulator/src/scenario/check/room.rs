@@ -49,7 +49,7 @@ pub(in crate::scenario) fn settle_again(
     scenario: &mut Scenario,
     spots: &Spots,
     mean: impl Fn(&str) -> Option<f64>,
-) -> Result<(), Problem> {
+) -> Result<(), Box<Problem>> {
     if spots.placing.rule != Rule::BestFit {
         return Ok(());
     }
@@ -59,10 +59,10 @@ pub(in crate::scenario) fn settle_again(
     };
     put(&spots.placing, &scenario.hosts, &mut scenario.vms, of_trace).map_err(|error| {
         let (index, kind) = problem(error);
-        Problem {
+        Box::new(Problem {
             span: spots.vms.get(index).cloned().unwrap_or(0..0),
             kind,
-        }
+        })
     })
 }
 
