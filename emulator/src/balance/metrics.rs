@@ -6,6 +6,7 @@
 //!
 //! Inside: formulas. Never inside: rendering, or reading files.
 
+use crate::cluster::Samples;
 use crate::event::{HostSample, VmSample};
 use crate::ids::{HostId, VmId};
 use serde::{Deserialize, Serialize};
@@ -188,6 +189,18 @@ impl MetricsBuilder {
             sums.granted += u128::from(sample.granted_core_ns);
             sums.lost += u128::from(sample.lost_core_ns);
         }
+    }
+
+    /// Samples of a modelled cluster.
+    pub fn add_samples(&mut self, samples: &Samples) {
+        samples
+            .hosts
+            .iter()
+            .for_each(|sample| self.add_host_sample(samples.t_ns, sample));
+        samples
+            .vms
+            .iter()
+            .for_each(|sample| self.add_vm_sample(sample));
     }
 
     /// A migration that has ended.
