@@ -13,7 +13,7 @@ pub use view_builder::{HostFacts, ViewBuilder};
 
 use crate::event::{HostSample, VmSample};
 use crate::ids::{HostId, VmId};
-use replay::host::{HostError, VmTotals};
+use replay::host::{HostError, HostTotals, VmTotals};
 use replay::{Host, TraceNs, VmState};
 use std::collections::{BTreeMap, BTreeSet};
 use traces::units::PAGE_SIZE;
@@ -98,17 +98,8 @@ struct Guest {
     key: u64,
     home: HostId,
     ram_bytes: u64,
-    /// Booked on hosts so far, and in samples so far.
-    booked: VmTotals,
+    /// In samples so far.
     sampled: VmTotals,
-}
-
-/// Booked on a host since the last sample.
-#[derive(Debug, Clone, Copy, Default)]
-struct Booked {
-    demand_ns: u64,
-    granted_ns: u64,
-    pressure_before_ns: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,7 +114,8 @@ pub struct Cluster {
     now_ns: u64,
     sampled_ns: u64,
     hosts: Vec<Host>,
-    booked: Vec<Booked>,
+    /// In samples so far, by host.
+    sampled: Vec<HostTotals>,
     guests: Vec<Guest>,
     /// Moves to carry out. A stop sorts before a switch of the same instant.
     agenda: BTreeSet<(u64, Change, VmId)>,
@@ -147,7 +139,7 @@ impl Cluster {
                 .iter()
                 .map(|spec| Host::new(spec.clone(), TraceNs(now_ns)))
                 .collect(),
-            booked: vec![Booked::default(); hosts.len()],
+            sampled: vec![HostTotals::default(); hosts.len()],
             guests: Vec::with_capacity(vms.len()),
             agenda: BTreeSet::new(),
             moving: BTreeSet::new(),
@@ -167,7 +159,6 @@ impl Cluster {
                 key: spec.key,
                 home: *home,
                 ram_bytes: u64::from(spec.memory.ram_pages) * PAGE_SIZE,
-                booked: VmTotals::default(),
                 sampled: VmTotals::default(),
             });
         }
@@ -264,7 +255,6 @@ impl Cluster {
     }
 
     fn switch(&mut self, vm: VmId, destination: HostId) -> Result<(), ClusterError> {
-        self.book(vm);
         let Guest { key, home, .. } = self.guests[vm.index()];
         let at_home = |error| ClusterError::Host { host: home, error };
         let at_destination = |error| ClusterError::Host {
@@ -293,17 +283,6 @@ impl Cluster {
             .map_err(at_destination)
     }
 
-    /// Books what a VM was asked for and granted since it was last booked, on the host it is on.
-    fn book(&mut self, vm: VmId) {
-        let guest = &mut self.guests[vm.index()];
-        let totals = state_of(&self.hosts[guest.home.index()], guest.key).totals;
-        let booked = &mut self.booked[guest.home.index()];
-        // Whole nanoseconds of totals: differences add up to the totals, nothing is lost.
-        booked.demand_ns += totals.demand.core_ns() - guest.booked.demand.core_ns();
-        booked.granted_ns += totals.granted.core_ns() - guest.booked.granted.core_ns();
-        guest.booked = totals;
-    }
-
     /// What happened since the last samples. Empty when no time has passed.
     pub fn samples(&mut self) -> Samples {
         let span_ns = self.now_ns - self.sampled_ns;
@@ -315,9 +294,6 @@ impl Cluster {
         }
         self.sampled_ns = self.now_ns;
         let ids: Vec<VmId> = (0..).map(VmId).take(self.guests.len()).collect();
-        for &vm in &ids {
-            self.book(vm);
-        }
         let vms = ids.iter().map(|&vm| self.vm_sample(vm, span_ns)).collect();
         let mut ram = vec![(0u64, 0u32); self.hosts.len()];
         for guest in &self.guests {
@@ -328,18 +304,17 @@ impl Cluster {
         let hosts = (0..)
             .map(HostId)
             .zip(&self.hosts)
-            .zip(&mut self.booked)
+            .zip(&mut self.sampled)
             .zip(ram);
-        let hosts = hosts.map(|(((id, host), booked), (ram_used_bytes, vms))| {
-            let pressure_ns = host.load().totals.pressure_some_ns;
-            let before = std::mem::take(booked);
-            booked.pressure_before_ns = pressure_ns;
+        let hosts = hosts.map(|(((id, host), sampled), (ram_used_bytes, vms))| {
+            let totals = host.load().totals;
+            let before = std::mem::replace(sampled, totals);
             HostSample {
                 host: id,
                 span_ns,
-                demand_core_ns: before.demand_ns,
-                granted_core_ns: before.granted_ns,
-                pressure_some_ns: pressure_ns - before.pressure_before_ns,
+                demand_core_ns: totals.demand.core_ns() - before.demand.core_ns(),
+                granted_core_ns: totals.granted.core_ns() - before.granted.core_ns(),
+                pressure_some_ns: totals.pressure_some_ns - before.pressure_some_ns,
                 ram_used_bytes,
                 vms,
             }
