@@ -1,5 +1,6 @@
 //! From samples to what a balancer sees. The real run and the modelled cluster feed the same one.
 
+use super::Samples;
 use crate::balance::moves::Placement;
 use crate::balance::view::{HostView, MigrationView, View, VmView};
 use crate::event::{HostSample, VmSample};
@@ -144,6 +145,18 @@ impl ViewBuilder {
         if let Some((_, ring)) = self.vms.get_mut(sample.vm.index()) {
             ring.push(slot, self.window_ns);
         }
+    }
+
+    /// Samples of a modelled cluster.
+    pub fn add_samples(&mut self, samples: &Samples) {
+        samples
+            .hosts
+            .iter()
+            .for_each(|sample| self.add_host_sample(samples.t_ns, sample));
+        samples
+            .vms
+            .iter()
+            .for_each(|sample| self.add_vm_sample(samples.t_ns, sample));
     }
 
     /// What the balancer sees at trace instant `t_ns`. Each new `tick` adds one load to the hosts'
