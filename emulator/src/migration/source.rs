@@ -17,9 +17,7 @@ use super::guest::{GuestMemory, SourceGuest};
 use super::ownership::{SourceAction, SourceEvent, SourceSide};
 use super::params::{MigrationParams, Reprotect};
 use super::record::{Decision, Phase, PhaseSpan, Round, SourceReport, Status};
-use super::transport::{
-    PageStream, Progress, SourceControl, TcpProbe, prepare_socket, status_word,
-};
+use super::transport::{PageStream, Progress, SourceControl, prepare_socket, status_word};
 use super::usage::ThreadMeter;
 use super::wire::{Encoder, Header, SHUT_BYTES, WireError, decode_shut};
 use crate::clock::mono_ns;
@@ -40,8 +38,6 @@ pub struct SourceJob {
     pub congestion: Option<String>,
     /// Shared with whoever may cancel or watch.
     pub control: Arc<SourceControl>,
-    /// Reads the socket's TCP state at 10 Hz.
-    pub tcp_probe: Option<TcpProbe>,
     /// Pages of a re-protect chunk: QEMU's 1 GiB is 2^18 (a byte constant, so it scales with k).
     pub chunk_pages: u32,
     /// Milliseconds from the last byte to the destination's word, after which the control plane
@@ -67,10 +63,10 @@ impl std::fmt::Debug for SourceJob {
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The final harvest is read and thrown away.
-    SkipFinalHarvest,
-    /// The first bit of the final round is cleared without sending its page.
-    ClearDirtyBit,
+    /// What one harvest found is thrown away; 1 is the first after the setup's.
+    SkipHarvest { number: u32 },
+    /// The first bits of the final round are cleared without sending their pages.
+    ClearDirtyBits { pages: u64 },
     /// A batch of pages fails after so many were sent: put back into the log, or forgotten.
     LosePages {
         after: u64,
@@ -252,7 +248,7 @@ impl<'a> Session<'a> {
         Self {
             job,
             observer,
-            out: PageStream::new(&job.socket, &job.control, job.tcp_probe, job.deadline_ns),
+            out: PageStream::new(&job.socket, &job.control, job.deadline_ns),
             encoder: Encoder::default(),
             engine: QemuEngine::new(&job.params, begin_ns, &Observed::default()),
             side: SourceSide::Running,
@@ -361,12 +357,7 @@ impl<'a> Session<'a> {
     /// The last harvest, and everything left, with no rate limit.
     fn final_round(&mut self, stopped_at: GuestTime) -> Result<(), SourceError> {
         self.sync(stopped_at, true);
-        if self.job.faults.contains(&Fault::ClearDirtyBit)
-            && let Some(page) = self.dirty.next_set(0)
-        {
-            self.dirty.clear(page);
-            self.remaining_pages -= 1;
-        }
+        self.clear_dirty_bits();
         self.send_section(Slice::unlimited(), true)?;
         self.end_round(mono_ns());
         Ok(())
@@ -463,7 +454,10 @@ impl<'a> Session<'a> {
     fn sync(&mut self, at: GuestTime, last: bool) {
         self.end_round(mono_ns());
         let model = self.job.memory.model();
-        let new = if last && self.job.faults.contains(&Fault::SkipFinalHarvest) {
+        let skip = Fault::SkipHarvest {
+            number: self.round.number + 1,
+        };
+        let new = if self.job.faults.contains(&skip) {
             self.log.sync(model, at, &mut Bitmap::new(self.dirty.len()));
             0
         } else {
@@ -585,6 +579,22 @@ impl<'a> Session<'a> {
             }
         }
         false
+    }
+
+    /// The other fault of the bitmap.
+    fn clear_dirty_bits(&mut self) {
+        for fault in &self.job.faults {
+            let Fault::ClearDirtyBits { pages } = *fault else {
+                continue;
+            };
+            for _ in 0..pages {
+                let Some(page) = self.dirty.next_set(0) else {
+                    break;
+                };
+                self.dirty.clear(page);
+                self.remaining_pages -= 1;
+            }
+        }
     }
 
     fn observed(&self) -> Observed {

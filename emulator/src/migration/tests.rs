@@ -181,7 +181,6 @@ impl World {
             socket,
             congestion: Some("cubic".to_owned()),
             control: Arc::default(),
-            tcp_probe: None,
             chunk_pages: 4096,
             acknowledge_limit_ms: 10_000,
             deadline_ns: Some(mono_ns() + 60_000_000_000),
@@ -255,6 +254,7 @@ fn an_idle_guest_arrives_whole_in_three_syncs() {
     assert_verified(&received, 0);
     let report = &sent.report;
     assert_eq!(report.dirty_sync_count, 3);
+    assert!(report.tcp.len() >= 3 && report.tcp.iter().all(|sample| sample.cwnd > 0));
     assert_eq!(
         report.bytes.total(),
         received.report.received_bytes,
@@ -322,11 +322,12 @@ fn without_a_return_path_the_source_completes_first_and_keeps_the_guest_until_to
     assert_eq!(world.running.load(Ordering::SeqCst), 1);
 }
 
+/// At-sync protection, where a harvest thrown away is not found again by the next.
 #[test]
 fn mistakes_of_the_source_fail_verification() {
     for (fault, caught) in [
-        (Fault::SkipFinalHarvest, true),
-        (Fault::ClearDirtyBit, true),
+        (Fault::SkipHarvest { number: 1 }, true),
+        (Fault::ClearDirtyBits { pages: 64 }, true),
         (
             Fault::LosePages {
                 after: 1000,
@@ -345,7 +346,11 @@ fn mistakes_of_the_source_fail_verification() {
         ),
     ] {
         let world = World::new(3.0);
-        let (sent, received) = world.migrate(params(), &[fault]);
+        let at_sync = MigrationParams {
+            reprotect: Reprotect::AtSync,
+            ..params()
+        };
+        let (sent, received) = world.migrate(at_sync, &[fault]);
         assert_eq!(sent.end, SourceEnd::Completed);
         let bad = received.report.verification.as_ref().unwrap().bad;
         assert_eq!(bad > 0, caught, "{fault:?}: {bad} bad pages");
