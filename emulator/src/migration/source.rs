@@ -435,6 +435,9 @@ impl<'a> Session<'a> {
         };
         self.end_ns = mono_ns();
         self.side_on(SourceEvent::Failed);
+        if self.round.begin_ns > self.round.end_ns {
+            self.end_round(self.end_ns); // the round it failed in counts too
+        }
         match error {
             _ if self.side == SourceSide::Undecided => SourceEnd::Undecided,
             SourceError::Cancelled | SourceError::Deadline => SourceEnd::Cancelled,
