@@ -181,7 +181,6 @@ impl World {
             socket,
             congestion: Some("cubic".to_owned()),
             control: Arc::default(),
-            tcp_probe: None,
             chunk_pages: 4096,
             acknowledge_limit_ms: 10_000,
             deadline_ns: Some(mono_ns() + 60_000_000_000),
@@ -255,6 +254,7 @@ fn an_idle_guest_arrives_whole_in_three_syncs() {
     assert_verified(&received, 0);
     let report = &sent.report;
     assert_eq!(report.dirty_sync_count, 3);
+    assert!(report.tcp.len() >= 3 && report.tcp.iter().all(|sample| sample.cwnd > 0));
     assert_eq!(
         report.bytes.total(),
         received.report.received_bytes,
@@ -322,11 +322,12 @@ fn without_a_return_path_the_source_completes_first_and_keeps_the_guest_until_to
     assert_eq!(world.running.load(Ordering::SeqCst), 1);
 }
 
+/// At-sync protection, where a harvest thrown away is not found again by the next.
 #[test]
 fn mistakes_of_the_source_fail_verification() {
     for (fault, caught) in [
-        (Fault::SkipFinalHarvest, true),
-        (Fault::ClearDirtyBit, true),
+        (Fault::SkipHarvest { number: 1 }, true),
+        (Fault::ClearDirtyBits { pages: 64 }, true),
         (
             Fault::LosePages {
                 after: 1000,
@@ -345,7 +346,11 @@ fn mistakes_of_the_source_fail_verification() {
         ),
     ] {
         let world = World::new(3.0);
-        let (sent, received) = world.migrate(params(), &[fault]);
+        let at_sync = MigrationParams {
+            reprotect: Reprotect::AtSync,
+            ..params()
+        };
+        let (sent, received) = world.migrate(at_sync, &[fault]);
         assert_eq!(sent.end, SourceEnd::Completed);
         let bad = received.report.verification.as_ref().unwrap().bad;
         assert_eq!(bad > 0, caught, "{fault:?}: {bad} bad pages");
@@ -556,6 +561,87 @@ fn an_abandoned_destination_never_starts_the_guest() {
     }
     assert_eq!(sent.side, SourceSide::Running);
     world.next_migration_succeeds();
+}
+
+#[test]
+fn a_destination_that_falls_silent_leaves_the_guest_paused_until_resolved() {
+    let world = World::new(0.0);
+    let (client, server) = pair();
+    let mut source = world.source_job(params(), client);
+    source.acknowledge_limit_ms = 300;
+    let mut sent = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let (mut server, mut piece) = (server, vec![0; 65_536]);
+            while server.read(&mut piece).is_ok_and(|bytes| bytes > 0) {}
+        });
+        run_source(&source, &NoObserver)
+    });
+    assert_eq!(
+        (sent.end, sent.side),
+        (SourceEnd::Undecided, SourceSide::Undecided)
+    );
+    assert!(sent.report.error.as_ref().unwrap().contains("300 ms"));
+    assert_eq!(
+        world.running.load(Ordering::SeqCst),
+        0,
+        "nobody runs what nobody vouches for"
+    );
+    sent.resolve(&*world.source, false);
+    world.next_migration_succeeds();
+}
+
+#[test]
+fn a_source_that_falls_silent_is_given_up() {
+    let world = World::new(0.0);
+    let (client, server) = pair();
+    let mut job = world.destination_job(server);
+    job.silence_limit_ms = 200;
+    let received = run_destination(&job);
+    assert!(matches!(
+        received.error,
+        Some(DestinationError::Silence { ms: 200, offset: 0 })
+    ));
+    assert_eq!(job.control.side(), DestinationSide::Abandoned);
+    drop(client);
+}
+
+#[test]
+fn a_damaged_page_is_counted_and_fails_verification() {
+    let world = World::new(0.0);
+    let (client, middle_in) = pair();
+    let (middle_out, server) = pair();
+    let source = world.source_job(
+        MigrationParams {
+            return_path: false,
+            ..params()
+        },
+        client,
+    );
+    let destination = world.destination_job(server);
+    let received = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let (mut input, mut piece, mut at) = (middle_in, vec![0; 65_536], 0);
+            loop {
+                let bytes = input.read(&mut piece).unwrap_or(0);
+                // Somewhere in the body of a page, well behind the setup.
+                if (at..at + bytes).contains(&1_000_000) {
+                    piece[1_000_000 - at] ^= 0x10;
+                }
+                if bytes == 0
+                    || std::io::Write::write_all(&mut &middle_out, &piece[..bytes]).is_err()
+                {
+                    return;
+                }
+                at += bytes;
+            }
+        });
+        let receiving = scope.spawn(|| run_destination(&destination));
+        let sent = run_source(&source, &NoObserver);
+        assert_eq!(sent.end, SourceEnd::Completed);
+        receiving.join().unwrap()
+    });
+    assert_eq!(received.report.bad_on_receipt, 1);
+    assert_eq!(received.report.verification.unwrap().bad, 1);
 }
 
 /// What bounds an unshaped migration; printed, never asserted in time.

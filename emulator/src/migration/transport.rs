@@ -6,10 +6,10 @@
 use std::ffi::OsString;
 use std::io::{ErrorKind, IoSlice, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use netmodel::sys::tcpinfo;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::record::{BytesByKind, Status, TcpSample};
@@ -24,9 +24,6 @@ const ARENA_BYTES: usize = 32 * 1024;
 pub(super) const POLL: Duration = Duration::from_millis(100);
 /// TCP state is sampled at 10 Hz.
 const TCP_SAMPLE_NS: u64 = 100_000_000;
-
-/// Reads a socket's TCP state; the instant is the caller's.
-pub type TcpProbe = fn(BorrowedFd<'_>, u64) -> Option<TcpSample>;
 
 /// Sets what every data socket needs; the congestion control by name, since machines differ in
 /// their default.
@@ -200,7 +197,6 @@ pub(super) struct PageStream<'a> {
     socket: &'a TcpStream,
     control: &'a SourceControl,
     deadline_ns: Option<u64>,
-    probe: Option<TcpProbe>,
     arena: Vec<u8>,
     pieces: Vec<Piece<'a>>,
     accepted: u64,
@@ -213,14 +209,12 @@ impl<'a> PageStream<'a> {
     pub(super) fn new(
         socket: &'a TcpStream,
         control: &'a SourceControl,
-        probe: Option<TcpProbe>,
         deadline_ns: Option<u64>,
     ) -> Self {
         Self {
             socket,
             control,
             deadline_ns,
-            probe,
             arena: Vec::with_capacity(2 * ARENA_BYTES),
             pieces: Vec::with_capacity(MAX_PIECES + 2),
             accepted: 0,
@@ -310,11 +304,28 @@ impl<'a> PageStream<'a> {
     }
 
     fn sample(&mut self) {
-        let Some(probe) = self.probe else { return };
         let now = mono_ns();
-        if now >= self.sampled_ns + TCP_SAMPLE_NS {
-            self.sampled_ns = now;
-            self.tcp.extend(probe(self.socket.as_fd(), now));
+        if now < self.sampled_ns + TCP_SAMPLE_NS {
+            return;
+        }
+        self.sampled_ns = now;
+        // A socket just reset has no state to sample; the next write tells why.
+        if let Ok(info) = tcpinfo::read(self.socket) {
+            self.tcp.push(TcpSample {
+                at_ns: now,
+                rtt_us: u32::try_from(info.rtt.as_micros()).unwrap_or(u32::MAX),
+                cwnd: info.cwnd_segments,
+                retransmits: info.retransmits,
+                delivery_rate: info.delivery_bytes_per_s,
+                busy_us: whole_us(info.busy),
+                rwnd_limited_us: whole_us(info.window_limited),
+                sndbuf_limited_us: whole_us(info.buffer_limited),
+                unacked_bytes: self.accepted.saturating_sub(info.acked_bytes),
+            });
         }
     }
+}
+
+fn whole_us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

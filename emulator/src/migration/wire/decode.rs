@@ -1,0 +1,272 @@
+//! Reads the stream. Sans I/O and total.
+
+use super::*;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Header,
+    BeforeRamList { command_allowed: bool },
+    Between { finished_ram: bool, has_state: bool },
+    Pages { last: bool },
+    Padding { left: usize },
+    End,
+}
+
+/// Reads the stream.
+#[derive(Debug)]
+pub struct Decoder {
+    place: Place,
+    ram_pages: u32,
+    offset: u64,
+    named: bool,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self {
+            place: Place::Header,
+            ram_pages: 0,
+            offset: 0,
+            named: false,
+        }
+    }
+}
+
+type Decoded<'a> = Result<Option<(usize, Event<'a>)>, WireError>;
+
+impl Decoder {
+    /// The next event at the head of `input` and the bytes it takes, or `None` if more must be
+    /// read first (never more than [`MAX_RECORD_BYTES`] in all).
+    ///
+    /// # Errors
+    /// When the bytes cannot be a migration stream. The decoder is of no use afterwards.
+    pub fn decode<'a>(&mut self, input: &'a [u8]) -> Decoded<'a> {
+        let decoded = match self.place {
+            Place::Header => self.header(input),
+            Place::BeforeRamList { command_allowed } => self.ram_list(input, command_allowed),
+            Place::Between {
+                finished_ram,
+                has_state,
+            } => self.section(input, finished_ram, has_state),
+            Place::Pages { last } => self.page(input, last),
+            Place::Padding { left } => self.padding(input, left),
+            Place::End if input.is_empty() => Ok(None),
+            Place::End => Err(WireError::AfterEnd { bytes: input.len() }),
+        }?;
+        if let Some((taken, _)) = &decoded {
+            self.offset += *taken as u64;
+        }
+        Ok(decoded)
+    }
+
+    /// Offset in the stream of the next record.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    fn header(&mut self, input: &[u8]) -> Decoded<'static> {
+        if let Some(magic) = u32_at(input, 0)
+            && magic != MAGIC
+        {
+            return Err(WireError::Magic { found: magic });
+        }
+        let Some((bytes, _)) = input.split_first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        let four = |at: usize| u32_at(bytes, at).expect("a header has 48 bytes");
+        let eight = |at: usize| u64_at(bytes, at).expect("a header has 48 bytes");
+        if four(4) != VERSION {
+            return Err(WireError::Version { found: four(4) });
+        }
+        if crc32fast::hash(&bytes[..HEADER_BYTES - 4]) != four(HEADER_BYTES - 4) {
+            return Err(WireError::HeaderChecksum);
+        }
+        let header = Header {
+            migration: four(8),
+            return_path: four(12) != 0,
+            vm_key: eight(16),
+            memory_check: eight(24),
+            ram_pages: four(32),
+        };
+        self.ram_pages = header.ram_pages;
+        self.place = Place::BeforeRamList {
+            command_allowed: header.return_path,
+        };
+        Ok(Some((HEADER_BYTES, Event::Header(header))))
+    }
+
+    fn ram_list(&mut self, input: &[u8], command_allowed: bool) -> Decoded<'static> {
+        let Some(&kind) = input.first() else {
+            return Ok(None);
+        };
+        if kind == SECTION_COMMAND && command_allowed {
+            let Some(bytes) = input.get(1..5) else {
+                return Ok(None);
+            };
+            let word = u32_at(bytes, 0).expect("four bytes");
+            if word != u32::from(COMMAND_OPEN_RETURN_PATH) << 16 {
+                return self.unexpected("OPEN_RETURN_PATH", u64::from(word));
+            }
+            self.place = Place::BeforeRamList {
+                command_allowed: false,
+            };
+            return Ok(Some((5, Event::OpenReturnPath)));
+        }
+        // Its bytes follow from the header alone.
+        let expected = ram_list(self.ram_pages);
+        let length = input.len().min(expected.len());
+        if let Some(at) = (0..length).find(|&at| input[at] != expected[at]) {
+            return self.unexpected("the RAM list of the header's guest", u64::from(input[at]));
+        }
+        if length < expected.len() {
+            return Ok(None);
+        }
+        self.place = Place::Between {
+            finished_ram: false,
+            has_state: false,
+        };
+        Ok(Some((length, Event::RamList)))
+    }
+
+    fn section<'a>(&mut self, input: &'a [u8], finished_ram: bool, has_state: bool) -> Decoded<'a> {
+        let Some(&kind) = input.first() else {
+            return Ok(None);
+        };
+        match kind {
+            SECTION_PART | SECTION_END if !finished_ram => {
+                let Some(section) = u32_at(input, 1) else {
+                    return Ok(None);
+                };
+                if section != RAM_SECTION {
+                    return self.unexpected("the RAM section's number", u64::from(section));
+                }
+                let last = kind == SECTION_END;
+                self.place = Place::Pages { last };
+                Ok(Some((5, Event::SectionBegin { last })))
+            }
+            SECTION_FULL if finished_ram && !has_state => self.state(input),
+            SECTION_EOF if has_state => {
+                self.place = Place::End;
+                Ok(Some((1, Event::End)))
+            }
+            _ => self.unexpected("the section that comes next", u64::from(kind)),
+        }
+    }
+
+    fn page<'a>(&mut self, input: &'a [u8], last: bool) -> Decoded<'a> {
+        let Some(word) = u64_at(input, 0) else {
+            return Ok(None);
+        };
+        if word == FLAG_EOS {
+            let Some(mark) = input.get(8..13) else {
+                return Ok(None);
+            };
+            if !is_footer(mark, RAM_SECTION) {
+                return self.unexpected("the RAM section's footer", u64::from(mark[0]));
+            }
+            self.place = Place::Between {
+                finished_ram: last,
+                has_state: false,
+            };
+            return Ok(Some((13, Event::SectionEnd)));
+        }
+        let flags = word & FLAGS;
+        let name_bytes = if self.named { 0 } else { counted_name().len() };
+        let again = if self.named { FLAG_CONTINUE } else { 0 };
+        let Some(body) = input.get(8 + name_bytes..) else {
+            return Ok(None);
+        };
+        if input[8..8 + name_bytes] != counted_name()[..name_bytes] {
+            return self.unexpected("the block's name", u64::from(input[8]));
+        }
+        let page = (word & !FLAGS) / PAGE_BYTES as u64;
+        let number = u32::try_from(page)
+            .ok()
+            .filter(|number| *number < self.ram_pages);
+        let Some(number) = number else {
+            let (offset, ram_pages) = (self.offset, self.ram_pages);
+            return Err(WireError::PageBeyondRam {
+                offset,
+                page,
+                ram_pages,
+            });
+        };
+        let (length, event) = if flags == FLAG_PAGE | again {
+            let Some(bytes) = body.get(..PAGE_BYTES) else {
+                return Ok(None);
+            };
+            (
+                PAGE_BYTES,
+                Event::Page {
+                    page: number,
+                    bytes,
+                },
+            )
+        } else if flags == FLAG_ZERO | again {
+            match body.first() {
+                None => return Ok(None),
+                Some(0) => (1, Event::ZeroPage { page: number }),
+                Some(&fill) => return self.unexpected("a zero page's 0", u64::from(fill)),
+            }
+        } else {
+            return self.unexpected("the flags of a page or the section's end", flags);
+        };
+        self.named = true;
+        Ok(Some((8 + name_bytes + length, event)))
+    }
+
+    fn state<'a>(&mut self, input: &'a [u8]) -> Decoded<'a> {
+        let (Some(section), Some(length), Some(padding), Some(crc)) = (
+            u32_at(input, 1),
+            u32_at(input, 5),
+            u32_at(input, 9),
+            u32_at(input, 13),
+        ) else {
+            return Ok(None);
+        };
+        if section != DEVICE_SECTION || length as usize > MAX_STATE_BYTES {
+            return self.unexpected("a device section within bounds", u64::from(length));
+        }
+        let Some(state) = input.get(17..17 + length as usize) else {
+            return Ok(None);
+        };
+        if crc32fast::hash(state) != crc {
+            return Err(WireError::StateChecksum);
+        }
+        self.place = Place::Padding {
+            left: padding as usize,
+        };
+        Ok(Some((17 + state.len(), Event::State(state))))
+    }
+
+    fn padding(&mut self, input: &[u8], left: usize) -> Decoded<'static> {
+        if left > 0 {
+            let taken = left.min(input.len());
+            if let Some(&byte) = input[..taken].iter().find(|&&byte| byte != 0) {
+                return self.unexpected("the device state's padding", u64::from(byte));
+            }
+            self.place = Place::Padding { left: left - taken };
+            return Ok((taken > 0).then_some((taken, Event::Padding)));
+        }
+        let Some(mark) = input.get(..5) else {
+            return Ok(None);
+        };
+        if !is_footer(mark, DEVICE_SECTION) {
+            return self.unexpected("the device section's footer", u64::from(mark[0]));
+        }
+        self.place = Place::Between {
+            finished_ram: true,
+            has_state: true,
+        };
+        Ok(Some((5, Event::StateEnd)))
+    }
+
+    fn unexpected<T>(&self, expected: &'static str, found: u64) -> Result<T, WireError> {
+        Err(WireError::Unexpected {
+            offset: self.offset,
+            expected,
+            found,
+        })
+    }
+}
