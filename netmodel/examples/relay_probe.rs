@@ -1,6 +1,7 @@
 //! Asks the relay for a link and measures what it gives: TCP goodput and added round-trip delay, in its own namespaces.
 //!
 //!     relay_probe [--rate 1Gbit] [--delay 10ms] [--queue 512KiB] [--seconds 3] [--hosts 2] [--calibrate true]
+//!     relay_probe --doctor true
 //!
 //! Needs no privileges. Prints one JSON object.
 
@@ -17,6 +18,7 @@ use netmodel::link::LinkSpec;
 use netmodel::plan::{Plan, TcpSettings};
 use netmodel::sys::clock::now_ns;
 use netmodel::sys::netns::{create_netns, enter_machine, with_netns};
+use netmodel::sys::probe::probe;
 use netmodel::sys::tcpinfo;
 use netmodel::topology::{HostId, HostLink, LinkId, Topology, host_address};
 use netmodel::units::parse_delay;
@@ -28,10 +30,15 @@ struct Asked {
     seconds: u64,
     hosts: u32,
     calibrate: bool,
+    doctor: bool,
 }
 
 fn main() -> Result<(), Failure> {
     let asked = arguments()?;
+    if asked.doctor {
+        println!("{}", serde_json::to_string_pretty(&probe())?);
+        return Ok(());
+    }
     enter_machine()?;
     let link = HostLink::symmetric(asked.spec);
     let topology = Topology::star((1..=asked.hosts).map(|n| (format!("h{n}"), link)))?;
@@ -82,6 +89,7 @@ fn arguments() -> Result<Asked, Failure> {
         seconds: 3,
         hosts: 2,
         calibrate: false,
+        doctor: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
@@ -94,6 +102,7 @@ fn arguments() -> Result<Asked, Failure> {
             "--queue" => asked.spec.queue = value.parse()?,
             "--seconds" => asked.seconds = value.parse()?,
             "--calibrate" => asked.calibrate = value.parse()?,
+            "--doctor" => asked.doctor = value.parse()?,
             "--hosts" => asked.hosts = value.parse()?,
             _ => return Err(format!("unknown option {name}").into()),
         }

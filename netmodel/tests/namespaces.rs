@@ -1,5 +1,10 @@
 //! Beliefs about the kernel, and the whole path through real namespaces. Without libtest: see Cargo.toml.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test; clippy sees that only inside #[test] functions"
+)]
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -18,6 +23,7 @@ use netmodel::sys::tcpinfo;
 use netmodel::topology::{HostId, HostLink, LinkId, Topology, host_address, vm_address};
 use netmodel::units::{BitRate, ByteSize};
 
+type Test = (&'static str, fn(&Fabric, &Hosts));
 type Hosts = BTreeMap<HostId, OwnedFd>;
 
 fn main() {
@@ -34,7 +40,7 @@ fn main() {
     }
     the_probe_finds_what_it_stands_on(&capabilities);
     enter_machine().unwrap();
-    let tests: [(&str, fn(&Fabric, &Hosts)); 5] = [
+    let tests: [Test; 5] = [
         ("settings_are_set_or_reported", settings_are_set_or_reported),
         (
             "a_stream_gets_the_links_rate_and_every_byte",
