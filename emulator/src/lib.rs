@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod balance;
+pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod control;
@@ -16,6 +17,8 @@ pub mod machine;
 pub mod migration;
 pub mod model;
 pub mod placement;
+pub mod report;
+pub mod results;
 pub mod run;
 pub mod scenario;
 pub mod timeline;

@@ -12,6 +12,7 @@ use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport, Status, TcpSample};
 use crate::migration::source::{Observer, SourceEnd, SourceJob, SourceOutcome, run_source};
 use crate::migration::transport::SourceControl;
+use crate::scenario::scale;
 use anyhow::{Context, Result, anyhow};
 use replay::clock::MonoNs;
 use replay::content::{ContentProfile, PagePool};
@@ -32,9 +33,6 @@ const SILENCE_MS: u64 = 120_000;
 /// How long a source waits for the destination's word after its last byte before it asks the
 /// manager: everything that buffers hold has to cross the slowest link first.
 const ACKNOWLEDGE_MS: u64 = 60_000;
-
-/// Pages of QEMU's clear-bitmap chunk: 2^18, 1 GiB.
-const CHUNK_PAGES: u32 = 1 << 18;
 
 /// The VM at the source, as the engine sees it.
 struct Guest {
@@ -214,6 +212,7 @@ impl Migrations {
             params,
             to,
             congestion: setup.congestion.clone(),
+            chunk_pages: chunk_pages(setup.divided_by),
             guest: Arc::new(Guest { runtime: Arc::clone(&self.runtime), vm }),
             control: Arc::clone(&control),
             ended: Arc::clone(&ended),
@@ -261,6 +260,12 @@ impl Migrations {
         }
         Ok(())
     }
+}
+
+/// Pages of QEMU's clear-bitmap chunk at this space scale.
+fn chunk_pages(k: u32) -> u32 {
+    let bytes = scale::REPROTECT_CHUNK.carried(k).unwrap_or(1 << 30);
+    u32::try_from(bytes / traces::units::PAGE_SIZE).unwrap_or(u32::MAX).max(1)
 }
 
 struct IncomingThread {
@@ -321,6 +326,7 @@ struct OutgoingThread {
     params: MigrationParams,
     to: SocketAddr,
     congestion: String,
+    chunk_pages: u32,
     guest: Arc<Guest>,
     control: Arc<SourceControl>,
     ended: Ended,
@@ -355,7 +361,7 @@ impl OutgoingThread {
             congestion: None,
             control: Arc::clone(&self.control),
             tcp_probe: Some(tcp_sample),
-            chunk_pages: CHUNK_PAGES,
+            chunk_pages: self.chunk_pages,
             acknowledge_limit_ms: ACKNOWLEDGE_MS,
             deadline_ns: None,
             faults: Vec::new(),

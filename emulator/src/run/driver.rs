@@ -7,6 +7,7 @@
 use super::RunError;
 use super::book::Ongoing;
 use super::flows::FlowBook;
+use super::predict::Predictor;
 use super::progress::Progress;
 use crate::balance::moves::{Limits, Mover};
 use crate::balance::view::Policy;
@@ -15,7 +16,7 @@ use crate::cluster::view_builder::{HostFacts, ViewBuilder};
 use crate::control::message::{AuditFinding, FromAgent, FromMachine, MachineReady, ToAgent, ToMachine};
 use crate::event::log::EventLog;
 use crate::event::{Event, EventKind, LinkSample, SpanKind};
-use crate::ids::{HostId, MigrationId};
+use crate::ids::{HostId, MigrationId, VmId};
 use crate::machine::launch::Machine;
 use crate::migration::record::MigrationRecord;
 use crate::scenario::Scenario;
@@ -62,6 +63,7 @@ pub(super) struct Driver<'a> {
     pub(super) ready: MachineReady,
     pub(super) log: EventLog,
     pub(super) progress: Progress,
+    pub(super) predictor: Predictor,
     timeline: Timeline,
     commands: VecDeque<Command>,
     pub(super) clock: Clock,
@@ -71,6 +73,8 @@ pub(super) struct Driver<'a> {
     hold_at_ns: Option<u64>,
     pub(super) steady: Option<SteadyDetector>,
     pub(super) poll_flows_ns: Option<u64>,
+    /// Mean cores each VM was granted at its last sample.
+    pub(super) cores: BTreeMap<VmId, f64>,
     view: ViewBuilder,
     policy: Option<Box<dyn Policy>>,
     tick: u64,
@@ -94,6 +98,7 @@ impl<'a> Driver<'a> {
         log: EventLog,
         policy: Option<Box<dyn Policy>>,
         progress: Progress,
+        predictor: Predictor,
     ) -> Self {
         let facts: Vec<HostFacts> = scenario
             .hosts
@@ -124,6 +129,7 @@ impl<'a> Driver<'a> {
             ready,
             log,
             progress,
+            predictor,
             commands: VecDeque::new(),
             clock: Clock::new(first),
             seq: 0,
@@ -132,6 +138,7 @@ impl<'a> Driver<'a> {
             hold_at_ns: None,
             steady: None,
             poll_flows_ns: None,
+            cores: BTreeMap::new(),
             view: ViewBuilder::new(&facts, &vcpus, balancer.window_ns),
             policy,
             tick: 0,
@@ -418,6 +425,10 @@ impl<'a> Driver<'a> {
                 self.view.add_host_sample(trace_ns, &sample);
                 for vm in &vms {
                     self.view.add_vm_sample(trace_ns, vm);
+                    if vm.span_ns > 0 {
+                        let cores = vm.granted_core_ns as f64 / vm.span_ns as f64;
+                        self.cores.insert(vm.vm, cores);
+                    }
                 }
                 let samples = vms.into_iter().map(EventKind::VmSample);
                 for kind in std::iter::once(EventKind::HostSample(sample)).chain(samples) {

@@ -59,9 +59,10 @@ impl Driver<'_> {
     /// Starts what the limits allow: the destination listens first.
     pub(super) async fn start_migrations(&mut self) -> Result<(), RunError> {
         for of in self.mover.start() {
-            let (id, vm, destination) = (of.id, of.vm, of.destination);
+            let (id, vm, source, destination) = (of.id, of.vm, of.source, of.destination);
+            let cores = self.cores.get(&vm).copied().unwrap_or(0.0);
             let mut ongoing = Ongoing::new(of, mono_ns(), self.trace_ns());
-            ongoing.predictions = self.predict(vm);
+            ongoing.predictions = self.predict(vm, source, destination, cores);
             self.ongoing.insert(id, ongoing);
             let placement = VmPlacement { vm, spec: self.scenario.vms[vm.index()].clone() };
             self.tell(
@@ -113,7 +114,9 @@ impl Driver<'_> {
         let Some(ongoing) = self.ongoing.get_mut(&migration) else { return Ok(()) };
         let (source, destination, vm) =
             (ongoing.of.source, ongoing.of.destination, ongoing.of.vm);
-        let gib = self.scenario.vms[vm.index()].ram_bytes.div_ceil(1 << 30);
+        // Times do not scale with space: the timeout is that of the full-size VM.
+        let k = u64::from(self.scenario.divided_by.max(1));
+        let gib = (self.scenario.vms[vm.index()].ram_bytes * k).div_ceil(1 << 30);
         let timeout_ms = params.completion_timeout.unwrap_or(gib * TIMEOUT_MS_PER_GIB);
         ongoing.cancel_at_ns = (timeout_ms > 0).then(|| mono_ns() + timeout_ms * 1_000_000);
         let to = SocketAddr::new(self.ready.addresses[destination.index()].ip(), port);

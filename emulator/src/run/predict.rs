@@ -7,7 +7,6 @@ use crate::model;
 use crate::scenario::inputs::Inputs;
 use crate::scenario::{Scenario, WriteSource};
 use netmodel::flow;
-use netmodel::link::LinkSpec;
 use std::collections::BTreeMap;
 use traces::class::PageClass;
 use traces::units::PAGE_SIZE;
@@ -63,11 +62,6 @@ impl Predictor {
     }
 }
 
-/// Payload bytes a second that one TCP stream gets of a link nobody else uses.
-fn goodput(link: &LinkSpec) -> f64 {
-    link.rate.map_or(UNSHAPED_BYTES_PER_S, |rate| flow::tcp_goodput_bps(rate, link.overhead_bytes) / 8.0)
-}
-
 impl Driver<'_> {
     /// Every model's guess for a move that is about to start.
     pub(super) fn predict(
@@ -84,7 +78,8 @@ impl Driver<'_> {
         let classes = self.predictor.classes(scenario, vm);
         let behaviour: u64 = classes.iter().map(|c| u64::from(c.pages) * PAGE_SIZE).sum();
         let params = &scenario.migration;
-        let mut rate = goodput(up).min(goodput(down));
+        let mut rate =
+            flow::path_goodput_bps([up, down]).map_or(UNSHAPED_BYTES_PER_S, |bps| bps / 8.0);
         if params.max_bandwidth > 0 {
             rate = rate.min(params.max_bandwidth as f64);
         }
