@@ -8,4 +8,6 @@ pub mod clock;
 pub mod event;
 pub mod ids;
 pub mod migration;
+
+pub mod results;
 pub mod scenario;
