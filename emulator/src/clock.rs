@@ -16,7 +16,12 @@ pub fn mono_ns() -> u64 {
 
 /// Seconds since 1970, for the header of a run.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "the run header's date is what this is for")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the run header's date is what this is for"
+)]
 pub fn unix_s() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }

@@ -9,5 +9,6 @@ pub mod event;
 pub mod ids;
 pub mod migration;
 
+pub mod report;
 pub mod results;
 pub mod scenario;
