@@ -178,7 +178,16 @@ fn bar(out: &mut String, m: &Ended, y: f64, row: f64, x: &dyn Fn(u64) -> f64) {
     if let Some((stop, resumed)) = outage_ns(record) {
         let ms = (resumed - stop) as f64 / 1e6;
         let title = format!("#{} {}: outage {ms:.1} ms", record.id, record.vm);
-        rect("outage", stop, resumed, 2.5, &title, out);
+        let (x, y, height) = ((x(stop), x(resumed)), y + height * 0.5, height * 0.62);
+        Rect {
+            class: "outage",
+            x,
+            y,
+            height,
+            narrowest: 2.5,
+            title: &title,
+        }
+        .draw(out);
     }
     if record.status == Status::Failed {
         let error = record.error.as_deref().unwrap_or("failed");

@@ -61,7 +61,7 @@ pub(super) fn page(r: &Report<'_>) -> String {
     let _ = write!(
         out,
         "</main><script type=\"application/json\" id=\"summary\">{}</script><script>{}</script>\
-         </body></html>\n",
+         </body></html>",
         json_for_script(&json),
         include_str!("sort.js")
     );
@@ -154,11 +154,12 @@ fn cards(s: &Summary) -> String {
             escape(small)
         );
     };
-    let reasons = match s.grade_reasons.len() {
-        0 => "certificate of the run".to_owned(),
-        n => format!("{n} reason(s), see above"),
+    let why = if s.grade_reasons.is_empty() {
+        "certificate of the run"
+    } else {
+        "reasons above"
     };
-    card("grade", &tables::grade(&s.grade), &reasons, "");
+    card("grade", &tables::grade(&s.grade), why, "");
     let done = format!(
         "{:.0}<span class=\"of\"> of {:.0}</span>",
         value("migrations_completed"),
@@ -195,16 +196,20 @@ fn cards(s: &Summary) -> String {
         &max,
         measured,
     );
-    let steal = s
-        .value("steal_core_s")
-        .map_or_else(dash, |v| format!("{} core-s", figure(v)));
+    let (steal, none) = steal(s);
+    card("steal", &steal, &none, "modelled");
+    out.push_str("</div>");
+    out
+}
+
+fn steal(s: &Summary) -> (String, String) {
+    let unit = |v| format!("{}<span class=\"of\"> core-s</span>", figure(v));
+    let steal = s.value("steal_core_s").map_or_else(|| "–".to_owned(), unit);
     let none = s.under_none("steal_core_s").map_or_else(
         || "under none: not computed".to_owned(),
         |v| format!("{} core-s under none", figure(v)),
     );
-    card("steal", &steal, &none, "modelled");
-    out.push_str("</div>");
-    out
+    (steal, none)
 }
 
 fn migrations_sections(out: &mut String, r: &Report<'_>) {

@@ -122,20 +122,19 @@ fn scenario(e: Example) -> Scenario {
 
 /// Skewed on purpose: the first hosts get more than their share.
 fn first_host(vm: u32, hosts: u32) -> u32 {
-    if vm % 3 == 0 {
+    if vm.is_multiple_of(3) {
         vm % 2 % hosts
     } else {
         vm % hosts
     }
 }
 
-/// Cores a VM asks for, thousandths: a wave with a period and a phase of its own.
+/// Cores a VM asks for, thousandths: a triangle between 200 and 1800 with a period and a phase of
+/// its own, in integers so that it is the same on every machine.
 fn demand_milli(vm: u32, t_s: u64) -> u64 {
-    let wave = (t_s as f64 / (240.0 + f64::from(vm) * 9.0) + f64::from(vm)).sin();
-    // The rounding is to thousandths in 200..=1800.
-    (200..=1800)
-        .min_by_key(|m| ((1000.0 + 800.0 * wave - *m as f64).abs() * 1e3) as u64)
-        .unwrap()
+    let period = 1500 + u64::from(vm) * 57;
+    let at = (t_s + u64::from(vm) * 239) % period;
+    200 + at.min(period - at) * 3200 / period
 }
 
 struct Maker {
@@ -323,7 +322,7 @@ impl Maker {
             HostId(source),
             HostId(destination),
         );
-        let reason = format!("gap of load {} > 0.10", 0.2 + f64::from(id) / 100.0);
+        let reason = format!("gap of load {:.2} > 0.10", 0.2 + f64::from(id) / 100.0);
         self.mono = begin + u64::from(n) * 20 * MS;
         let migration = MigrationId(id);
         self.put(EventKind::MigrationRequested {
@@ -418,25 +417,7 @@ struct Facts {
 
 fn record(f: Facts) -> MigrationRecord {
     let id = u64::from(f.id);
-    let lengths = [1400 + 60 * id, 500 + 30 * id, 190, 90 + 7 * id];
-    let mut at = f.begin + 12 * MS;
-    let rounds: Vec<Round> = (0..if f.failed { 2 } else { lengths.len() })
-        .map(|n| {
-            let begin_ns = at;
-            at += lengths[n] * MS;
-            Round {
-                number: u32::try_from(n).unwrap(),
-                begin_ns,
-                end_ns: at,
-                dirty_pages: lengths[n] * 28,
-                new_dirty_pages: lengths[n] * 20,
-                normal_pages: lengths[n] * 27,
-                zero_pages: lengths[n],
-                sent_bytes: lengths[n] * 112_000,
-                paused: n == 3,
-            }
-        })
-        .collect();
+    let (rounds, at) = rounds(id, f.begin + 12 * MS, f.failed);
     let stop = (!f.failed).then(|| rounds[3].begin_ns);
     let resumed = stop.map(|_| at + 9 * MS);
     let end = resumed.unwrap_or(at) + MS;
@@ -447,15 +428,6 @@ fn record(f: Facts) -> MigrationRecord {
         "status": if f.failed { "failed" } else { "completed" },
         "total-time": total, "setup-time": 12, "downtime": outage.map(|o| o - 6.0),
     });
-    let prediction = |model: &str, bias: f64| Prediction {
-        model: model.into(),
-        total_time_ms: total as f64 * (1.0 + bias),
-        downtime_ms: None,
-        bytes: normal as f64,
-        total_time_error: Some(bias),
-        downtime_error: (model == "qemu").then_some(bias * 2.0),
-        bytes_error: Some(bias / 3.0),
-    };
     MigrationRecord {
         schema: 1,
         id: f.id,
@@ -488,10 +460,7 @@ fn record(f: Facts) -> MigrationRecord {
         verified: !f.failed,
         grade: if id % 6 == 0 { "B" } else { "A" }.into(),
         grade_reasons: Vec::new(),
-        predictions: vec![
-            prediction("ram-over-bandwidth", -0.4 + id as f64 / 100.0),
-            prediction("qemu", 0.004 * id as f64 - 0.02),
-        ],
+        predictions: predictions(f.id, total, normal),
         source_report: Some(source_report(&f.begin, end, stop, rounds, normal, f.failed)),
         destination_report: Some(DestinationReport {
             resumed_ns: resumed,
@@ -504,6 +473,45 @@ fn record(f: Facts) -> MigrationRecord {
             run_queue_ns: 1,
         }),
     }
+}
+
+fn rounds(id: u64, mut at: u64, failed: bool) -> (Vec<Round>, u64) {
+    let lengths = [1400 + 60 * id, 500 + 30 * id, 190, 90 + 7 * id];
+    let round = |n: usize| {
+        let begin_ns = at;
+        at += lengths[n] * MS;
+        Round {
+            number: u32::try_from(n).unwrap(),
+            begin_ns,
+            end_ns: at,
+            dirty_pages: lengths[n] * 28,
+            new_dirty_pages: lengths[n] * 20,
+            normal_pages: lengths[n] * 27,
+            zero_pages: lengths[n],
+            sent_bytes: lengths[n] * 112_000,
+            paused: n == 3,
+        }
+    };
+    let rounds = (0..if failed { 2 } else { lengths.len() })
+        .map(round)
+        .collect();
+    (rounds, at)
+}
+
+fn predictions(id: u32, total: u64, normal: u64) -> Vec<Prediction> {
+    let prediction = |model: &str, bias: f64| Prediction {
+        model: model.into(),
+        total_time_ms: total as f64 * (1.0 + bias),
+        downtime_ms: None,
+        bytes: normal as f64,
+        total_time_error: Some(bias),
+        downtime_error: (model == "qemu").then_some(bias * 2.0),
+        bytes_error: Some(bias / 3.0),
+    };
+    vec![
+        prediction("ram-over-bandwidth", -0.4 + f64::from(id) / 100.0),
+        prediction("qemu", 0.004 * f64::from(id) - 0.02),
+    ]
 }
 
 fn source_report(
