@@ -264,8 +264,8 @@ impl Migrations {
 
 /// Pages of QEMU's clear-bitmap chunk at this space scale.
 fn chunk_pages(k: u32) -> u32 {
-    let bytes = scale::REPROTECT_CHUNK.carried(k).unwrap_or(1 << 30);
-    u32::try_from(bytes / traces::units::PAGE_SIZE).unwrap_or(u32::MAX).max(1)
+    let pages = scale::REPROTECT_CHUNK.carried(k).unwrap_or(1);
+    u32::try_from(pages).unwrap_or(u32::MAX)
 }
 
 struct IncomingThread {

@@ -78,12 +78,9 @@ enum Command {
     Trace(trace::TraceCommand),
     /// Tell what this machine offers and lacks, with the remedy.
     Doctor(doctor::DoctorArgs),
-    /// A machine's launcher; started by migbed itself.
+    /// A machine; started by migbed itself.
     #[command(hide = true)]
     Machine,
-    /// A machine's first process; started by the launcher.
-    #[command(hide = true)]
-    MachineInit,
     /// An emulated host; started by a machine.
     #[command(hide = true)]
     Agent,
@@ -95,8 +92,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log();
     let done = match cli.command {
-        Command::Machine => return hidden(crate::machine::launcher_main()),
-        Command::MachineInit => return hidden(crate::machine::init_main()),
+        Command::Machine => return hidden(crate::machine::machine_main()),
         Command::Agent => return hidden(crate::agent::agent_main()),
         Command::Run(args) => args.execute(),
         Command::Rerun(args) => args.execute(),

@@ -4,9 +4,12 @@
 //! Inside: the schema, and the log that writes it (`log`). Never inside: text for people (that is
 //! `tracing`'s).
 
+pub mod log;
+
 use crate::ids::{FlowId, HostId, MigrationId, VmId};
 use crate::migration::record::{MigrationRecord, Phase};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Version of the event schema, in the first event of every log.
 pub const SCHEMA: u32 = 1;
@@ -132,6 +135,13 @@ pub enum EventKind {
     HostLost {
         /// Which.
         host: HostId,
+    },
+    /// The same demand under `none`, computed over the span of the run.
+    Baseline {
+        /// `modelled`: nothing was carried over the network.
+        tag: String,
+        /// Values by the names `summary.json` uses for its metrics.
+        metrics: BTreeMap<String, f64>,
     },
     /// The audit after the run.
     Audit {

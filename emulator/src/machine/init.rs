@@ -2,36 +2,38 @@
 
 use super::agents::{AgentSays, Agents};
 use super::fabric::Network;
-use super::launch::die_with_parent;
 use crate::clock::mono_ns;
-use crate::control::channel::{Receiver, Sender, check_protocol, inherited, split};
+use crate::control::channel::{Receiver, Sender, check_protocol, split};
 use crate::control::message::{
     AgentSetup, FromAgent, FromMachine, MachineReady, MachineSetup, PROTOCOL, ToAgent, ToMachine,
 };
 use crate::ids::HostId;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
+use netmodel::sys::netns::NetnsError;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::ExitCode;
 
-/// The machine's first process.
+/// Serves `migbed` from inside the namespaces.
 ///
 /// # Errors
-/// When it was not started by a launcher, or cannot answer.
-pub fn init_main() -> Result<ExitCode> {
-    die_with_parent()?;
-    let control = inherited().context("this subcommand is started by migbed itself")?;
+/// When `migbed` cannot be answered.
+pub(super) fn serve(
+    control: StdUnixStream,
+    entered: Result<(), NetnsError>,
+) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (to, from) = split(control)?;
         let mut machine = Init { to, from, agents: Agents::new() };
-        match machine.serve().await {
-            Ok(()) => Ok(ExitCode::SUCCESS),
-            Err(error) => {
-                let message = format!("{error:#}");
-                let missing_capability = error.is::<netmodel::sys::netns::NetnsError>();
-                machine.to.send(&FromMachine::Failed { message, missing_capability }).await?;
-                Ok(ExitCode::FAILURE)
-            }
-        }
+        let served = match entered {
+            Ok(()) => machine.serve().await,
+            Err(error) => Err(error.into()),
+        };
+        let Err(error) = served else { return Ok(ExitCode::SUCCESS) };
+        let message = format!("{error:#}");
+        let missing_capability = error.chain().any(|cause| cause.is::<NetnsError>());
+        machine.to.send(&FromMachine::Failed { message, missing_capability }).await?;
+        Ok(ExitCode::FAILURE)
     })
 }
 

@@ -1,6 +1,6 @@
-//! Starting a machine, from outside, and the launcher in between.
+//! Starting a machine, from outside.
 
-use crate::control::channel::{ControlError, Receiver, Sender, split};
+use crate::control::channel::{ControlError, Receiver, Sender, inherited, split};
 use crate::control::message::{FromMachine, ToMachine};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
@@ -9,10 +9,8 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 
-/// Hidden subcommand of the launcher.
-pub const LAUNCHER: &str = "machine";
-/// Hidden subcommand of PID 1.
-pub const INIT: &str = "machine-init";
+/// Hidden subcommand of a machine.
+pub const MACHINE: &str = "machine";
 
 /// `migbed`'s end of a machine.
 #[derive(Debug)]
@@ -30,7 +28,7 @@ impl Machine {
     /// When no process can be started.
     pub fn launch() -> Result<Self> {
         let (ours, theirs) = StdUnixStream::pair().context("control socketpair")?;
-        let launcher = own_command(LAUNCHER)?
+        let launcher = own_command(MACHINE)?
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             // Ctrl-C is for migbed, which then ends the machine in order.
@@ -88,15 +86,17 @@ pub(super) fn die_with_parent() -> Result<()> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("PR_SET_PDEATHSIG")
 }
 
-/// The launcher: enters the namespaces while it is still single-threaded, starts PID 1 with the
-/// control socket as its standard input, and waits for it.
+/// The machine's process. It enters the namespaces while it is still single-threaded, which forks
+/// it: the launcher only waits from then on, and its child is PID 1 of the new PID namespace.
 ///
 /// # Errors
-/// When the kernel refuses a namespace; the message names the remedy.
-pub fn launcher_main() -> Result<ExitCode> {
+/// When it was not started by `migbed`, or the kernel refuses a namespace; the message names the
+/// remedy.
+pub fn machine_main() -> Result<ExitCode> {
     die_with_parent()?;
-    netmodel::sys::netns::enter_machine().context("cannot enter the machine's namespaces")?;
-    let mut init = own_command(INIT)?.spawn().context("cannot start the machine's init")?;
-    let status = init.wait().context("waiting for the machine's init")?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let control = inherited().context("this subcommand is started by migbed itself")?;
+    let entered = netmodel::sys::netns::enter_machine();
+    // The wish to die with the parent is not inherited by a fork.
+    die_with_parent()?;
+    super::init::serve(control, entered)
 }

@@ -1,0 +1,33 @@
+//! `report.html`: one self-contained file about a run, for people.
+//!
+//! Inside: reading the results and turning them into HTML and inline SVG. Never inside: anything
+//! computed that the results do not say (the summary has the numbers), scripts or styles from
+//! elsewhere. Whatever comes from a scenario or a trace is escaped ([`html`]).
+
+mod chart;
+mod hosts;
+pub mod html;
+mod migrations;
+mod page;
+mod tables;
+
+use crate::results::{ResultsError, RunDir, collect, write_atomically};
+
+/// Writes `report.html` into a run directory from `run.json`, `summary.json` and the events.
+///
+/// # Errors
+/// When the results cannot be read (see [`crate::results::rebuild`]) or the file cannot be written.
+pub fn write(run: &RunDir) -> Result<(), ResultsError> {
+    let header = run.header()?;
+    let summary = run.summary()?;
+    let collected = collect::collect(run, &header, |_| Ok(()))?;
+    let page = page::page(&page::Report {
+        header: &header,
+        summary: &summary,
+        all: &collected,
+    });
+    write_atomically(&run.file("report.html"), page.as_bytes())
+}
+
+#[cfg(test)]
+mod tests;
