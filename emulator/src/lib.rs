@@ -7,7 +7,7 @@
 
 pub mod agent;
 pub mod balance;
-pub mod cli;
+//pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod control;
