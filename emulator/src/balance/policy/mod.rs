@@ -331,4 +331,28 @@ mod tests {
             assert!(refusal("thr-mmt", &[("threshold", bad)]).contains("must be a number"));
         }
     }
+
+    #[test]
+    fn a_large_cluster_without_a_way_out_is_decided_too() {
+        // 1,000 hosts of 10 VMs, all above the threshold or equal: nothing can be moved, which is
+        // the longest search there is. Bounded work: this ends in well under a second.
+        let hosts = vec![(8, 64); 1000];
+        let vms: Vec<_> = (0..10_000u32)
+            .map(|i| (i % 1000, if i % 2 == 0 { 0.9 } else { 0.7 }, 1))
+            .collect();
+        let mut view = tests_support::view(&hosts, &vms);
+        for host in &mut view.hosts {
+            host.ram_used_bytes = host.ram_bytes;
+        }
+        for row in POLICIES {
+            assert!(
+                policy(&spec(row.name, &[]))
+                    .unwrap()
+                    .decide(&view)
+                    .is_empty(),
+                "{}",
+                row.name
+            );
+        }
+    }
 }

@@ -64,16 +64,15 @@ impl ThrMmt {
         }
     }
 
-    /// Hosts that hold nothing stay empty while packing; they are a last resort otherwise unneeded.
+    /// The least loaded host that may take it (the most loaded when packing); of equals the lowest
+    /// id. A scan, not a sort: a cluster that is hot all over asks this for every VM.
     fn place(&self, sketch: &Sketch<'_>, vm: &VmView, barred: &BTreeSet<HostId>) -> Option<HostId> {
-        let mut order = sketch.by_load();
-        if self.underload {
-            order.reverse();
-        }
-        order.into_iter().find(|id| {
-            let host = &sketch.hosts[id];
-            !barred.contains(id) && host.fits(vm) && host.load_with(vm) <= self.threshold
-        })
+        let fitting = sketch.hosts.values().filter(|host| {
+            !barred.contains(&host.id) && host.fits(vm) && host.load_with(vm) <= self.threshold
+        });
+        let sign = if self.underload { -1.0 } else { 1.0 };
+        let best = fitting.min_by(|a, b| (sign * a.load()).total_cmp(&(sign * b.load())));
+        best.map(|host| host.id)
     }
 
     /// The least loaded host whose VMs all fit on others in use, or nothing: a host that stays half
