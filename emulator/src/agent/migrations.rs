@@ -9,7 +9,7 @@ use crate::ids::{MigrationId, VmId};
 use crate::migration::destination::{DestinationControl, DestinationJob, run_destination};
 use crate::migration::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
 use crate::migration::params::MigrationParams;
-use crate::migration::record::{DestinationReport, Phase, SourceReport, Status, TcpSample};
+use crate::migration::record::{DestinationReport, Phase, SourceReport, Status};
 use crate::migration::source::{Observer, SourceEnd, SourceJob, SourceOutcome, run_source};
 use crate::migration::transport::SourceControl;
 use crate::scenario::scale;
@@ -19,7 +19,6 @@ use replay::content::{ContentProfile, PagePool};
 use replay::{GuestTime, VmSpec, VmState};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -360,7 +359,6 @@ impl OutgoingThread {
             socket,
             congestion: None,
             control: Arc::clone(&self.control),
-            tcp_probe: Some(tcp_sample),
             chunk_pages: self.chunk_pages,
             acknowledge_limit_ms: ACKNOWLEDGE_MS,
             deadline_ns: None,
@@ -402,19 +400,4 @@ fn not_connected(begin_ns: u64, error: &str) -> SourceReport {
         cpu_ns: 0,
         run_queue_ns: 0,
     }
-}
-
-fn tcp_sample(socket: BorrowedFd<'_>, at_ns: u64) -> Option<TcpSample> {
-    let info = netmodel::sys::tcpinfo::read(socket).ok()?;
-    Some(TcpSample {
-        at_ns,
-        rtt_us: info.rtt_us,
-        cwnd: info.cwnd,
-        retransmits: info.retransmits,
-        delivery_rate: info.delivery_rate,
-        busy_us: info.busy_us,
-        rwnd_limited_us: info.rwnd_limited_us,
-        sndbuf_limited_us: info.sndbuf_limited_us,
-        unacked_bytes: info.unacked_bytes,
-    })
 }

@@ -216,7 +216,7 @@ impl Runtime {
         for vm in inner.vms.keys().copied().collect::<Vec<_>>() {
             vms.push(inner.sample_vm(vm)?);
         }
-        let pressure_ns = inner.host.load().pressure_some_ns;
+        let pressure_ns = inner.host.load().totals.pressure_some_ns;
         let host = HostSample {
             host: inner.id,
             span_ns: trace_ns - inner.sampled_trace_ns,

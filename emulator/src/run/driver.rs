@@ -7,6 +7,7 @@
 use super::RunError;
 use super::book::Ongoing;
 use super::flows::FlowBook;
+use super::grade::{self, Grade};
 use super::predict::Predictor;
 use super::progress::Progress;
 use crate::balance::moves::{Limits, Mover};
@@ -38,8 +39,8 @@ pub(super) struct Drive {
     pub interrupted: bool,
     /// Every migration that ended.
     pub migrations: Vec<MigrationRecord>,
-    /// Findings of the audit.
-    pub findings: Vec<AuditFinding>,
+    /// The grade of the run, and why it is not A.
+    pub grade: (Grade, Vec<String>),
     /// Things to read before trusting the numbers.
     pub warnings: Vec<String>,
     /// Trace time reached.
@@ -201,8 +202,10 @@ impl<'a> Driver<'a> {
         }
         let trace_ns = self.trace_ns();
         let outcome = if self.end == Some(true) { "interrupted" } else { "completed" };
-        let (grade, reasons) = super::grade::run_grade(&self.ready.calibration, &self.findings);
-        self.write(EventKind::Audit { grade: grade.name().to_owned(), reasons })?;
+        let (grade, reasons) = grade::run_grade(&self.ready.calibration, &self.findings);
+        let named = grade.name().to_owned();
+        self.write(EventKind::Audit { grade: named, reasons: reasons.clone() })?;
+        self.baseline(trace_ns)?;
         self.write(EventKind::RunEnded { outcome: outcome.to_owned() })?;
         self.log.finish()?;
         self.machine.send(&ToMachine::Shutdown).await?;
@@ -211,11 +214,21 @@ impl<'a> Driver<'a> {
         Ok(Drive {
             interrupted: self.end == Some(true),
             migrations: self.migrations,
-            findings: self.findings,
+            grade: (grade, reasons),
             warnings: self.warnings,
             trace_ns,
             hosts_lost: self.lost.len(),
         })
+    }
+
+    /// The same demand under `none`, over the span of the run, by the code of the agents' hosts.
+    fn baseline(&mut self, trace_ns: u64) -> Result<(), RunError> {
+        let step_ns = self.scenario.balancer.interval_ns;
+        let Some(baseline) = self.predictor.baseline(self.scenario, trace_ns, step_ns) else {
+            return self.warn("no comparison with `none`: its hosts could not be modelled".into());
+        };
+        let (tag, metrics) = ("modelled".to_owned(), baseline.metrics.to_map());
+        self.write(EventKind::Baseline { tag, metrics })
     }
 
     /// Trace time now.

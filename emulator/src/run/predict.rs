@@ -1,10 +1,11 @@
 //! What the models say of a migration before it begins; measured errors stand beside it later.
 
 use super::driver::Driver;
+use crate::cluster::{self, Baseline};
 use crate::ids::{HostId, VmId};
 use crate::migration::record::Prediction;
 use crate::model;
-use crate::scenario::inputs::Inputs;
+use crate::scenario::inputs::{Inputs, vm_specs};
 use crate::scenario::{Scenario, WriteSource};
 use netmodel::flow;
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ const UNSHAPED_BYTES_PER_S: f64 = 5e9 / 8.0;
 #[derive(Debug)]
 pub(super) struct Predictor {
     classes: BTreeMap<String, Vec<PageClass>>,
+    /// What VMs replay and where they start; for the comparison with `none`.
+    vms: Vec<(replay::VmSpec, HostId)>,
 }
 
 impl Predictor {
@@ -45,7 +48,21 @@ impl Predictor {
                 classes.insert(name.clone(), fitted);
             }
         }
-        Self { classes }
+        let ids = (0u32..).map(VmId).take(scenario.vms.len());
+        let specs = vm_specs(scenario, inputs, ids).unwrap_or_default();
+        let vms = specs.into_iter().map(|(id, spec)| (spec, scenario.vms[id.index()].host));
+        Self { classes, vms: vms.collect() }
+    }
+
+    /// The same demand without a balancer, up to a trace instant.
+    pub(super) fn baseline(
+        &self,
+        scenario: &Scenario,
+        span_ns: u64,
+        step_ns: u64,
+    ) -> Option<Baseline> {
+        let hosts: Vec<_> = scenario.hosts.iter().map(cluster::host_spec).collect();
+        cluster::baseline(&hosts, &self.vms, span_ns, step_ns).ok()
     }
 
     fn classes(&self, scenario: &Scenario, vm: VmId) -> Vec<PageClass> {
