@@ -5,10 +5,12 @@
 
 pub mod balance;
 pub mod clock;
+pub mod cluster;
 pub mod event;
 pub mod ids;
 pub mod migration;
-
+pub mod model;
+pub mod placement;
 pub mod report;
 pub mod results;
 pub mod scenario;

@@ -1,0 +1,439 @@
+//! The CPU and RAM of an emulated host, shared by its VMs.
+//!
+//! Inside: an event-driven integrator in trace time. Between changes (a step of some VM's trace, a
+//! backlog running empty, a pause, an arrival, a throttle) every rate is constant, so a host
+//! nobody asks costs nothing, and advancing in one call or in a thousand ends in the same state to
+//! the unit. Never inside: deciding what to move, the CPU of this computer.
+
+mod fair;
+mod vm;
+mod work;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use vm::{BatchPosition, GuestClock, VmLoad, VmSpec, VmState, VmTotals};
+pub use work::{CoreWork, Throttle, ThrottleError, Work};
+
+use self::fair::Claim;
+use self::vm::VmRun;
+use self::work::PER_MILLI;
+use crate::clock::TraceNs;
+use crate::guest::GuestTime;
+
+/// A host as the scenario describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HostSpec {
+    /// Cores, at least 1.
+    pub cores: u32,
+    /// Speed of a core, in thousandths of the reference core the traces are in.
+    pub speed_milli: u32,
+    /// RAM in pages of 4 KiB.
+    pub ram_pages: u64,
+    /// VMs' RAM that is admitted, in thousandths of the host's.
+    pub overcommit_milli: u32,
+}
+
+/// Most a VM can use, whatever its vCPUs: 72 million cores. Keeps products of rates in 128 bits.
+const MOST_OF_A_VM: u64 = 1 << 56;
+
+/// Something a host refuses. It is unchanged then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// A VM that is here already.
+    #[error("VM {vm} is on this host already")]
+    Present {
+        /// Its key.
+        vm: u64,
+    },
+    /// A VM that is not here.
+    #[error("VM {vm} is not on this host")]
+    Absent {
+        /// Its key.
+        vm: u64,
+    },
+    /// RAM is full.
+    #[error(
+        "VM {vm} needs {needed_pages} pages of RAM; {used_pages} of {admitted_pages} are in use \
+         ({ram_pages} × {overcommit_milli}/1000)"
+    )]
+    Ram {
+        /// Key of the VM.
+        vm: u64,
+        /// Pages it needs.
+        needed_pages: u64,
+        /// Pages of the VMs that are here.
+        used_pages: u64,
+        /// Pages admitted.
+        admitted_pages: u64,
+        /// Pages the host has.
+        ram_pages: u64,
+        /// Its overcommit limit.
+        overcommit_milli: u32,
+    },
+    /// A VM without vCPUs or weight.
+    #[error("VM {vm} has {vcpus} vCPUs and weight {weight}; both are at least 1")]
+    Shape {
+        /// Its key.
+        vm: u64,
+        /// vCPUs.
+        vcpus: u32,
+        /// Weight.
+        weight: u32,
+    },
+    /// An instant that has passed.
+    #[error("the host is at trace instant {now} ns, {asked} ns has passed")]
+    Passed {
+        /// Where the host is.
+        now: u64,
+        /// What was asked for.
+        asked: u64,
+    },
+}
+
+/// What a host is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostLoad {
+    /// Capacity in thousandths of a reference core.
+    pub capacity_milli: u64,
+    /// Sum of the VMs' demands.
+    pub demand_milli: u64,
+    /// Sum of what they are granted.
+    pub granted_milli: u64,
+    /// What its VMs asked and got while they were here.
+    pub totals: HostTotals,
+}
+
+/// Sums over time and over all VMs a host has had, each for its stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct HostTotals {
+    /// Asked by the traces.
+    pub demand: CoreWork,
+    /// Served.
+    pub granted: CoreWork,
+    /// See [`VmTotals::steal`].
+    pub steal: CoreWork,
+    /// See [`VmTotals::waiting`].
+    pub waiting: CoreWork,
+    /// Time in which some VM was granted less than it asked for (the `some` of PSI).
+    pub pressure_some_ns: u64,
+}
+
+impl HostTotals {
+    fn add(&mut self, before: &VmTotals, after: &VmTotals) {
+        self.demand.0 += after.demand.0 - before.demand.0;
+        self.granted.0 += after.granted.0 - before.granted.0;
+        self.steal.0 += after.steal.0 - before.steal.0;
+        self.waiting.0 += after.waiting.0 - before.waiting.0;
+    }
+}
+
+/// A host and its VMs at a trace instant.
+#[derive(Debug, Clone)]
+pub struct Host {
+    spec: HostSpec,
+    now: u64,
+    /// Since when the shares in force are.
+    since: u64,
+    vms: BTreeMap<u64, VmRun>,
+    next_change: u64,
+    /// Taken by the host itself (migrations), in thousandths of a reference core.
+    overhead_milli: u64,
+    totals: HostTotals,
+    pressed: bool,
+}
+
+impl Host {
+    /// An empty host at a trace instant.
+    #[must_use]
+    pub fn new(spec: HostSpec, now: TraceNs) -> Self {
+        Self {
+            spec,
+            now: now.0,
+            since: now.0,
+            vms: BTreeMap::new(),
+            next_change: u64::MAX,
+            overhead_milli: 0,
+            totals: HostTotals::default(),
+            pressed: false,
+        }
+    }
+
+    /// The host as described.
+    #[must_use]
+    pub fn spec(&self) -> &HostSpec {
+        &self.spec
+    }
+
+    /// Where the host is in trace time.
+    #[must_use]
+    pub fn now(&self) -> TraceNs {
+        TraceNs(self.now)
+    }
+
+    /// The next instant at which some rate changes of itself.
+    #[must_use]
+    pub fn next_change(&self) -> TraceNs {
+        TraceNs(self.next_change)
+    }
+
+    /// Brings the host to a trace instant.
+    ///
+    /// # Errors
+    /// When the instant has passed.
+    pub fn advance(&mut self, to: TraceNs) -> Result<(), HostError> {
+        if to.0 < self.now {
+            return Err(HostError::Passed {
+                now: self.now,
+                asked: to.0,
+            });
+        }
+        while self.next_change <= to.0 {
+            self.now = self.next_change;
+            self.settle();
+            self.share_out();
+        }
+        self.now = to.0;
+        Ok(())
+    }
+
+    /// Takes in a VM, paused; [`Host::resume`] starts it. A VM that comes from another host gets
+    /// its demand of the time between, as far as its backlog holds it.
+    ///
+    /// # Errors
+    /// When it is here already, has no vCPUs or weight, or its RAM does not fit.
+    pub fn insert(&mut self, spec: VmSpec, state: VmState) -> Result<(), HostError> {
+        self.admits(&spec)?;
+        let cap = u64::from(spec.vcpus) * u64::from(self.spec.speed_milli);
+        let cap = cap.saturating_mul(PER_MILLI).min(MOST_OF_A_VM);
+        self.settle();
+        self.vms
+            .insert(spec.key, VmRun::new(spec, state, cap, self.now));
+        self.share_out();
+        Ok(())
+    }
+
+    /// Whether the host would take a VM.
+    ///
+    /// # Errors
+    /// As [`Host::insert`].
+    pub fn admits(&self, spec: &VmSpec) -> Result<(), HostError> {
+        let vm = spec.key;
+        if self.vms.contains_key(&vm) {
+            return Err(HostError::Present { vm });
+        }
+        if spec.vcpus == 0 || spec.weight == 0 {
+            return Err(HostError::Shape {
+                vm,
+                vcpus: spec.vcpus,
+                weight: spec.weight,
+            });
+        }
+        let HostSpec {
+            ram_pages,
+            overcommit_milli,
+            ..
+        } = self.spec;
+        let admitted = u128::from(ram_pages) * u128::from(overcommit_milli) / 1000;
+        let admitted_pages = u64::try_from(admitted).unwrap_or(u64::MAX);
+        let used_pages = self.used_pages();
+        let needed_pages = u64::from(spec.memory.ram_pages);
+        if used_pages + needed_pages > admitted_pages {
+            return Err(HostError::Ram {
+                vm,
+                needed_pages,
+                used_pages,
+                admitted_pages,
+                ram_pages,
+                overcommit_milli,
+            });
+        }
+        Ok(())
+    }
+
+    /// RAM of the VMs here, in pages.
+    #[must_use]
+    pub fn used_pages(&self) -> u64 {
+        self.vms
+            .values()
+            .map(|vm| u64::from(vm.spec.memory.ram_pages))
+            .sum()
+    }
+
+    /// Takes a VM out, with what moves with it. It no longer runs.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn remove(&mut self, vm: u64) -> Result<(VmSpec, VmState), HostError> {
+        let state = self.state(vm)?;
+        self.settle();
+        let run = self.vms.remove(&vm).ok_or(HostError::Absent { vm })?;
+        self.share_out();
+        Ok((run.spec, state))
+    }
+
+    /// Stops a VM; doing so twice changes nothing.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn pause(&mut self, vm: u64) -> Result<GuestTime, HostError> {
+        self.change(vm, |run| run.paused = true)
+    }
+
+    /// Lets a VM run; doing so twice changes nothing.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn resume(&mut self, vm: u64) -> Result<GuestTime, HostError> {
+        self.change(vm, |run| run.paused = false)
+    }
+
+    /// Sets a VM's throttle.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn set_throttle(&mut self, vm: u64, throttle: Throttle) -> Result<GuestTime, HostError> {
+        self.change(vm, |run| run.throttle = throttle)
+    }
+
+    /// Sets what the host itself takes before its VMs: the cost of migrations, from an engine's
+    /// cost table.
+    pub fn set_overhead_milli(&mut self, milli: u64) {
+        self.settle();
+        self.overhead_milli = milli;
+        self.share_out();
+    }
+
+    fn change(&mut self, vm: u64, act: impl FnOnce(&mut VmRun)) -> Result<GuestTime, HostError> {
+        self.settle();
+        act(self.vms.get_mut(&vm).ok_or(HostError::Absent { vm })?);
+        self.share_out();
+        Ok(self.state(vm)?.guest_time())
+    }
+
+    fn run(&self, vm: u64) -> Result<&VmRun, HostError> {
+        self.vms.get(&vm).ok_or(HostError::Absent { vm })
+    }
+
+    /// The VMs here, by key.
+    pub fn vms(&self) -> impl Iterator<Item = &VmSpec> {
+        self.vms.values().map(|run| &run.spec)
+    }
+
+    /// A VM's state now.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn state(&self, vm: u64) -> Result<VmState, HostError> {
+        Ok(self.run(vm)?.state_at(self.now))
+    }
+
+    /// What a VM asks and gets now.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn vm_load(&self, vm: u64) -> Result<VmLoad, HostError> {
+        Ok(self.run(vm)?.load(self.now))
+    }
+
+    /// Whether a VM is paused.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn is_paused(&self, vm: u64) -> Result<bool, HostError> {
+        Ok(self.run(vm)?.paused)
+    }
+
+    /// A VM's guest time as a function of trace time, up to the next change of this host.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn guest_clock(&self, vm: u64) -> Result<GuestClock, HostError> {
+        Ok(self.run(vm)?.clock(self.next_change))
+    }
+
+    /// A VM's guest time at an instant between now and the next change; `None` beyond.
+    ///
+    /// # Errors
+    /// When the VM is not here, or the instant has passed.
+    pub fn guest_time_at(&self, vm: u64, at: TraceNs) -> Result<Option<GuestTime>, HostError> {
+        if at.0 < self.now {
+            return Err(HostError::Passed {
+                now: self.now,
+                asked: at.0,
+            });
+        }
+        Ok(self.guest_clock(vm)?.at(at))
+    }
+
+    /// What the host is doing now.
+    #[must_use]
+    pub fn load(&self) -> HostLoad {
+        let sum =
+            |rate: fn(&VmLoad) -> u64| self.vms.values().map(|run| rate(&run.load(self.now))).sum();
+        let granted: u64 = self.vms.values().map(VmRun::grant).sum();
+        let mut totals = self.totals;
+        for run in self.vms.values() {
+            totals.add(run.settled(), &run.state_at(self.now).totals);
+        }
+        if self.pressed {
+            totals.pressure_some_ns += self.now - self.since;
+        }
+        HostLoad {
+            capacity_milli: self.capacity_milli(),
+            demand_milli: sum(|load| load.demand_milli),
+            granted_milli: granted / PER_MILLI,
+            totals,
+        }
+    }
+
+    fn capacity_milli(&self) -> u64 {
+        u64::from(self.spec.cores) * u64::from(self.spec.speed_milli)
+    }
+
+    /// Moves every VM's state to `now`, under the shares in force.
+    fn settle(&mut self) {
+        if self.pressed {
+            self.totals.pressure_some_ns += self.now - self.since;
+        }
+        self.since = self.now;
+        for run in self.vms.values_mut() {
+            let before = *run.settled();
+            run.settle(self.now);
+            self.totals.add(&before, run.settled());
+        }
+    }
+
+    /// Shares the capacity out anew for the states as they are.
+    fn share_out(&mut self) {
+        self.vms.values_mut().for_each(VmRun::refresh);
+        let claims: Vec<Claim> = self
+            .vms
+            .values()
+            .map(|run| Claim {
+                want: run.want(),
+                weight: run.spec.weight,
+            })
+            .collect();
+        let room = self.capacity_milli().saturating_sub(self.overhead_milli);
+        let shares = fair::shares(room.saturating_mul(PER_MILLI), &claims);
+        self.pressed = claims
+            .iter()
+            .zip(&shares)
+            .any(|(claim, &share)| share < claim.want);
+        for (run, share) in self.vms.values_mut().zip(shares) {
+            run.set_grant(share);
+        }
+        self.next_change = self
+            .vms
+            .values()
+            .map(VmRun::own_change)
+            .min()
+            .unwrap_or(u64::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests;
