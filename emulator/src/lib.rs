@@ -7,12 +7,13 @@
 
 pub mod agent;
 pub mod balance;
-//pub mod cli;
+pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod control;
 pub mod event;
 pub mod ids;
+pub mod lone;
 pub mod machine;
 pub mod migration;
 pub mod model;
@@ -23,3 +24,4 @@ pub mod run;
 pub mod scenario;
 pub mod timeline;
 pub mod units;
+pub mod validate;

@@ -70,7 +70,7 @@ pub(super) fn page(r: &Report<'_>) -> String {
 
 const HOSTS_NOTE: &str = "Grant (filled) and demand (line) over capacity (dashed: 100 %), by trace \
     time; what was asked for and not granted is steal (red). Triangles: a VM left (▼) or \
-    arrived (▲). CPU shares are modelled from the traces; the migrations are real.";
+    arrived (▲). CPU shares are modelled from the traces.";
 const LINKS_NOTE: &str = "What the scenario asks, what was measured under load before the run, and \
     the counters after it. Rates on the wire; lateness of departures is the emulation's own.";
 const FLOWS_NOTE: &str =
@@ -222,7 +222,7 @@ fn migrations_sections(out: &mut String, r: &Report<'_>) {
         );
     } else {
         let mut note = "Over wall time. Behind the bars, what trace time did: ran with the clock \
-                        (green), was held (amber), skipped ahead (dashed line)."
+                        (green), was held (amber), skipped ahead (grey line)."
             .to_owned();
         if r.all.migrations.len() > migrations::BARS_MAX {
             let _ = write!(note, " The first {} are drawn.", migrations::BARS_MAX);

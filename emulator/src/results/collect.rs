@@ -17,7 +17,7 @@ pub const BINS: usize = 480;
 pub const TEXTS_MAX: usize = 200;
 
 /// What a pass over the events found.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone)]
 pub struct Collected {
     /// `measured` or `modelled`, of the first event.
     pub tag: String,
@@ -188,12 +188,12 @@ pub fn collect(
     mut each: impl FnMut(&Event) -> Result<(), ResultsError>,
 ) -> Result<Collected, ResultsError> {
     let mut reader = read_events(run.path())?;
-    let cores = header.scenario.hosts.iter().map(|h| h.cores).collect();
-    let mut all = Collected {
-        bins: Bins::new(header.scenario.duration_ns, header.scenario.hosts.len()),
-        usage: Usage::new(cores),
-        ..Collected::default()
-    };
+    let scenario = &header.scenario;
+    let cores: Vec<u32> = scenario.hosts.iter().map(|h| h.cores).collect();
+    let mut all = Collected::new(
+        Usage::new(&cores, scenario.vms.len()),
+        Bins::new(scenario.duration_ns, scenario.hosts.len()),
+    );
     let mut first = true;
     for event in reader.by_ref() {
         let event = event?;
@@ -206,7 +206,6 @@ pub fn collect(
         all.add(event);
     }
     all.cut = reader.cut();
-    all.usage.close();
     if let Some(last) = all.spans.last_mut() {
         close(last, all.end_mono_ns, all.end_trace_ns);
     }
@@ -214,6 +213,32 @@ pub fn collect(
 }
 
 impl Collected {
+    fn new(usage: Usage, bins: Bins) -> Self {
+        Self {
+            tag: String::new(),
+            begin_mono_ns: 0,
+            end_mono_ns: 0,
+            end_trace_ns: 0,
+            spans: Vec::new(),
+            bins,
+            usage,
+            links: BTreeMap::new(),
+            migrations: Vec::new(),
+            unended: BTreeMap::new(),
+            rejected: 0,
+            rejections: BTreeMap::new(),
+            ticks_ns: Vec::new(),
+            flows: BTreeMap::new(),
+            warnings: Vec::new(),
+            warnings_total: 0,
+            lost_hosts: Vec::new(),
+            baseline: None,
+            audit: None,
+            outcome: None,
+            cut: false,
+        }
+    }
+
     fn add(&mut self, event: Event) {
         let Event {
             mono_ns,

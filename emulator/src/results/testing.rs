@@ -387,7 +387,7 @@ impl Maker {
             metrics: BTreeMap::from([
                 ("steal_core_s".to_owned(), 2180.0),
                 ("imbalance_gap".to_owned(), 0.62),
-                ("otf".to_owned(), 0.31),
+                ("overload_time_fraction".to_owned(), 0.31),
             ]),
         });
         self.put(EventKind::Audit {

@@ -29,6 +29,7 @@ use crate::scenario::inputs::{InputError, Inputs};
 use crate::scenario::scale::{self, ScaleError};
 use crate::scenario::Scenario;
 use driver::{Drive, Driver};
+use netmodel::sys::probe::Capabilities;
 use progress::{Progress, Show};
 use replay::clock::ClockError;
 use std::path::{Path, PathBuf};
@@ -167,20 +168,35 @@ fn interrupts() -> Result<tokio::sync::mpsc::Receiver<()>, RunError> {
 /// [`MissingCapability`], [`Unusable`], or whatever stopped it; results up to there are kept and
 /// labelled.
 pub fn run(request: &RunRequest) -> anyhow::Result<RunOutcome> {
+    // Probing forks, so it comes before any thread.
+    let capabilities = netmodel::sys::probe::probe();
+    lacks_nothing(&capabilities)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let done = runtime.block_on(execute(request));
+    let done = runtime.block_on(execute(request, &capabilities));
     // Signal tasks still wait; there is nothing to wait for.
     runtime.shutdown_background();
     done
 }
 
-async fn execute(request: &RunRequest) -> anyhow::Result<RunOutcome> {
+/// What the run needs of this computer, before anything is started.
+fn lacks_nothing(capabilities: &Capabilities) -> Result<(), MissingCapability> {
+    let lacks: Vec<String> = capabilities
+        .missing()
+        .map(|lack| format!("this machine lacks {}: {}\n  remedy: {}", lack.name, lack.detail, lack.remedy))
+        .collect();
+    if lacks.is_empty() { Ok(()) } else { Err(MissingCapability { message: lacks.join("\n") }) }
+}
+
+async fn execute(
+    request: &RunRequest,
+    capabilities: &Capabilities,
+) -> anyhow::Result<RunOutcome> {
     let scenario = carried(&request.scenario)?;
     let policy = match scenario.balancer.policy.as_str() {
         "none" => None,
         _ => Some(balance::policy::policy(&scenario.balancer)?),
     };
-    let mut header = header(request, &scenario);
+    let mut header = header(request, &scenario, capabilities);
     let dir = RunDir::create(&request.out, &header)?;
     request.inputs.write(&dir.inputs())?;
     let begun_ns = mono_ns();
@@ -230,8 +246,11 @@ fn carried(scenario: &Scenario) -> anyhow::Result<Scenario> {
     Ok(scale::apply(scenario, scenario.scale).map_err(refused)?)
 }
 
-fn header(request: &RunRequest, scenario: &Scenario) -> RunHeader {
-    let capabilities = netmodel::sys::probe::probe();
+fn header(
+    request: &RunRequest,
+    scenario: &Scenario,
+    capabilities: &Capabilities,
+) -> RunHeader {
     RunHeader {
         schema: results::run_json::SCHEMA,
         migbed_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -36,7 +36,7 @@ pub const DEFINITIONS: &[Definition] = &[
         "steal_core_s",
         "core-s",
         Modelled,
-        "sum over VMs and samples of max(0, D_j - A_j), pauses included",
+        "sum over VMs of max(0, integral of D_j - A_j), pauses included; what a backlog made up for later is not in it",
     ),
     define(
         "demand_core_s",
@@ -57,7 +57,7 @@ pub const DEFINITIONS: &[Definition] = &[
         "demand dropped from full backlogs",
     ),
     define(
-        "overall_sla_violation",
+        "sla_violation",
         "1",
         Modelled,
         "steal_core_s / demand_core_s",
@@ -87,7 +87,7 @@ pub const DEFINITIONS: &[Definition] = &[
         "mean over hosts of time with unmet demand / time active",
     ),
     define(
-        "otf",
+        "overload_time_fraction",
         "1",
         Modelled,
         "sum of time with unmet demand / sum of time active, over hosts",
@@ -109,6 +109,12 @@ pub const DEFINITIONS: &[Definition] = &[
         "1",
         Modelled,
         "standard deviation of L_i / mean L_i, averaged over time",
+    ),
+    define(
+        "jain_index",
+        "1",
+        Modelled,
+        "(sum L_i)^2 / (N sum L_i^2), averaged over time; 1 is even",
     ),
     define(
         "migrations_requested",

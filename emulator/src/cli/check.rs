@@ -1,0 +1,42 @@
+//! `migbed check`: everything that can be known of a scenario without running it.
+
+use super::Exit;
+use crate::scenario::{self, scale};
+use anyhow::Result;
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// The scenario, a TOML file (docs/scenario.md).
+    scenario: PathBuf,
+    /// Print the resolved scenario as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Also print, step by step, what will be done to the kernel to build the network.
+    #[arg(long)]
+    explain: bool,
+}
+
+impl CheckArgs {
+    pub(super) fn execute(&self) -> Result<Exit> {
+        let loaded = scenario::load(&self.scenario)?;
+        let carried = scale::apply(&loaded.scenario, loaded.scenario.scale)
+            .map_err(|error| crate::run::Unusable(format!("{error}\n  {}", error.remedy())))?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&loaded.scenario)?);
+            return Ok(Exit::Done);
+        }
+        println!("{}", scenario::explain(&loaded.scenario));
+        for (name, input) in loaded.inputs.iter() {
+            for warning in &input.warnings {
+                println!("trace {name}: {warning}");
+            }
+        }
+        println!("admission: unknown until a run has calibrated this machine");
+        if self.explain {
+            println!("{}", crate::machine::plan(&carried.hosts, &carried.network)?);
+        }
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,203 @@
+//! `migbed migrate`: one VM over one link.
+
+use super::Exit;
+use crate::lone::{Lone, Pattern, classes};
+use crate::migration::params::{MigrationParams, Reprotect};
+use crate::migration::record::{MigrationRecord, Status};
+use crate::run::Unusable;
+use crate::run::progress::Show;
+use crate::units::{bit_rate, bytes_per_second, size_bytes, time_ns};
+use anyhow::{Context, Result};
+use clap::Args;
+use netmodel::link::LinkSpec;
+use netmodel::units::ByteSize;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Duration;
+use traces::units::{PAGE_SIZE, round_u32};
+
+#[derive(Debug, Args)]
+pub(super) struct MigrateArgs {
+    /// RAM of the VM.
+    #[arg(long, default_value = "512MiB", value_parser = size_bytes)]
+    ram: u64,
+    /// Memory that is not zero and is never written, besides the working set.
+    #[arg(long, default_value = "128MiB", value_parser = size_bytes)]
+    resident: u64,
+    /// Memory that the VM writes.
+    #[arg(long, default_value = "64MiB", value_parser = size_bytes)]
+    working_set: u64,
+    /// Page writes a second; 0 is an idle VM.
+    #[arg(long, default_value_t = 0.0, value_name = "PAGES/S")]
+    write_rate: f64,
+    /// Which pages a write falls on.
+    #[arg(long, value_enum, default_value = "uniform")]
+    pattern: Pattern,
+    /// Rate of the link on the wire, or `unshaped`.
+    #[arg(long, default_value = "1Gbit")]
+    link: String,
+    /// One-way delay of the link.
+    #[arg(long, default_value = "0ms", value_parser = time_ns)]
+    delay: u64,
+    /// Room of the link's drop-tail queue.
+    #[arg(long, default_value = "512KiB", value_parser = size_bytes)]
+    queue: u64,
+    /// What the rate counts over the IP bytes of each packet: 38 is Ethernet's wire rate, 14 what
+    /// tc's TBF and netem count.
+    #[arg(long, default_value_t = 38, value_name = "BYTES")]
+    overhead_bytes: u16,
+    /// TCP congestion control.
+    #[arg(long, default_value = "cubic")]
+    congestion: String,
+    /// QEMU's downtime-limit.
+    #[arg(long, default_value = "300ms", value_parser = time_ns)]
+    downtime_limit: u64,
+    /// QEMU's max-bandwidth, such as 128MiB/s; without it, unlimited.
+    #[arg(long, value_parser = bytes_per_second)]
+    max_bandwidth: Option<u64>,
+    /// QEMU's return-path: whether the source waits for the destination's word.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    return_path: bool,
+    /// Re-arm the dirty log at every sync, as TCG does, instead of lazily by 1 GiB, as KVM does.
+    #[arg(long)]
+    reprotect_at_sync: bool,
+    /// Cancel after this long; without it after 150 s a GiB.
+    #[arg(long, value_parser = time_ns)]
+    completion_timeout: Option<u64>,
+    /// Seed of the guest's writes.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Keep the run directory here.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Do not measure the link first.
+    #[arg(long)]
+    no_calibration: bool,
+    /// Print JSON and no progress.
+    #[arg(long)]
+    json: bool,
+}
+
+impl MigrateArgs {
+    pub(super) fn execute(&self) -> Result<Exit> {
+        let lone = self.lone()?;
+        let (out, temporary) = match &self.out {
+            Some(out) => (out.clone(), false),
+            None => (temporary_directory()?, true),
+        };
+        let show = if self.json { Show::Quiet } else { Show::Auto };
+        let result = lone.run(&out, show);
+        if temporary {
+            // Best effort: what the run printed matters more than a leftover.
+            let _ = std::fs::remove_dir_all(&out);
+        }
+        let (record, _) = result?;
+        self.tell(&record)?;
+        Ok(match record.status {
+            Status::Completed if record.verified => Exit::Done,
+            _ => Exit::Failed,
+        })
+    }
+
+    fn lone(&self) -> Result<Lone, Unusable> {
+        let rate = match self.link.as_str() {
+            "unshaped" => None,
+            rate => Some(bit_rate(rate).map_err(|error| Unusable(format!("--link: {error}")))?),
+        };
+        let needed = self.resident + self.working_set;
+        if needed > self.ram {
+            return Err(Unusable(format!(
+                "--resident and --working-set need {needed} bytes, --ram is {}",
+                self.ram
+            )));
+        }
+        if self.ram == 0 || !self.ram.is_multiple_of(PAGE_SIZE) {
+            return Err(Unusable(format!("--ram {}: not a multiple of 4 KiB", self.ram)));
+        }
+        let pages = round_u32((self.working_set / PAGE_SIZE) as f64);
+        let written = classes(self.pattern, pages, self.write_rate);
+        // An idle VM's working set is memory like any other.
+        let idle = if written.is_empty() { self.working_set } else { 0 };
+        Ok(Lone {
+            ram_bytes: self.ram,
+            resident_bytes: self.resident + idle,
+            classes: written,
+            link: LinkSpec {
+                rate,
+                delay: Duration::from_nanos(self.delay),
+                queue: ByteSize::from_bytes(self.queue),
+                overhead_bytes: self.overhead_bytes,
+            },
+            congestion: self.congestion.clone(),
+            params: MigrationParams {
+                max_bandwidth: self.max_bandwidth.unwrap_or(0),
+                downtime_limit: self.downtime_limit / 1_000_000,
+                return_path: self.return_path,
+                reprotect: if self.reprotect_at_sync {
+                    Reprotect::AtSync
+                } else {
+                    Reprotect::Lazy
+                },
+                completion_timeout: self.completion_timeout.map(|ns| ns / 1_000_000),
+                ..MigrationParams::default()
+            },
+            seed: self.seed,
+            warm_up_ns: 10_000_000_000,
+            calibrate: !self.no_calibration,
+        })
+    }
+
+    fn tell(&self, record: &MigrationRecord) -> Result<()> {
+        let answer = json!({
+            "query_migrate": record.query_migrate,
+            "observed_outage_ms": record.observed_outage_ms,
+            "rounds": record.rounds,
+            "verified": record.verified,
+            "owner": record.owner,
+            "error": record.error,
+            "grade": record.grade,
+            "grade_reasons": record.grade_reasons,
+            "predictions": record.predictions,
+        });
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&answer)?);
+            return Ok(());
+        }
+        println!("query_migrate: {}", serde_json::to_string_pretty(&record.query_migrate)?);
+        if let Some(outage) = record.observed_outage_ms {
+            println!("observed_outage_ms: {outage:.1}");
+        }
+        println!("rounds: {}", record.rounds);
+        println!("verified: {}", record.verified);
+        println!("grade: {}", record.grade);
+        for reason in &record.grade_reasons {
+            println!("  {reason}");
+        }
+        println!("models (made before, error against what was measured):");
+        for guess in &record.predictions {
+            let error = |error: Option<f64>| {
+                error.map_or_else(|| "–".to_owned(), |error| format!("{:+.0} %", error * 100.0))
+            };
+            println!(
+                "  {:18} {:9.0} ms ({}), downtime {} ({}), {:.1} MiB ({})",
+                guess.model,
+                guess.total_time_ms,
+                error(guess.total_time_error),
+                guess.downtime_ms.map_or_else(|| "–".to_owned(), |ms| format!("{ms:.0} ms")),
+                error(guess.downtime_error),
+                guess.bytes / f64::from(1 << 20),
+                error(guess.bytes_error),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A directory of this process alone; removed at the end.
+fn temporary_directory() -> Result<PathBuf> {
+    let path = std::env::temp_dir().join(format!("migbed-migrate-{}", std::process::id()));
+    if path.exists() {
+        std::fs::remove_dir_all(&path).with_context(|| format!("{}", path.display()))?;
+    }
+    Ok(path)
+}

@@ -1,0 +1,191 @@
+//! One VM, one link, one migration: what `migbed migrate` and `migbed validate` run.
+//!
+//! Inside: the scenario of such a migration, and running it. Never inside: printing.
+
+use crate::ids::{HostId, VmId};
+use crate::migration::params::MigrationParams;
+use crate::migration::record::MigrationRecord;
+use crate::results::RunDir;
+use crate::run::progress::Show;
+use crate::run::{self, RunRequest};
+use crate::scenario::inputs::Inputs;
+use crate::scenario::{
+    BalancerSpec, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration, Scenario, VmSpec,
+    Work, WriteSource,
+};
+use anyhow::{Result, anyhow};
+use netmodel::link::LinkSpec;
+use std::collections::BTreeMap;
+use std::path::Path;
+use traces::class::{Coupling, Locality, PageClass};
+
+/// Which pages of the working set a write falls on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Pattern {
+    /// Each write on a random page.
+    Uniform,
+    /// Pages in turn, around and around.
+    Seq,
+    /// 90 % of the writes on the first 10 % of the pages, the rest over all.
+    Hotcold,
+}
+
+/// The classes that write `rate_pps` pages a second in `pages` pages, in this pattern.
+#[must_use]
+pub fn classes(pattern: Pattern, pages: u32, rate_pps: f64) -> Vec<PageClass> {
+    if pages == 0 || rate_pps <= 0.0 {
+        return Vec::new();
+    }
+    let class = |pages: u32, rate: f64, locality: Locality| PageClass {
+        pages,
+        rate,
+        coupling: Coupling::Time,
+        locality,
+    };
+    let everywhere = rate_pps / f64::from(pages);
+    match pattern {
+        Pattern::Uniform => vec![class(pages, everywhere, Locality::Scatter)],
+        Pattern::Seq => vec![class(pages, everywhere, Locality::Sweep)],
+        Pattern::Hotcold => {
+            let hot = (pages / 10).max(1);
+            let extra = 0.9 * rate_pps / f64::from(hot);
+            let mut both = vec![class(hot, extra + 0.1 * everywhere, Locality::Scatter)];
+            if pages > hot {
+                both.push(class(pages - hot, 0.1 * everywhere, Locality::Scatter));
+            }
+            both
+        }
+    }
+}
+
+/// One migration.
+#[derive(Debug, Clone)]
+pub struct Lone {
+    /// RAM, bytes.
+    pub ram_bytes: u64,
+    /// Bytes that are not zero and are never written.
+    pub resident_bytes: u64,
+    /// What writes.
+    pub classes: Vec<PageClass>,
+    /// The link, both ways.
+    pub link: LinkSpec,
+    /// Congestion control.
+    pub congestion: String,
+    /// Options.
+    pub params: MigrationParams,
+    /// Seed.
+    pub seed: u64,
+    /// How long the guest has been writing when the migration begins, ns.
+    pub warm_up_ns: u64,
+    /// Whether to measure the link first.
+    pub calibrate: bool,
+}
+
+impl Lone {
+    /// The scenario: two hosts, of which only the first one's link is shaped, so that every packet
+    /// crosses exactly one link each way.
+    #[must_use]
+    pub fn scenario(&self) -> Scenario {
+        let open = LinkSpec { overhead_bytes: self.link.overhead_bytes, ..LinkSpec::default() };
+        let host = |name: &str| HostSpec {
+            name: name.to_owned(),
+            cores: 1,
+            ram_bytes: self.ram_bytes,
+        };
+        let vm = VmSpec {
+            name: "vm".to_owned(),
+            vcpus: 1,
+            weight: 1,
+            ram_bytes: self.ram_bytes,
+            resident_bytes: self.resident_bytes,
+            cpu: CpuSource::Constant(0),
+            cpu_scale_milli: 1000,
+            writes: if self.classes.is_empty() {
+                WriteSource::Idle
+            } else {
+                WriteSource::Classes(self.classes.clone())
+            },
+            offset_ns: 0,
+            work: Work::Service,
+            host: HostId(0),
+        };
+        Scenario {
+            name: "migrate".to_owned(),
+            seed: self.seed,
+            scale: 1,
+            divided_by: 1,
+            pace: Pace::Warp,
+            duration_ns: self.warm_up_ns.max(1),
+            traces: BTreeMap::new(),
+            hosts: vec![host("source"), host("destination")],
+            vms: vec![vm],
+            flows: Vec::new(),
+            network: NetworkSpec {
+                backend: "auto".to_owned(),
+                up: vec![self.link, open],
+                down: vec![self.link, open],
+                congestion: self.congestion.clone(),
+            },
+            balancer: BalancerSpec {
+                policy: "none".to_owned(),
+                interval_ns: 60_000_000_000,
+                window_ns: 60_000_000_000,
+                options: BTreeMap::new(),
+                parallel: 1,
+                parallel_per_host: 1,
+            },
+            migrations: vec![PlannedMigration {
+                at_ns: self.warm_up_ns,
+                vm: VmId(0),
+                destination: HostId(1),
+            }],
+            migration: self.params.clone(),
+        }
+    }
+
+    /// Runs it in a machine of its own; `out` gets the run directory.
+    ///
+    /// # Errors
+    /// As [`run::run`]; also when it did not get as far as a record.
+    pub fn run(&self, out: &Path, show: Show) -> Result<(MigrationRecord, RunDir)> {
+        let outcome = run::run(&RunRequest {
+            scenario: self.scenario(),
+            inputs: Inputs::default(),
+            file: None,
+            out: out.to_owned(),
+            show,
+            calibrate: self.calibrate,
+        })?;
+        let record = outcome.migrations.into_iter().next();
+        let record = record.ok_or_else(|| anyhow!("the run ended before its migration did"))?;
+        Ok((record, outcome.dir))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use traces::class::unique_pages;
+
+    #[test]
+    fn hotcold_puts_nine_writes_in_ten_on_a_tenth_of_the_pages() {
+        let both = classes(Pattern::Hotcold, 1000, 5000.0);
+        let writes = |class: &PageClass| f64::from(class.pages) * class.rate;
+        assert!((both.iter().map(writes).sum::<f64>() - 5000.0).abs() < 1e-6);
+        assert_eq!(both[0].pages, 100);
+        assert!((writes(&both[0]) - (4500.0 + 50.0)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_sweep_writes_each_page_once_a_round() {
+        let sweep = classes(Pattern::Seq, 1000, 500.0);
+        assert!((unique_pages(&sweep, 1.0) - 500.0).abs() < 1e-9);
+        assert!((unique_pages(&sweep, 3.0) - 1000.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn nothing_written_is_no_class() {
+        assert!(classes(Pattern::Uniform, 0, 5.0).is_empty());
+        assert!(classes(Pattern::Uniform, 5, 0.0).is_empty());
+    }
+}
