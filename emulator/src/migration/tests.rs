@@ -261,13 +261,14 @@ fn an_idle_guest_arrives_whole_in_three_syncs() {
         "every byte is accounted for"
     );
     assert_eq!(report.bytes.normal, 4096 * 4096);
-    assert_eq!(report.bytes.device, 65_536);
+    assert_eq!(report.bytes.device, params().device_state_bytes);
     // 4104 a page, 9 a zero page, 7 for the block's name once.
     assert_eq!(report.bytes.header, 4096 * 8 + (16_384 - 4096) * 9 + 7);
-    assert_eq!(
-        report.precopy_bytes + report.downtime_bytes,
-        report.bytes.total()
-    );
+    // QEMU counts RAM only: 8 of each slice's 18 bytes, nothing of the setup and the device state.
+    let ram = report.precopy_bytes + report.downtime_bytes;
+    let slices = (ram - report.bytes.normal - report.bytes.header) / 8;
+    assert!(slices >= 2);
+    assert!(report.bytes.control > 10 * slices && report.bytes.control < 18 * slices + 200);
     assert!(world.destination.runs() && !world.source.runs());
     let resumed = received.report.resumed_ns.unwrap();
     let stopped = report.stop_ns.unwrap();
