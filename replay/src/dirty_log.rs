@@ -177,3 +177,6 @@ impl DirtyLog {
         start..start.saturating_add(size).min(pages)
     }
 }
+
+#[cfg(test)]
+mod tests;

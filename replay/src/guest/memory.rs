@@ -194,9 +194,9 @@ impl Region {
         let offsets = pages.start - base..pages.end - base;
         let (from, to) = (from.clock(self.coupling), to.clock(self.coupling));
         let words = into.words_mut();
-        let mark = |run: Range<u32>| {
+        let mut mark = |run: Range<u32>, written: bool| {
             for page in run.start + base..run.end + base {
-                words[(page / 64) as usize] |= 1 << (page % 64);
+                words[(page / 64) as usize] |= u64::from(written) << (page % 64);
             }
         };
         match &self.writer {
@@ -209,9 +209,10 @@ impl Region {
                 );
             }
             Writer::Sweep(rate, sweep) => {
-                sweep.harvest(&offsets, rate.operational(from), rate.operational(to), mark);
+                let (from, to) = (rate.operational(from), rate.operational(to));
+                sweep.harvest(&offsets, from, to, |run| mark(run, true));
             }
-            Writer::Pages(writer) => writer.harvest(&offsets, from, to, mark),
+            Writer::Pages(writer) => writer.harvest(&offsets, from, to, |run| mark(run, true)),
         }
     }
 }

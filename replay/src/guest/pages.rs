@@ -195,9 +195,9 @@ impl PagesWriter {
             self.ends.len() as u64,
             (self.ends.len() - self.loop_tick) as u64,
         );
-        // Two laps in a row hold each tick of the loop at least once in full, so the ones between
-        // the recording's own end and the last two laps add nothing.
-        let skip_to = last.saturating_sub(2 * per_lap + 1);
+        // The lap of finished ticks before the one under way holds every page of the loop, so those
+        // between the recording's own end and it add nothing.
+        let skip_to = last.saturating_sub(per_lap);
         let mut n = first;
         while n <= last {
             if n > recorded && n > first && n < skip_to {

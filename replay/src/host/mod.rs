@@ -36,6 +36,9 @@ pub struct HostSpec {
     pub overcommit_milli: u32,
 }
 
+/// Most a VM can use, whatever its vCPUs: 72 million cores. Keeps products of rates in 128 bits.
+const MOST_OF_A_VM: u64 = 1 << 56;
+
 /// Something a host refuses. It is unchanged then.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
@@ -99,8 +102,32 @@ pub struct HostLoad {
     pub demand_milli: u64,
     /// Sum of what they are granted.
     pub granted_milli: u64,
-    /// Time so far in which some VM was granted less than it asked for (the `some` of PSI).
+    /// What its VMs asked and got while they were here.
+    pub totals: HostTotals,
+}
+
+/// Sums over time and over all VMs a host has had, each for its stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct HostTotals {
+    /// Asked by the traces.
+    pub demand: CoreWork,
+    /// Served.
+    pub granted: CoreWork,
+    /// See [`VmTotals::steal`].
+    pub steal: CoreWork,
+    /// See [`VmTotals::waiting`].
+    pub waiting: CoreWork,
+    /// Time in which some VM was granted less than it asked for (the `some` of PSI).
     pub pressure_some_ns: u64,
+}
+
+impl HostTotals {
+    fn add(&mut self, before: &VmTotals, after: &VmTotals) {
+        self.demand.0 += after.demand.0 - before.demand.0;
+        self.granted.0 += after.granted.0 - before.granted.0;
+        self.steal.0 += after.steal.0 - before.steal.0;
+        self.waiting.0 += after.waiting.0 - before.waiting.0;
+    }
 }
 
 /// A host and its VMs at a trace instant.
@@ -114,7 +141,7 @@ pub struct Host {
     next_change: u64,
     /// Taken by the host itself (migrations), in thousandths of a reference core.
     overhead_milli: u64,
-    pressure_some_ns: u64,
+    totals: HostTotals,
     pressed: bool,
 }
 
@@ -129,9 +156,15 @@ impl Host {
             vms: BTreeMap::new(),
             next_change: u64::MAX,
             overhead_milli: 0,
-            pressure_some_ns: 0,
+            totals: HostTotals::default(),
             pressed: false,
         }
+    }
+
+    /// The host as described.
+    #[must_use]
+    pub fn spec(&self) -> &HostSpec {
+        &self.spec
     }
 
     /// Where the host is in trace time.
@@ -173,7 +206,8 @@ impl Host {
     /// When it is here already, has no vCPUs or weight, or its RAM does not fit.
     pub fn insert(&mut self, spec: VmSpec, state: VmState) -> Result<(), HostError> {
         self.admits(&spec)?;
-        let cap = u64::from(spec.vcpus) * u64::from(self.spec.speed_milli) * PER_MILLI;
+        let cap = u64::from(spec.vcpus) * u64::from(self.spec.speed_milli);
+        let cap = cap.saturating_mul(PER_MILLI).min(MOST_OF_A_VM);
         self.settle();
         self.vms
             .insert(spec.key, VmRun::new(spec, state, cap, self.now));
@@ -340,16 +374,18 @@ impl Host {
         let sum =
             |rate: fn(&VmLoad) -> u64| self.vms.values().map(|run| rate(&run.load(self.now))).sum();
         let granted: u64 = self.vms.values().map(VmRun::grant).sum();
-        let pressed_ns = if self.pressed {
-            self.now - self.since
-        } else {
-            0
-        };
+        let mut totals = self.totals;
+        for run in self.vms.values() {
+            totals.add(run.settled(), &run.state_at(self.now).totals);
+        }
+        if self.pressed {
+            totals.pressure_some_ns += self.now - self.since;
+        }
         HostLoad {
             capacity_milli: self.capacity_milli(),
             demand_milli: sum(|load| load.demand_milli),
             granted_milli: granted / PER_MILLI,
-            pressure_some_ns: self.pressure_some_ns + pressed_ns,
+            totals,
         }
     }
 
@@ -360,10 +396,14 @@ impl Host {
     /// Moves every VM's state to `now`, under the shares in force.
     fn settle(&mut self) {
         if self.pressed {
-            self.pressure_some_ns += self.now - self.since;
+            self.totals.pressure_some_ns += self.now - self.since;
         }
         self.since = self.now;
-        self.vms.values_mut().for_each(|run| run.settle(self.now));
+        for run in self.vms.values_mut() {
+            let before = *run.settled();
+            run.settle(self.now);
+            self.totals.add(&before, run.settled());
+        }
     }
 
     /// Shares the capacity out anew for the states as they are.

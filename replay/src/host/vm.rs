@@ -43,8 +43,8 @@ pub struct VmTotals {
     pub demand: CoreWork,
     /// Served by hosts.
     pub granted: CoreWork,
-    /// Demand that no backlog had a part in and that the host did not grant: min(demand, what
-    /// throttled vCPUs can use) − granted, where positive.
+    /// What the host withheld of the demand of the moment: min(demand, what throttled vCPUs can
+    /// use) − granted, where positive.
     pub steal: CoreWork,
     /// Runnable but not run, backlog included: what the guest's own `/proc/stat` would call steal.
     pub waiting: CoreWork,
@@ -250,6 +250,11 @@ impl VmRun {
         self.grant = grant;
     }
 
+    /// Accounts as of the last change.
+    pub(super) fn settled(&self) -> &VmTotals {
+        &self.state.totals
+    }
+
     pub(super) fn grant(&self) -> u64 {
         self.grant
     }
@@ -361,12 +366,11 @@ impl VmRun {
     pub(super) fn settle(&mut self, now: u64) {
         self.state = self.state_at(now);
         self.at = now;
-        if let Some(batch) = self.state.batch {
-            if batch.done >= self.batch_total(batch) {
-                let until = self.spec.cpu.demand_at(batch.trace_ns).until_ns;
-                let trace_ns = until.max(batch.trace_ns + 1);
-                self.state.batch = Some(BatchPosition { trace_ns, done: 0 });
-            }
+        let over = |batch: &BatchPosition| batch.done >= self.batch_total(*batch);
+        if let Some(batch) = self.state.batch.filter(over) {
+            let until = self.spec.cpu.demand_at(batch.trace_ns).until_ns;
+            let trace_ns = until.max(batch.trace_ns + 1);
+            self.state.batch = Some(BatchPosition { trace_ns, done: 0 });
         }
     }
 

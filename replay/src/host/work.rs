@@ -131,8 +131,7 @@ impl Throttle {
         if self.0 == 0 || demand == 0 {
             return demand;
         }
-        // Rates stay below 2^64, their product with 99 below 2^128 only if the two together stay
-        // below 2^121: 10^9 cores each leave room.
+        // demand < 2^52 (a u32 of thousandths), cap ≤ 2^56: the product with 100 stays below 2^115.
         let (demand, cap) = (u128::from(demand), u128::from(cap));
         let (run, sleep) = (u128::from(100 - self.0), u128::from(self.0));
         let rate = demand * cap * run / (cap * run + demand * sleep);
