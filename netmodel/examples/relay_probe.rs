@@ -1,6 +1,7 @@
 //! Asks the relay for a link and measures what it gives: TCP goodput and added round-trip delay, in its own namespaces.
 //!
 //!     relay_probe [--rate 1Gbit] [--delay 10ms] [--queue 512KiB] [--seconds 3] [--hosts 2] [--calibrate true]
+//!     relay_probe --doctor true
 //!
 //! Needs no privileges. Prints one JSON object.
 
@@ -17,6 +18,7 @@ use netmodel::link::LinkSpec;
 use netmodel::plan::{Plan, TcpSettings};
 use netmodel::sys::clock::now_ns;
 use netmodel::sys::netns::{create_netns, enter_machine, with_netns};
+use netmodel::sys::probe::probe;
 use netmodel::sys::tcpinfo;
 use netmodel::topology::{HostId, HostLink, LinkId, Topology, host_address};
 use netmodel::units::parse_delay;
@@ -28,10 +30,15 @@ struct Asked {
     seconds: u64,
     hosts: u32,
     calibrate: bool,
+    doctor: bool,
 }
 
 fn main() -> Result<(), Failure> {
     let asked = arguments()?;
+    if asked.doctor {
+        println!("{}", serde_json::to_string_pretty(&probe())?);
+        return Ok(());
+    }
     enter_machine()?;
     let link = HostLink::symmetric(asked.spec);
     let topology = Topology::star((1..=asked.hosts).map(|n| (format!("h{n}"), link)))?;
@@ -44,7 +51,7 @@ fn main() -> Result<(), Failure> {
         println!("{}", serde_json::to_string_pretty(&result)?);
         return Ok(());
     }
-    let rtt = ping(&hosts)?;
+    let rtt = ping(&hosts, asked.spec.delay * 4)?;
     let flow = stream(&hosts, &fabric, asked.seconds)?;
     let drained = fabric.drained(Duration::from_secs(5))?;
     let counters = fabric.counters()?;
@@ -82,6 +89,7 @@ fn arguments() -> Result<Asked, Failure> {
         seconds: 3,
         hosts: 2,
         calibrate: false,
+        doctor: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
@@ -94,6 +102,7 @@ fn arguments() -> Result<Asked, Failure> {
             "--queue" => asked.spec.queue = value.parse()?,
             "--seconds" => asked.seconds = value.parse()?,
             "--calibrate" => asked.calibrate = value.parse()?,
+            "--doctor" => asked.doctor = value.parse()?,
             "--hosts" => asked.hosts = value.parse()?,
             _ => return Err(format!("unknown option {name}").into()),
         }
@@ -101,8 +110,8 @@ fn arguments() -> Result<Asked, Failure> {
     Ok(asked)
 }
 
-/// Round trips of 200 small datagrams from the first host to the second, sorted, in microseconds.
-fn ping(hosts: &BTreeMap<HostId, OwnedFd>) -> Result<Vec<u64>, Failure> {
+/// Round trips of up to 200 small datagrams from the first host to the second, sorted, in microseconds.
+fn ping(hosts: &BTreeMap<HostId, OwnedFd>, expected: Duration) -> Result<Vec<u64>, Failure> {
     let address = SocketAddr::from((host_address(HostId(1)), 7));
     let server = with_netns(hosts[&HostId(1)].as_fd(), || UdpSocket::bind(address))??;
     let any = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -110,11 +119,12 @@ fn ping(hosts: &BTreeMap<HostId, OwnedFd>) -> Result<Vec<u64>, Failure> {
     for socket in [&server, &client] {
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     }
-    const ROUNDS: u32 = 200;
+    // Some three seconds' worth.
+    let rounds = (3000 / expected.as_millis().max(1)).clamp(10, 200) as u32;
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut word = [0; 4];
-            for _ in 0..ROUNDS {
+            for _ in 0..rounds {
                 let Ok((_, from)) = server.recv_from(&mut word) else {
                     return;
                 };
@@ -124,7 +134,7 @@ fn ping(hosts: &BTreeMap<HostId, OwnedFd>) -> Result<Vec<u64>, Failure> {
             }
         });
         let mut rtt = Vec::new();
-        for n in 0..ROUNDS {
+        for n in 0..rounds {
             let before = now_ns();
             client.send_to(&n.to_ne_bytes(), address)?;
             client.recv(&mut [0; 4])?;

@@ -6,5 +6,7 @@ pub mod clock;
 pub mod netlink;
 pub mod netns;
 pub(crate) mod packet;
+pub mod probe;
 pub mod procfs;
+pub mod sched;
 pub mod tcpinfo;

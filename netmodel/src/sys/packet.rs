@@ -46,6 +46,14 @@ impl PacketSocket {
         Ok(Self { fd, drops: 0 })
     }
 
+    /// Room the kernel really gave for frames not read yet.
+    pub(crate) fn receive_buffer(&self) -> io::Result<usize> {
+        Ok(nix::sys::socket::getsockopt(
+            &self.fd,
+            nix::sys::socket::sockopt::RcvBuf,
+        )?)
+    }
+
     /// Reads one frame with its virtio-net header; `None` when there is none.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match nix::unistd::read(&self.fd, buffer) {

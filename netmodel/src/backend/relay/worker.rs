@@ -20,6 +20,7 @@ use crate::link::LinkSpec;
 use crate::sys::clock::{Alarm, now_ns, set_tight_timers};
 use crate::sys::packet::PacketSocket;
 use crate::sys::procfs::own_schedstat;
+use crate::sys::sched::ask_for_short_slices;
 use crate::topology::{HostId, LinkId, host_address};
 
 /// What can be asked of the data thread.
@@ -124,6 +125,9 @@ impl Worker {
     pub(super) fn run(mut self) -> io::Result<()> {
         if let Err(error) = set_tight_timers() {
             tracing::warn!(%error, "timers of the relay stay up to 50 µs coarse");
+        }
+        if let Err(error) = ask_for_short_slices() {
+            tracing::debug!(%error, "the relay keeps the scheduler's default slices");
         }
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {

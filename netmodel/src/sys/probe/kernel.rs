@@ -1,0 +1,254 @@
+//! Probes that need namespaces of their own or raw system calls.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_CREATE};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork, pipe};
+
+use super::{Capability, tried};
+use crate::plan::VethPair;
+use crate::sys::netlink::{Netlink, device_index};
+use crate::sys::netns::{create_netns, enter_machine};
+use crate::sys::packet::PacketSocket;
+use crate::topology::HostId;
+
+/// Probes in the order they are reported: name, whether required, remedy.
+const PROBES: [(&str, bool, &str); 8] = [
+    (
+        "namespaces",
+        true,
+        "allow unprivileged user namespaces (see the sysctls), or run as root",
+    ),
+    ("veth", true, "modprobe veth"),
+    ("packet-vnet-header", true, "modprobe af_packet"),
+    (
+        "packet-buffer",
+        false,
+        "sysctl net.core.rmem_max=33554432; without it fast, long links may lose bursts (audited)",
+    ),
+    (
+        "netem",
+        false,
+        "modprobe sch_netem; without it links are emulated by the relay",
+    ),
+    (
+        "htb",
+        false,
+        "modprobe sch_htb; only the htb backend needs it",
+    ),
+    (
+        "tbf",
+        false,
+        "modprobe sch_tbf; only measurements shaped at the source need it",
+    ),
+    (
+        "pid-namespace",
+        true,
+        "allow unprivileged user namespaces, or run as root",
+    ),
+];
+
+/// Runs all probes in a child with namespaces of its own; it reports over a pipe and is gone.
+pub(super) fn namespaces() -> Vec<Capability> {
+    let lines = in_child().unwrap_or_else(|e| format!("namespaces\terr\t{e}\n"));
+    let report = |&(name, required, remedy): &(&str, bool, &str)| {
+        let line = lines.lines().find_map(|line| {
+            let (probe, rest) = line.split_once('\t')?;
+            (probe == name).then(|| rest.split_once('\t'))?
+        });
+        let outcome = match line {
+            Some(("ok", detail)) => Ok(detail.to_owned()),
+            Some((_, detail)) => Err(detail.to_owned()),
+            None => Err("could not be tried without namespaces".to_owned()),
+        };
+        Capability {
+            required,
+            ..tried(name, outcome, remedy)
+        }
+    };
+    PROBES.iter().map(report).collect()
+}
+
+fn in_child() -> io::Result<String> {
+    let (reader, writer) = pipe()?;
+    // SAFETY: callers of `probe` have one thread, so the child inherits no lock that another thread holds.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            drop(reader);
+            let mut out = File::from(writer);
+            try_all(&mut out);
+            std::process::exit(0);
+        }
+        ForkResult::Parent { child } => {
+            drop(writer);
+            let mut lines = String::new();
+            // Ends when the child and its own child have ended.
+            File::from(reader).read_to_string(&mut lines)?;
+            waitpid(child, None)?;
+            Ok(lines)
+        }
+    }
+}
+
+fn try_all(out: &mut File) {
+    let mut say = |name: &str, outcome: Result<String, String>| {
+        let (word, detail) = match outcome {
+            Ok(detail) => ("ok", detail),
+            Err(detail) => ("err", detail),
+        };
+        // A pipe nobody reads any more needs no report.
+        out.write_fmt(format_args!(
+            "{name}\t{word}\t{}\n",
+            detail.replace('\n', " ")
+        ))
+        .is_ok()
+    };
+    if let Err(error) = enter_machine() {
+        say("namespaces", Err(error.to_string()));
+        return;
+    }
+    say("namespaces", Ok("user and network namespaces".to_owned()));
+    let pid = std::process::id();
+    let first = if pid == 1 {
+        Ok("process 1".to_owned())
+    } else {
+        Err(format!("process {pid}"))
+    };
+    say("pid-namespace", first);
+    let veth = veth();
+    let made = veth.is_ok();
+    say("veth", veth);
+    if made {
+        let socket = packet();
+        let buffer = socket.as_ref().map_err(Clone::clone).and_then(buffer);
+        say(
+            "packet-vnet-header",
+            socket.map(|_| "AF_PACKET with PACKET_VNET_HDR".to_owned()),
+        );
+        say("packet-buffer", buffer);
+        for kind in ["netem", "htb", "tbf"] {
+            say(kind, qdisc(kind));
+        }
+    }
+}
+
+const PORT: &str = "p0";
+
+fn veth() -> Result<String, String> {
+    let host = create_netns().map_err(|e| e.to_string())?;
+    let pair = VethPair {
+        host: HostId(0),
+        port: PORT.to_owned(),
+        port_mac: [2, 0, 0, 0, 0, 0],
+        host_mac: [2, 1, 0, 0, 0, 0],
+        mtu: 1500,
+        txqueuelen: 1000,
+    };
+    let mut netlink = Netlink::open().map_err(|e| e.to_string())?;
+    netlink
+        .create_veth(&pair, host.as_fd())
+        .map_err(|e| e.to_string())?;
+    // Without its peer the port would go: keep that namespace for the probes that follow, until the child ends.
+    std::mem::forget(host);
+    Ok("pair across two namespaces".to_owned())
+}
+
+fn packet() -> Result<PacketSocket, String> {
+    let index = device_index(PORT).map_err(|e| e.to_string())?;
+    PacketSocket::open(index).map_err(|e| e.to_string())
+}
+
+/// 10 ms of 2 Gbit/s, doubled for what the kernel counts beside the bytes: what a relay that waits for a CPU can owe.
+const BUFFER_WANTED: usize = 5 << 20;
+
+fn buffer(socket: &PacketSocket) -> Result<String, String> {
+    let bytes = socket.receive_buffer().map_err(|e| e.to_string())?;
+    let text = format!("{bytes} bytes per port");
+    if bytes >= BUFFER_WANTED {
+        Ok(text)
+    } else {
+        Err(text)
+    }
+}
+
+/// Asks for a qdisc with options that mean something to it; ENOENT says the kernel does not have it.
+fn qdisc(kind: &str) -> Result<String, String> {
+    let index = device_index(PORT).map_err(|e| e.to_string())?;
+    let mut message = TcMessage::default();
+    message.header.index = i32::try_from(index).map_err(|e| e.to_string())?;
+    message.header.parent = TcHandle::ROOT;
+    message.attributes.push(TcAttribute::Kind(kind.to_owned()));
+    /// TCA_OPTIONS; an empty one is refused with EINVAL by those that exist, which is answer enough.
+    const OPTIONS: u16 = 2;
+    message
+        .attributes
+        .push(TcAttribute::Other(DefaultNla::new(OPTIONS, Vec::new())));
+    let request = RouteNetlinkMessage::NewQueueDiscipline(message);
+    let mut netlink = Netlink::open().map_err(|e| e.to_string())?;
+    match netlink.exchange(
+        &format!("add qdisc {kind}"),
+        request,
+        NLM_F_ACK | NLM_F_CREATE,
+        |_| {},
+    ) {
+        Ok(()) => Ok(format!("sch_{kind}")),
+        Err(crate::sys::netlink::NetlinkError::Refused { source, .. })
+            if source.raw_os_error() == Some(libc::EINVAL) =>
+        {
+            Ok(format!("sch_{kind}"))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// `struct uffdio_api`.
+#[repr(C)]
+struct UffdioApi {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+const UFFD_API: u64 = 0xaa;
+const UFFD_USER_MODE_ONLY: libc::c_int = 1;
+/// _IOWR(0xAA, 0x3F, struct uffdio_api)
+const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
+const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
+
+/// Asynchronous write protection, with which real pages can be watched without privileges (Linux 6.7).
+pub(super) fn userfault() -> Capability {
+    let remedy = "Linux 6.7 or newer; only recording real memory needs it";
+    tried(
+        "userfaultfd-wp-async",
+        wp_async().map_err(|e| e.to_string()),
+        remedy,
+    )
+}
+
+fn wp_async() -> io::Result<String> {
+    // SAFETY: a system call without pointers.
+    let raw =
+        unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | UFFD_USER_MODE_ONLY) };
+    let raw = i32::try_from(raw).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor the kernel just gave us and nobody else owns.
+    let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+    let mut api = UffdioApi {
+        api: UFFD_API,
+        features: UFFD_FEATURE_WP_ASYNC,
+        ioctls: 0,
+    };
+    // SAFETY: the kernel reads and writes one `struct uffdio_api`, which `api` is.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API, &raw mut api) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok("userfaultfd with WP_ASYNC; PAGEMAP_SCAN came with the same release".to_owned())
+}
