@@ -24,6 +24,8 @@ use crate::clock::mono_ns;
 
 const SEED: u64 = 11;
 const VM: u64 = 77;
+/// Built into every kernel and allowed to every user.
+const CONGESTION: &str = "reno";
 
 /// A guest that runs on the machine's clock, one CPU busy.
 struct TestGuest {
@@ -179,7 +181,7 @@ impl World {
             guest: Arc::clone(&self.source) as Arc<dyn SourceGuest>,
             memory: self.memory.clone(),
             socket,
-            congestion: Some("cubic".to_owned()),
+            congestion: Some(CONGESTION.to_owned()),
             control: Arc::default(),
             chunk_pages: 4096,
             acknowledge_limit_ms: 10_000,
@@ -195,7 +197,7 @@ impl World {
             load_time_ms: 5,
             guest: Arc::clone(&self.destination) as Arc<dyn DestinationGuest>,
             socket,
-            congestion: Some("cubic".to_owned()),
+            congestion: Some(CONGESTION.to_owned()),
             control: Arc::default(),
             silence_limit_ms: 20_000,
         }
