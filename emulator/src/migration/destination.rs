@@ -288,27 +288,19 @@ impl<'a> Receiver<'a> {
         let offset = self.report.received_bytes;
         loop {
             match (&self.job.socket).read(into) {
-                Ok(0) if self.job.control.side() == DestinationSide::Abandoned => {
-                    return Err(DestinationError::Abandoned);
-                }
-                Ok(0) => return Err(DestinationError::Closed { offset }),
-                Ok(bytes) => {
+                Ok(bytes) if bytes > 0 => {
                     self.report.received_bytes += bytes as u64;
                     return Ok(bytes);
                 }
-                Err(error) => match error.kind() {
-                    ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut => {}
-                    _ => {
-                        return Err(DestinationError::Io {
-                            offset,
-                            source: error,
-                        });
-                    }
+                // Abandoning shuts the socket down, which ends or breaks the stream.
+                _ if self.job.control.side() == DestinationSide::Abandoned => {
+                    return Err(DestinationError::Abandoned);
+                }
+                Ok(_) => return Err(DestinationError::Closed { offset }),
+                Err(source) => match source.kind() {
+                    ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => {}
+                    _ => return Err(DestinationError::Io { offset, source }),
                 },
-            }
-            if self.job.control.side() == DestinationSide::Abandoned {
-                return Err(DestinationError::Abandoned);
             }
             let ms = self.job.silence_limit_ms;
             if ms > 0 && mono_ns().saturating_sub(began_ns) / 1_000_000 >= ms {

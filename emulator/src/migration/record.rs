@@ -168,9 +168,10 @@ pub struct SourceReport {
     pub decisions: Vec<Decision>,
     /// Bytes.
     pub bytes: BytesByKind,
-    /// Bytes handed to the socket before the guest was stopped.
+    /// QMP's `precopy-bytes`: RAM bytes (pages, their headers, 8 a slice) put into the stream
+    /// before the guest was stopped.
     pub precopy_bytes: u64,
-    /// … and after.
+    /// … and after. As in QEMU, section marks and device state are in neither.
     pub downtime_bytes: u64,
     /// QMP's `dirty-sync-count`.
     pub dirty_sync_count: u64,

@@ -44,6 +44,7 @@ pub(super) struct Session<'a> {
     pub(super) rounds: Vec<Round>,
     pub(super) decisions: Vec<Decision>,
     lost: u64,
+    sections: u64,
 }
 
 impl<'a> Session<'a> {
@@ -81,6 +82,7 @@ impl<'a> Session<'a> {
             rounds: Vec::new(),
             decisions: Vec::new(),
             lost: 0,
+            sections: 0,
         }
     }
 
@@ -160,7 +162,7 @@ impl<'a> Session<'a> {
         self.stop_ns = Some(mono_ns());
         let stopped_at = self.job.guest.pause();
         self.side = self.side.on(SourceEvent::Pause).0;
-        self.precopy_bytes = self.out.bytes.total();
+        self.precopy_bytes = self.ram_bytes();
         self.publish("device");
         Ok(stopped_at)
     }
@@ -170,6 +172,7 @@ impl<'a> Session<'a> {
         self.sync(stopped_at, true);
         self.clear_dirty_bits();
         self.send_section(Slice::unlimited(), true)?;
+        self.downtime_bytes = self.ram_bytes() - self.precopy_bytes;
         self.end_round(mono_ns());
         Ok(())
     }
@@ -197,7 +200,6 @@ impl<'a> Session<'a> {
         self.out.bytes.control += self.out.put(|bytes| encoder.end(bytes));
         self.out.flush()?;
         self.side = self.side.on(SourceEvent::LastByte).0;
-        self.downtime_bytes = self.out.bytes.total() - self.precopy_bytes;
         if !self.job.params.return_path {
             // QEMU is complete here; ours waits for the control plane's word with the guest paused.
             self.end_ns = mono_ns();
@@ -320,7 +322,13 @@ impl<'a> Session<'a> {
         }
         let encoder = &mut self.encoder;
         self.out.bytes.control += self.out.put(|bytes| encoder.end_of_section(bytes));
+        self.sections += 1;
         self.flush()
+    }
+
+    /// What QEMU counts as pre-copy or downtime bytes: pages and their words, 8 for a section's end.
+    fn ram_bytes(&self) -> u64 {
+        self.out.bytes.normal + self.out.bytes.header + 8 * self.sections
     }
 
     /// Its bit is cleared as it is sent; later writes show at the next sync. The guest time of the
