@@ -194,7 +194,7 @@ impl MigrateArgs {
 }
 
 /// A directory of this process alone; removed at the end.
-fn temporary_directory() -> Result<PathBuf> {
+pub(super) fn temporary_directory() -> Result<PathBuf> {
     let path = std::env::temp_dir().join(format!("migbed-migrate-{}", std::process::id()));
     if path.exists() {
         std::fs::remove_dir_all(&path).with_context(|| format!("{}", path.display()))?;

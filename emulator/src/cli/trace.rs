@@ -82,14 +82,14 @@ impl ImportArgs {
         for warning in &imported.warnings {
             eprintln!("warning: {}: {}", warning.file.display(), warning.kind);
         }
+        let found = format!("{} VMs, from {}", imported.vms.len(), imported.format);
         if self.out.extension().is_some_and(|extension| extension == "mbpw") {
             write_recording(&imported, &self.out)?;
         } else {
-            let bundle =
-                Bundle::from_import(&imported, &self.title, &self.origin, &self.licence);
-            bundle.write(&self.out)?;
+            let (title, origin, licence) = (&self.title, &self.origin, &self.licence);
+            Bundle::from_import(imported, title, origin, licence).write(&self.out)?;
         }
-        println!("{}: {} VMs, from {}", self.out.display(), imported.vms.len(), imported.format);
+        println!("{}: {found}", self.out.display());
         Ok(Exit::Done)
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::control::message::{AuditFinding, MachineSetup};
 use crate::event::{LinkCalibration, LinkSample};
+use crate::scenario::{HostSpec, NetworkSpec};
 use anyhow::{Context, Result};
 use netmodel::audit::{Judged, Limits, Severity, audit};
 use netmodel::backend::Fabric;
@@ -18,6 +19,17 @@ use std::time::Duration;
 /// than this is refused by the scenario check.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
+/// What will be done to the kernel to get a scenario's network; prints step by step.
+///
+/// # Errors
+/// When hosts and links are not a network.
+pub fn plan(hosts: &[HostSpec], network: &NetworkSpec) -> Result<Plan> {
+    let links = hosts.iter().zip(network.up.iter().zip(&network.down));
+    let star = links.map(|(host, (&up, &down))| (host.name.clone(), HostLink { up, down }));
+    let topology = Topology::star(star).context("topology")?;
+    Ok(Plan::new(topology, &TcpSettings::default()))
+}
+
 /// The fabric and the namespaces it joins.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -30,11 +42,7 @@ pub(super) struct Network {
 impl Network {
     /// Builds the star the setup asks for between the namespaces, by position of the host.
     pub(super) fn build(setup: &MachineSetup, namespaces: Vec<OwnedFd>) -> Result<Self> {
-        let network = &setup.network;
-        let links = setup.hosts.iter().zip(network.up.iter().zip(&network.down));
-        let star = links.map(|(host, (&up, &down))| (host.name.clone(), HostLink { up, down }));
-        let topology = Topology::star(star).context("topology")?;
-        let plan = Plan::new(topology, &TcpSettings::default());
+        let plan = plan(&setup.hosts, &setup.network)?;
         let namespaces = (0u32..).map(topology::HostId).zip(namespaces).collect();
         let fabric = Fabric::build(&plan, &namespaces).context("cannot build the network")?;
         let before = fabric.counters()?;

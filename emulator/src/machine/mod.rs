@@ -19,4 +19,5 @@ mod fabric;
 mod init;
 pub mod launch;
 
+pub use fabric::plan;
 pub use launch::machine_main;

@@ -15,9 +15,6 @@ use crate::migration::record::{MigrationRecord, Owner};
 use crate::timeline::Input;
 use std::net::SocketAddr;
 
-/// KubeVirt's completionTimeoutPerGiB: 150 s for every GiB of memory begun.
-const TIMEOUT_MS_PER_GIB: u64 = 150_000;
-
 impl Driver<'_> {
     /// Does what a policy asks for.
     pub(super) async fn act(&mut self, action: Action) -> Result<(), RunError> {
@@ -116,9 +113,9 @@ impl Driver<'_> {
             (ongoing.of.source, ongoing.of.destination, ongoing.of.vm);
         // Times do not scale with space: the timeout is that of the full-size VM.
         let k = u64::from(self.scenario.divided_by.max(1));
-        let gib = (self.scenario.vms[vm.index()].ram_bytes * k).div_ceil(1 << 30);
-        let timeout_ms = params.completion_timeout.unwrap_or(gib * TIMEOUT_MS_PER_GIB);
-        ongoing.cancel_at_ns = (timeout_ms > 0).then(|| mono_ns() + timeout_ms * 1_000_000);
+        let ram_bytes = self.scenario.vms[vm.index()].ram_bytes * k;
+        let timeout_ms = params.completion_timeout_ms(ram_bytes);
+        ongoing.cancel_at_ns = timeout_ms.map(|ms| mono_ns() + ms * 1_000_000);
         let to = SocketAddr::new(self.ready.addresses[destination.index()].ip(), port);
         let start = ToAgent::StartMigration { migration, vm, to, params: Box::new(params) };
         self.tell(source, start).await

@@ -1,0 +1,299 @@
+//! A ground-truth file: one JSON object a line, a migration measured on real QEMU each.
+
+use super::errors::Measured;
+use crate::lone::{Lone, Pattern, classes};
+use crate::migration::params::{MigrationParams, Reprotect};
+use netmodel::flow;
+use netmodel::link::LinkSpec;
+use netmodel::units::{BitRate, ByteSize};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use traces::class::{Coupling, Locality, PageClass};
+use traces::units::{PAGE_SIZE, round_u32};
+
+/// What the guest image of the ground truth adds to every configuration, from set A of the ground
+/// truth alone (`docs/validation.md` has the derivation), so that nothing here was fitted to the
+/// runs this replays.
+pub mod image {
+    /// Pages that are not zero besides the configured ones, in a guest without RAM: kernel and
+    /// boot leftovers. Least squares over 256, 512 and 1024 MiB: 15,470 + 4.33 a MiB, of which 4
+    /// are the kernel's 64-byte descriptor of every page.
+    pub const BASE_PAGES: f64 = 15_470.0;
+    /// … and for every MiB of RAM.
+    pub const PAGES_PER_MIB: f64 = 4.33;
+    /// QEMU's own small blocks (BIOS, ROMs): 532,480 bytes, see `ram_total`.
+    pub const SMALL_BLOCK_BYTES: u64 = 532_480;
+    /// Pages the kernel writes all the time, and how often a second: timelines of set A show 27 to
+    /// 46 pages in half a second of a resting guest.
+    pub const HOT: (u32, f64) = (28, 10.0);
+    /// Pages it writes now and then: idle guests of set A were resent 114 to 137 pages in 6 to 16 s.
+    pub const WARM: (u32, f64) = (110, 0.2);
+    /// Last byte in → guest runs, ms: idle runs of set A at 500 and 1000 Mbit/s resumed 14 to 22 ms
+    /// after their last byte can have crossed the link.
+    pub const LOAD_TIME_MS: u64 = 17;
+}
+
+/// One line of the file, as far as it is used.
+#[derive(Debug, Clone, Deserialize)]
+struct Line {
+    run_id: String,
+    config_id: String,
+    ram_mib: u64,
+    resident_mib: u64,
+    ws_mib: u64,
+    rate_pps: f64,
+    pattern: String,
+    #[serde(default)]
+    on_ms: u64,
+    link_mbit: u64,
+    downtime_limit_ms: u64,
+    mode: String,
+    status: String,
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    set: String,
+    #[serde(default)]
+    delay_us: u64,
+    #[serde(default)]
+    loss_ppm: u64,
+    #[serde(default)]
+    overhead_bytes: Option<u16>,
+    #[serde(default)]
+    queue_bytes_used: Option<u64>,
+    #[serde(default)]
+    return_path: bool,
+    #[serde(default)]
+    congestion: Option<String>,
+    #[serde(default)]
+    disturbed: bool,
+    #[serde(default)]
+    cancel_after_s: u64,
+    total_time_ms: Option<f64>,
+    downtime_ms: Option<f64>,
+    stop_to_resume_ms: Option<f64>,
+    ram_transferred: Option<f64>,
+    ram_dirty_sync_count: Option<f64>,
+    guest_distinct_pps_before: Option<f64>,
+}
+
+/// A real run that can be replayed.
+#[derive(Debug, Clone)]
+pub struct RealRun {
+    /// Its name in the file.
+    pub run_id: String,
+    /// What QEMU measured.
+    pub measured: Measured,
+}
+
+/// Runs with the same inputs.
+#[derive(Debug, Clone)]
+pub struct Configuration {
+    /// Its name in the file.
+    pub config_id: String,
+    /// Distinct pages dirtied a second over 1 s, as bytes, by the link's goodput.
+    pub lambda: f64,
+    /// Its runs.
+    pub runs: Vec<RealRun>,
+    line: Line,
+}
+
+/// Which lines to replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Selection {
+    /// Also plain-like runs near the boundary of convergence.
+    pub boundary: bool,
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// It cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line is not a migration.
+    #[error("{}:{line}: {source}; expected one JSON object a line, as groundtruth/README.md describes", path.display())]
+    Line {
+        /// Which file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Nothing in it can be replayed.
+    #[error("{}: none of its {lines} runs is a plain pre-copy over a link shaped in the middle", path.display())]
+    Nothing {
+        /// Which file.
+        path: PathBuf,
+        /// Runs it holds.
+        lines: usize,
+    },
+}
+
+/// What a file holds.
+#[derive(Debug)]
+pub struct GroundTruth {
+    /// What can be replayed, in the order of the file.
+    pub configurations: Vec<Configuration>,
+    /// Runs left out, by reason.
+    pub left_out: BTreeMap<String, usize>,
+}
+
+/// Reads a ground-truth file.
+///
+/// # Errors
+/// When it cannot be read, a line is not a migration, or nothing can be replayed.
+pub fn read(path: &Path, selection: Selection) -> Result<GroundTruth, InputError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| InputError::Io { path: path.into(), source })?;
+    let mut truth = GroundTruth { configurations: Vec::new(), left_out: BTreeMap::new() };
+    let mut lines = 0;
+    for (index, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
+        lines += 1;
+        let line: Line = serde_json::from_str(text).map_err(|source| InputError::Line {
+            path: path.into(),
+            line: index + 1,
+            source,
+        })?;
+        match why_not(&line, selection) {
+            Some(reason) => *truth.left_out.entry(reason.to_owned()).or_default() += 1,
+            None => truth.add(line),
+        }
+    }
+    if truth.configurations.is_empty() {
+        return Err(InputError::Nothing { path: path.into(), lines });
+    }
+    Ok(truth)
+}
+
+/// Why a run is not replayed (yet), if so.
+fn why_not(line: &Line, selection: Selection) -> Option<&'static str> {
+    match (line.kind.as_str(), line.mode.as_str()) {
+        _ if line.set != "B" => Some("shaped on the source's own device (set A)"),
+        (_, mode) if mode != "precopy" => Some("not pre-copy"),
+        ("boundary", _) if !selection.boundary => Some("boundary of convergence (--boundary)"),
+        ("plain" | "boundary", _) if line.disturbed => Some("disturbed"),
+        ("plain" | "boundary", _) if line.on_ms > 0 => Some("writes in bursts"),
+        ("plain" | "boundary", _) if line.loss_ppm > 0 => Some("lossy link"),
+        ("plain" | "boundary", _) if pattern(&line.pattern).is_none() => Some("unknown pattern"),
+        ("plain", _) if line.status != "completed" => Some("did not complete"),
+        ("plain" | "boundary", _) => None,
+        ("wan", _) => Some("wan (later)"),
+        ("contended", _) => Some("contended (later)"),
+        ("rate-change", _) => Some("rate-change (later)"),
+        _ => Some("another kind"),
+    }
+}
+
+fn pattern(name: &str) -> Option<Pattern> {
+    match name {
+        "uniform" => Some(Pattern::Uniform),
+        "seq" => Some(Pattern::Seq),
+        "hotcold" => Some(Pattern::Hotcold),
+        _ => None,
+    }
+}
+
+impl GroundTruth {
+    fn add(&mut self, line: Line) {
+        let run = RealRun {
+            run_id: line.run_id.clone(),
+            measured: Measured {
+                completed: line.status == "completed",
+                total_time_ms: line.total_time_ms.unwrap_or(0.0),
+                bytes: line.ram_transferred.unwrap_or(0.0),
+                outage_ms: line.stop_to_resume_ms.unwrap_or(0.0),
+                downtime_ms: line.downtime_ms.unwrap_or(0.0),
+                rounds: line.ram_dirty_sync_count.unwrap_or(0.0),
+            },
+        };
+        let known = self.configurations.iter_mut().find(|c| c.config_id == line.config_id);
+        match known {
+            Some(configuration) => configuration.runs.push(run),
+            None => self.configurations.push(Configuration::new(line, run)),
+        }
+    }
+}
+
+impl Configuration {
+    fn new(line: Line, run: RealRun) -> Self {
+        let mut configuration =
+            Self { config_id: line.config_id.clone(), lambda: 0.0, runs: vec![run], line };
+        let goodput = flow::goodput_bps(&configuration.link()).unwrap_or(f64::INFINITY) / 8.0;
+        let distinct = configuration.line.guest_distinct_pps_before.unwrap_or(0.0);
+        configuration.lambda = distinct * PAGE_SIZE as f64 / goodput;
+        configuration
+    }
+
+    /// In a few words.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let line = &self.line;
+        format!(
+            "{} MiB, {} {} writes/s over {} MiB, {} Mbit/s, limit {} ms",
+            line.ram_mib,
+            line.pattern,
+            line.rate_pps,
+            line.ws_mib,
+            line.link_mbit,
+            line.downtime_limit_ms
+        )
+    }
+
+    fn link(&self) -> LinkSpec {
+        let line = &self.line;
+        LinkSpec {
+            rate: BitRate::from_bps(line.link_mbit * 1_000_000),
+            delay: Duration::from_micros(line.delay_us),
+            queue: ByteSize::from_bytes(line.queue_bytes_used.unwrap_or(500_000)),
+            overhead_bytes: line.overhead_bytes.unwrap_or(38),
+        }
+    }
+
+    /// The emulated migration.
+    #[must_use]
+    pub fn lone(&self, seed: u64) -> Lone {
+        let line = &self.line;
+        let mib = |mib: u64| mib << 20;
+        let base = image::BASE_PAGES + image::PAGES_PER_MIB * line.ram_mib as f64;
+        let kernel_writes = image::HOT.0 + image::WARM.0;
+        let base_pages = u64::from(round_u32(base).saturating_sub(kernel_writes));
+        let written = pattern(&line.pattern).map_or_else(Vec::new, |pattern| {
+            classes(pattern, round_u32((mib(line.ws_mib) / PAGE_SIZE) as f64), line.rate_pps)
+        });
+        let idle = if written.is_empty() { mib(line.ws_mib) } else { 0 };
+        let background = [image::HOT, image::WARM].map(|(pages, rate)| PageClass {
+            pages,
+            rate,
+            coupling: Coupling::Time,
+            locality: Locality::Scatter,
+        });
+        Lone {
+            ram_bytes: mib(line.ram_mib) + image::SMALL_BLOCK_BYTES,
+            resident_bytes: mib(line.resident_mib) + base_pages * PAGE_SIZE + idle,
+            classes: background.into_iter().chain(written).collect(),
+            link: self.link(),
+            congestion: line.congestion.clone().unwrap_or_else(|| "cubic".to_owned()),
+            params: MigrationParams {
+                downtime_limit: line.downtime_limit_ms,
+                return_path: line.return_path,
+                // The runs were made under TCG.
+                reprotect: Reprotect::AtSync,
+                load_time: image::LOAD_TIME_MS,
+                completion_timeout: Some(line.cancel_after_s * 1000),
+                ..MigrationParams::default()
+            },
+            seed,
+            warm_up_ns: 5_000_000_000,
+            calibrate: false,
+        }
+    }
+}
