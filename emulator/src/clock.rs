@@ -25,7 +25,11 @@ pub fn unix_s() -> u64 {
 pub fn sleep_until(deadline_ns: u64) {
     let deadline = TimeSpec::from_duration(Duration::from_nanos(deadline_ns));
     let wait = || {
-        clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &deadline)
+        clock_nanosleep(
+            ClockId::CLOCK_MONOTONIC,
+            ClockNanosleepFlags::TIMER_ABSTIME,
+            &deadline,
+        )
     };
     while wait() == Err(nix::Error::EINTR) {}
 }

@@ -10,8 +10,8 @@ use crate::run::progress::Show;
 use crate::run::{self, RunRequest};
 use crate::scenario::inputs::Inputs;
 use crate::scenario::{
-    BalancerSpec, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration, Scenario, VmSpec,
-    Work, WriteSource,
+    BalancerSpec, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration, Scenario, VmSpec, Work,
+    WriteSource,
 };
 use anyhow::{Result, anyhow};
 use netmodel::link::LinkSpec;
@@ -86,7 +86,10 @@ impl Lone {
     /// crosses exactly one link each way.
     #[must_use]
     pub fn scenario(&self) -> Scenario {
-        let open = LinkSpec { overhead_bytes: self.link.overhead_bytes, ..LinkSpec::default() };
+        let open = LinkSpec {
+            overhead_bytes: self.link.overhead_bytes,
+            ..LinkSpec::default()
+        };
         let host = |name: &str| HostSpec {
             name: name.to_owned(),
             cores: 1,

@@ -81,10 +81,17 @@ struct Place {
 impl DestinationGuest for Place {
     fn commit_and_resume(&self, state: VmState) -> Result<u64, CommitRefused> {
         let refused = |reason: String| CommitRefused { reason };
-        self.runtime.admits(&self.spec).map_err(|error| refused(error.to_string()))?;
+        self.runtime
+            .admits(&self.spec)
+            .map_err(|error| refused(error.to_string()))?;
         // The record first: an agent that dies without having written one never ran the guest.
-        let record = FromAgent::Committed { migration: self.migration, at_ns: mono_ns() };
-        self.out.send(&record).map_err(|error| refused(error.to_string()))?;
+        let record = FromAgent::Committed {
+            migration: self.migration,
+            at_ns: mono_ns(),
+        };
+        self.out
+            .send(&record)
+            .map_err(|error| refused(error.to_string()))?;
         let at_ns = mono_ns();
         self.runtime
             .receive(self.vm, self.spec.clone(), state, MonoNs(at_ns))
@@ -102,7 +109,11 @@ struct Phases {
 impl Observer for Phases {
     fn phase(&self, phase: Phase, begins: bool, at_ns: u64) {
         if begins {
-            let message = FromAgent::Phase { migration: self.migration, phase, at_ns };
+            let message = FromAgent::Phase {
+                migration: self.migration,
+                phase,
+                at_ns,
+            };
             // A manager that has gone needs no news.
             let _ = self.out.send(&message);
         }
@@ -149,8 +160,14 @@ impl Migrations {
         let pool = self
             .pool
             .get_or_init(|| Arc::new(PagePool::new(&profile, setup.seed, POOL_PAGES)));
-        GuestMemory::new(&spec.memory, &profile, setup.seed, spec.key, Arc::clone(pool))
-            .context("the guest's memory")
+        GuestMemory::new(
+            &spec.memory,
+            &profile,
+            setup.seed,
+            spec.key,
+            Arc::clone(pool),
+        )
+        .context("the guest's memory")
     }
 
     /// Listens for a migration; returns the port.
@@ -188,7 +205,14 @@ impl Migrations {
         std::thread::Builder::new()
             .name(format!("mig-in-{}", migration.0))
             .spawn(move || receiver.run(&listener))?;
-        self.incoming.insert(migration, Incoming { control, abandoned, address });
+        self.incoming.insert(
+            migration,
+            Incoming {
+                control,
+                abandoned,
+                address,
+            },
+        );
         Ok(address.port())
     }
 
@@ -212,7 +236,10 @@ impl Migrations {
             to,
             congestion: setup.congestion.clone(),
             chunk_pages: chunk_pages(setup.divided_by),
-            guest: Arc::new(Guest { runtime: Arc::clone(&self.runtime), vm }),
+            guest: Arc::new(Guest {
+                runtime: Arc::clone(&self.runtime),
+                vm,
+            }),
             control: Arc::clone(&control),
             ended: Arc::clone(&ended),
             out: Arc::clone(&self.out),
@@ -220,7 +247,8 @@ impl Migrations {
         std::thread::Builder::new()
             .name(format!("mig-out-{}", migration.0))
             .spawn(move || sender.run())?;
-        self.outgoing.insert(migration, Outgoing { vm, control, ended });
+        self.outgoing
+            .insert(migration, Outgoing { vm, control, ended });
         Ok(())
     }
 
@@ -248,9 +276,17 @@ impl Migrations {
             .outgoing
             .remove(&migration)
             .ok_or_else(|| anyhow!("{migration} did not begin here"))?;
-        let guest = Guest { runtime: Arc::clone(&self.runtime), vm: outgoing.vm };
-        let mut ended = outgoing.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = ended.as_mut().ok_or_else(|| anyhow!("{migration} is still under way"))?;
+        let guest = Guest {
+            runtime: Arc::clone(&self.runtime),
+            vm: outgoing.vm,
+        };
+        let mut ended = outgoing
+            .ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let outcome = ended
+            .as_mut()
+            .ok_or_else(|| anyhow!("{migration} is still under way"))?;
         if outcome.end == SourceEnd::Undecided || !committed {
             outcome.resolve(&guest, committed);
         }
@@ -338,7 +374,10 @@ impl OutgoingThread {
         let begin_ns = mono_ns();
         let (ending, report) = match net::connect(self.to, &self.congestion) {
             Ok(socket) => self.send(socket, begin_ns),
-            Err(error) => (SourceEnding::Failed, not_connected(begin_ns, &error.to_string())),
+            Err(error) => (
+                SourceEnding::Failed,
+                not_connected(begin_ns, &error.to_string()),
+            ),
         };
         let done = FromAgent::SourceDone {
             migration: self.migration,
@@ -364,7 +403,10 @@ impl OutgoingThread {
             deadline_ns: None,
             faults: Vec::new(),
         };
-        let phases = Phases { out: Arc::clone(&self.out), migration: self.migration };
+        let phases = Phases {
+            out: Arc::clone(&self.out),
+            migration: self.migration,
+        };
         let outcome = run_source(&job, &phases);
         let ending = match outcome.end {
             SourceEnd::Completed => SourceEnding::Completed,
@@ -372,7 +414,10 @@ impl OutgoingThread {
             SourceEnd::Failed => SourceEnding::Failed,
             SourceEnd::Undecided => SourceEnding::Undecided,
         };
-        let report = SourceReport { begin_ns, ..outcome.report.clone() };
+        let report = SourceReport {
+            begin_ns,
+            ..outcome.report.clone()
+        };
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
         (ending, report)
     }

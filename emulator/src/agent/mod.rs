@@ -75,7 +75,14 @@ impl Agent {
         let runtime = Arc::new(Runtime::new(setup.host, spec, MonoNs(mono_ns())));
         let vms = VmFactory::new(setup.inputs.clone(), setup.divided_by);
         let migrations = Migrations::new(Arc::clone(&runtime), Arc::clone(&out));
-        Self { setup, out, runtime, vms, migrations, tenants: Tenants::default() }
+        Self {
+            setup,
+            out,
+            runtime,
+            vms,
+            migrations,
+            tenants: Tenants::default(),
+        }
     }
 
     /// Any port of this host.
@@ -97,10 +104,24 @@ impl Agent {
                 self.runtime.jump(seq, TraceNs(to_trace_ns), at)?;
                 self.sample(seq, at)?;
             }
-            ToAgent::Go { number, run, at_ns, trace_ns } => {
-                let kind = if run { SegmentKind::Run } else { SegmentKind::Hold };
+            ToAgent::Go {
+                number,
+                run,
+                at_ns,
+                trace_ns,
+            } => {
+                let kind = if run {
+                    SegmentKind::Run
+                } else {
+                    SegmentKind::Hold
+                };
                 let (at, trace) = (MonoNs(at_ns), TraceNs(trace_ns));
-                self.runtime.begin(Segment { number, kind, at, trace })?;
+                self.runtime.begin(Segment {
+                    number,
+                    kind,
+                    at,
+                    trace,
+                })?;
             }
             ToAgent::Sample { seq, at_ns } => self.sample(seq, MonoNs(at_ns))?,
             ToAgent::OpenSink(_)
@@ -119,7 +140,12 @@ impl Agent {
 
     fn sample(&self, seq: u64, at: MonoNs) -> Result<()> {
         let (trace_ns, host, vms) = self.runtime.sample(at)?;
-        self.out.send(&FromAgent::Sampled { seq, trace_ns, host, vms })?;
+        self.out.send(&FromAgent::Sampled {
+            seq,
+            trace_ns,
+            host,
+            vms,
+        })?;
         Ok(())
     }
 
@@ -133,7 +159,8 @@ impl Agent {
             }
             ToAgent::OpenFlow { flow, to, rate_bps } => {
                 if let Err(error) = self.tenants.open_source(flow, to, rate_bps, congestion) {
-                    self.out.send(&FromAgent::Warning(format!("{flow}: {error}")))?;
+                    self.out
+                        .send(&FromAgent::Warning(format!("{flow}: {error}")))?;
                 }
             }
             ToAgent::CloseFlow(flow) => {
@@ -145,28 +172,49 @@ impl Agent {
                     })?;
                 }
             }
-            _ => self.out.send(&FromAgent::FlowBytes(self.tenants.received()))?,
+            _ => self
+                .out
+                .send(&FromAgent::FlowBytes(self.tenants.received()))?,
         }
         Ok(())
     }
 
     fn migrate(&mut self, message: ToAgent) -> Result<()> {
         match message {
-            ToAgent::PrepareIncoming { migration, vm, params } => {
+            ToAgent::PrepareIncoming {
+                migration,
+                vm,
+                params,
+            } => {
                 let at = self.any_port();
-                let ready = self.vms.vm_spec(vm.vm, &vm.spec).map_err(anyhow::Error::from);
-                let ready = ready.and_then(|spec| { self.migrations.prepare(migration, vm.vm, spec, &params, at, &self.setup)
+                let ready = self
+                    .vms
+                    .vm_spec(vm.vm, &vm.spec)
+                    .map_err(anyhow::Error::from);
+                let ready = ready.and_then(|spec| {
+                    self.migrations
+                        .prepare(migration, vm.vm, spec, &params, at, &self.setup)
                 });
                 let port = ready.map_err(|error| format!("{error:#}"));
-                self.out.send(&FromAgent::IncomingReady { migration, port })?;
+                self.out
+                    .send(&FromAgent::IncomingReady { migration, port })?;
             }
-            ToAgent::StartMigration { migration, vm, to, params } => {
+            ToAgent::StartMigration {
+                migration,
+                vm,
+                to,
+                params,
+            } => {
                 let spec = self.spec_of(vm)?;
-                self.migrations.start(migration, vm, &spec, *params, to, &self.setup)?;
+                self.migrations
+                    .start(migration, vm, &spec, *params, to, &self.setup)?;
             }
             ToAgent::CancelMigration(migration) => self.migrations.cancel(migration),
             ToAgent::AbandonIncoming(migration) => self.migrations.abandon(migration),
-            ToAgent::Resolve { migration, committed } => {
+            ToAgent::Resolve {
+                migration,
+                committed,
+            } => {
                 self.migrations.resolve(migration, committed)?;
             }
             other => bail!("out of order: {other:?}"),
@@ -175,6 +223,9 @@ impl Agent {
     }
 
     fn spec_of(&self, vm: VmId) -> Result<replay::host::VmSpec> {
-        self.vms.known(vm).cloned().ok_or_else(|| anyhow!("{vm} was never on this host"))
+        self.vms
+            .known(vm)
+            .cloned()
+            .ok_or_else(|| anyhow!("{vm} was never on this host"))
     }
 }

@@ -16,7 +16,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A data socket could not be had.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {doing} {address} (congestion control {congestion}): {errno}")]
-pub struct SocketError {
+pub(super) struct SocketError {
     /// What was tried.
     doing: &'static str,
     address: SocketAddr,
@@ -28,7 +28,11 @@ pub struct SocketError {
 /// A TCP socket whose congestion control is set before it does anything: one that began as bbr
 /// would stay paced after a change.
 fn tcp_socket(address: SocketAddr, congestion: &str) -> nix::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
     let fd = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::TcpCongestion, &OsString::from(congestion))?;
     Ok(fd)
@@ -38,7 +42,7 @@ fn tcp_socket(address: SocketAddr, congestion: &str) -> nix::Result<OwnedFd> {
 ///
 /// # Errors
 /// When the peer does not answer in 10 s, refuses, or the congestion control is not allowed.
-pub fn connect(to: SocketAddr, congestion: &str) -> Result<TcpStream, SocketError> {
+pub(super) fn connect(to: SocketAddr, congestion: &str) -> Result<TcpStream, SocketError> {
     let seconds = i64::try_from(CONNECT_TIMEOUT.as_secs()).unwrap_or(10);
     let attempt = || -> nix::Result<TcpStream> {
         let fd = tcp_socket(to, congestion)?;
@@ -63,7 +67,7 @@ pub fn connect(to: SocketAddr, congestion: &str) -> Result<TcpStream, SocketErro
 ///
 /// # Errors
 /// When the address is not ours or the congestion control is not allowed.
-pub fn listen(at: SocketAddr, congestion: &str) -> Result<TcpListener, SocketError> {
+pub(super) fn listen(at: SocketAddr, congestion: &str) -> Result<TcpListener, SocketError> {
     let attempt = || -> nix::Result<TcpListener> {
         let fd = tcp_socket(at, congestion)?;
         match at {
@@ -101,7 +105,12 @@ mod tests {
 
     #[test]
     fn an_unknown_congestion_control_is_named() {
-        let error = listen("127.0.0.1:0".parse().unwrap(), "nosuch").unwrap_err().to_string();
-        assert!(error.contains("nosuch") && error.contains("127.0.0.1"), "{error}");
+        let error = listen("127.0.0.1:0".parse().unwrap(), "nosuch")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("nosuch") && error.contains("127.0.0.1"),
+            "{error}"
+        );
     }
 }

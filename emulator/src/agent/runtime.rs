@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A host cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum RuntimeError {
+pub(super) enum RuntimeError {
     /// Trace time.
     #[error(transparent)]
     Clock(#[from] ClockError),
@@ -55,16 +55,20 @@ struct Inner {
 
 /// A host's VMs in time.
 #[derive(Debug)]
-pub struct Runtime {
+pub(super) struct Runtime {
     inner: Mutex<Inner>,
 }
 
 impl Runtime {
     /// An empty host at trace instant 0, the clock held.
     #[must_use]
-    pub fn new(id: HostId, spec: HostSpec, now: MonoNs) -> Self {
-        let first =
-            Segment { number: 0, kind: SegmentKind::Hold, at: now, trace: TraceNs(0) };
+    pub(super) fn new(id: HostId, spec: HostSpec, now: MonoNs) -> Self {
+        let first = Segment {
+            number: 0,
+            kind: SegmentKind::Hold,
+            at: now,
+            trace: TraceNs(0),
+        };
         Self {
             inner: Mutex::new(Inner {
                 id,
@@ -87,7 +91,7 @@ impl Runtime {
     ///
     /// # Errors
     /// When it is out of order.
-    pub fn begin(&self, segment: Segment) -> Result<(), RuntimeError> {
+    pub(super) fn begin(&self, segment: Segment) -> Result<(), RuntimeError> {
         let mut inner = self.lock();
         inner.clock.begin(segment)?;
         if segment.trace > inner.host.now() {
@@ -101,16 +105,21 @@ impl Runtime {
     ///
     /// # Errors
     /// When the instant has passed.
-    pub fn jump(&self, number: u64, to: TraceNs, now: MonoNs) -> Result<(), RuntimeError> {
+    pub(super) fn jump(&self, number: u64, to: TraceNs, now: MonoNs) -> Result<(), RuntimeError> {
         let at = now.max(self.lock().clock.current().at);
-        self.begin(Segment { number, kind: SegmentKind::Hold, at, trace: to })
+        self.begin(Segment {
+            number,
+            kind: SegmentKind::Hold,
+            at,
+            trace: to,
+        })
     }
 
     /// Takes in a VM that has never run, and starts it.
     ///
     /// # Errors
     /// When the host does not admit it.
-    pub fn place(&self, vm: VmId, spec: VmSpec) -> Result<(), RuntimeError> {
+    pub(super) fn place(&self, vm: VmId, spec: VmSpec) -> Result<(), RuntimeError> {
         self.lock().arrive(vm, spec, VmState::default()).map(drop)
     }
 
@@ -118,7 +127,7 @@ impl Runtime {
     ///
     /// # Errors
     /// When the host does not admit it.
-    pub fn receive(
+    pub(super) fn receive(
         &self,
         vm: VmId,
         spec: VmSpec,
@@ -134,7 +143,7 @@ impl Runtime {
     ///
     /// # Errors
     /// When not, with the reason.
-    pub fn admits(&self, spec: &VmSpec) -> Result<(), RuntimeError> {
+    pub(super) fn admits(&self, spec: &VmSpec) -> Result<(), RuntimeError> {
         Ok(self.lock().host.admits(spec)?)
     }
 
@@ -142,7 +151,7 @@ impl Runtime {
     ///
     /// # Errors
     /// When it is not here.
-    pub fn guest_time(&self, vm: VmId, now: MonoNs) -> Result<GuestTime, RuntimeError> {
+    pub(super) fn guest_time(&self, vm: VmId, now: MonoNs) -> Result<GuestTime, RuntimeError> {
         let mut inner = self.lock();
         inner.reach(now)?;
         Ok(inner.host.state(inner.resident(vm)?.key)?.guest_time())
@@ -152,7 +161,7 @@ impl Runtime {
     ///
     /// # Errors
     /// When it is not here.
-    pub fn pause(&self, vm: VmId, now: MonoNs) -> Result<GuestTime, RuntimeError> {
+    pub(super) fn pause(&self, vm: VmId, now: MonoNs) -> Result<GuestTime, RuntimeError> {
         let mut inner = self.lock();
         inner.reach(now)?;
         let key = inner.resident(vm)?.key;
@@ -163,7 +172,7 @@ impl Runtime {
     ///
     /// # Errors
     /// When it is not here.
-    pub fn resume(&self, vm: VmId, now: MonoNs) -> Result<GuestTime, RuntimeError> {
+    pub(super) fn resume(&self, vm: VmId, now: MonoNs) -> Result<GuestTime, RuntimeError> {
         let mut inner = self.lock();
         inner.reach(now)?;
         let resident = inner.vms.get_mut(&vm).ok_or(RuntimeError::NoVm { vm })?;
@@ -177,7 +186,7 @@ impl Runtime {
     ///
     /// # Errors
     /// When it is not here.
-    pub fn hand_over(&self, vm: VmId, now: MonoNs) -> Result<VmState, RuntimeError> {
+    pub(super) fn hand_over(&self, vm: VmId, now: MonoNs) -> Result<VmState, RuntimeError> {
         let mut inner = self.lock();
         inner.reach(now)?;
         let state = inner.host.state(inner.resident(vm)?.key)?;
@@ -191,7 +200,7 @@ impl Runtime {
     ///
     /// # Errors
     /// When it is not here.
-    pub fn release(&self, vm: VmId) -> Result<(), RuntimeError> {
+    pub(super) fn release(&self, vm: VmId) -> Result<(), RuntimeError> {
         let mut inner = self.lock();
         let sample = inner.sample_vm(vm)?;
         if let Some(resident) = inner.vms.remove(&vm) {
@@ -205,10 +214,7 @@ impl Runtime {
     ///
     /// # Errors
     /// When trace time would go back.
-    pub fn sample(
-        &self,
-        now: MonoNs,
-    ) -> Result<(u64, HostSample, Vec<VmSample>), RuntimeError> {
+    pub(super) fn sample(&self, now: MonoNs) -> Result<(u64, HostSample, Vec<VmSample>), RuntimeError> {
         let mut inner = self.lock();
         inner.reach(now)?;
         let trace_ns = inner.host.now().0;
@@ -257,7 +263,15 @@ impl Inner {
         let sampled_trace_ns = state.left_at.map_or(self.host.now().0, |left| left.0);
         self.host.insert(spec, state)?;
         let guest_time = self.host.resume(key)?;
-        self.vms.insert(vm, Resident { key, sampled, sampled_trace_ns, departing: None });
+        self.vms.insert(
+            vm,
+            Resident {
+                key,
+                sampled,
+                sampled_trace_ns,
+                departing: None,
+            },
+        );
         Ok(guest_time)
     }
 

@@ -21,7 +21,7 @@ const PACE_NS: u64 = 5_000_000;
 
 /// A thread of the tenant could not be had.
 #[derive(Debug, thiserror::Error)]
-pub enum TenantError {
+pub(super) enum TenantError {
     /// No socket.
     #[error(transparent)]
     Socket(#[from] net::SocketError),
@@ -71,14 +71,14 @@ struct Source {
 
 /// The open flows of one agent.
 #[derive(Debug, Default)]
-pub struct Tenants {
+pub(super) struct Tenants {
     sinks: BTreeMap<FlowId, Sink>,
     sources: BTreeMap<FlowId, Source>,
 }
 
 /// What a closed sink received.
 #[derive(Debug, Clone, Copy)]
-pub struct ClosedSink {
+pub(super) struct ClosedSink {
     /// Payload bytes.
     pub received_bytes: u64,
     /// How long it was open.
@@ -90,7 +90,7 @@ impl Tenants {
     ///
     /// # Errors
     /// When no socket or thread can be had.
-    pub fn open_sink(
+    pub(super) fn open_sink(
         &mut self,
         flow: FlowId,
         host: SocketAddr,
@@ -121,7 +121,7 @@ impl Tenants {
     ///
     /// # Errors
     /// When the sink cannot be reached.
-    pub fn open_source(
+    pub(super) fn open_source(
         &mut self,
         flow: FlowId,
         to: SocketAddr,
@@ -152,12 +152,15 @@ impl Tenants {
 
     /// Payload received by every open sink.
     #[must_use]
-    pub fn received(&self) -> Vec<(FlowId, u64)> {
-        self.sinks.iter().map(|(&flow, sink)| (flow, sink.received.load(Ordering::Relaxed))).collect()
+    pub(super) fn received(&self) -> Vec<(FlowId, u64)> {
+        self.sinks
+            .iter()
+            .map(|(&flow, sink)| (flow, sink.received.load(Ordering::Relaxed)))
+            .collect()
     }
 
     /// Closes whichever end of the flow is here.
-    pub fn close(&mut self, flow: FlowId) -> Option<ClosedSink> {
+    pub(super) fn close(&mut self, flow: FlowId) -> Option<ClosedSink> {
         if let Some(source) = self.sources.remove(&flow) {
             source.stop.ask();
             // A flow's thread never panics by intent; if it did there is nothing to add here.
@@ -180,7 +183,9 @@ impl Tenants {
 const THREAD_STACK: usize = 128 << 10;
 
 fn receive(listener: &TcpListener, stop: &Stop, received: &AtomicU64) {
-    let Ok((mut stream, _)) = listener.accept() else { return };
+    let Ok((mut stream, _)) = listener.accept() else {
+        return;
+    };
     if !stop.adopt(&stream).unwrap_or(false) {
         return;
     }
@@ -236,7 +241,9 @@ mod tests {
         let (mut tenants, flow) = (Tenants::default(), FlowId(1));
         let port = tenants.open_sink(flow, loopback(), "cubic").unwrap();
         let to = SocketAddr::new(loopback().ip(), port);
-        tenants.open_source(flow, to, Some(40_000_000), "cubic").unwrap();
+        tenants
+            .open_source(flow, to, Some(40_000_000), "cubic")
+            .unwrap();
         let begun = mono_ns();
         sleep_until(begun + 1_000_000_000);
         let (_, bytes) = tenants.received()[0];

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// A VM cannot be emulated here.
 #[derive(Debug, thiserror::Error)]
-pub enum FactoryError {
+pub(super) enum FactoryError {
     /// Its traces.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -29,7 +29,12 @@ pub(super) struct VmFactory {
 
 impl VmFactory {
     pub(super) fn new(inputs_dir: PathBuf, divided_by: u32) -> Self {
-        Self { inputs_dir, divided_by, inputs: Inputs::default(), known: BTreeMap::new() }
+        Self {
+            inputs_dir,
+            divided_by,
+            inputs: Inputs::default(),
+            known: BTreeMap::new(),
+        }
     }
 
     /// What a VM replays; traces are read once.

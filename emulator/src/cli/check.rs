@@ -35,7 +35,10 @@ impl CheckArgs {
         }
         println!("admission: unknown until a run has calibrated this machine");
         if self.explain {
-            println!("{}", crate::machine::plan(&carried.hosts, &carried.network)?);
+            println!(
+                "{}",
+                crate::machine::plan(&carried.hosts, &carried.network)?
+            );
         }
         Ok(Exit::Done)
     }

@@ -41,6 +41,10 @@ impl DoctorArgs {
                 }
             );
         }
-        if lacks == 0 { Exit::Done } else { Exit::Missing }
+        if lacks == 0 {
+            Exit::Done
+        } else {
+            Exit::Missing
+        }
     }
 }

@@ -112,12 +112,19 @@ impl MigrateArgs {
             )));
         }
         if self.ram == 0 || !self.ram.is_multiple_of(PAGE_SIZE) {
-            return Err(Unusable(format!("--ram {}: not a multiple of 4 KiB", self.ram)));
+            return Err(Unusable(format!(
+                "--ram {}: not a multiple of 4 KiB",
+                self.ram
+            )));
         }
         let pages = round_u32((self.working_set / PAGE_SIZE) as f64);
         let written = classes(self.pattern, pages, self.write_rate);
         // An idle VM's working set is memory like any other.
-        let idle = if written.is_empty() { self.working_set } else { 0 };
+        let idle = if written.is_empty() {
+            self.working_set
+        } else {
+            0
+        };
         Ok(Lone {
             ram_bytes: self.ram,
             resident_bytes: self.resident + idle,
@@ -163,7 +170,10 @@ impl MigrateArgs {
             println!("{}", serde_json::to_string_pretty(&answer)?);
             return Ok(());
         }
-        println!("query_migrate: {}", serde_json::to_string_pretty(&record.query_migrate)?);
+        println!(
+            "query_migrate: {}",
+            serde_json::to_string_pretty(&record.query_migrate)?
+        );
         if let Some(outage) = record.observed_outage_ms {
             println!("observed_outage_ms: {outage:.1}");
         }
@@ -176,14 +186,19 @@ impl MigrateArgs {
         println!("models (made before, error against what was measured):");
         for guess in &record.predictions {
             let error = |error: Option<f64>| {
-                error.map_or_else(|| "–".to_owned(), |error| format!("{:+.0} %", error * 100.0))
+                error.map_or_else(
+                    || "–".to_owned(),
+                    |error| format!("{:+.0} %", error * 100.0),
+                )
             };
             println!(
                 "  {:18} {:9.0} ms ({}), downtime {} ({}), {:.1} MiB ({})",
                 guess.model,
                 guess.total_time_ms,
                 error(guess.total_time_error),
-                guess.downtime_ms.map_or_else(|| "–".to_owned(), |ms| format!("{ms:.0} ms")),
+                guess
+                    .downtime_ms
+                    .map_or_else(|| "–".to_owned(), |ms| format!("{ms:.0} ms")),
                 error(guess.downtime_error),
                 guess.bytes / f64::from(1 << 20),
                 error(guess.bytes_error),

@@ -50,9 +50,16 @@ impl From<Exit> for ExitCode {
 /// page-write and network traces; a migration's pages cross a shaped network as real TCP, so that
 /// transfer time and downtime are measured.
 #[derive(Debug, Parser)]
-#[command(name = "migbed", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 done; 1 an expectation or verification failed; 2 usage or \
-    scenario error; 3 the machine lacks something; 4 run invalid; 130 interrupted.")]
+#[command(
+    name = "migbed",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Exit codes: 0 done; 1 an expectation or verification failed; 2 usage or \
+    scenario error; 3 the machine lacks something; 4 run invalid; 130 interrupted."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

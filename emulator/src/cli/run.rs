@@ -87,7 +87,8 @@ impl RunArgs {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    path.file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 impl RerunArgs {
@@ -97,7 +98,8 @@ impl RerunArgs {
         let header = dir.header().map_err(|error| unusable(&error))?;
         let inputs = Inputs::read(&dir.inputs(), &Needs::all(&header.scenario))
             .map_err(|error| unusable(&error))?;
-        self.options.run(header.scenario, inputs, header.scenario_file)
+        self.options
+            .run(header.scenario, inputs, header.scenario_file)
     }
 }
 
@@ -171,7 +173,12 @@ impl RunOptions {
             Exit::Interrupted
         } else if outcome.grade == "invalid" && !self.force {
             Exit::Invalid
-        } else if outcome.migrations.iter().filter(completed).any(|m| !m.verified) {
+        } else if outcome
+            .migrations
+            .iter()
+            .filter(completed)
+            .any(|m| !m.verified)
+        {
             Exit::Failed
         } else {
             Exit::Done
@@ -181,7 +188,13 @@ impl RunOptions {
 
 /// `runs/NAME-1`, or the first number that is free.
 fn free_directory(name: &str) -> Result<PathBuf> {
-    let safe = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    let safe = |c: char| {
+        if c.is_alphanumeric() || "-_.".contains(c) {
+            c
+        } else {
+            '-'
+        }
+    };
     let name: String = name.chars().map(safe).collect();
     (1..=9_999u32)
         .map(|n| Path::new("runs").join(format!("{name}-{n}")))

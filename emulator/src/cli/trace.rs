@@ -59,10 +59,16 @@ impl Source {
             None => None,
             Some(name) => Some(Format::from_name(name).ok_or_else(|| {
                 let known: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
-                Unusable(format!("there is no trace format `{name}`; there are {}", known.join(", ")))
+                Unusable(format!(
+                    "there is no trace format `{name}`; there are {}",
+                    known.join(", ")
+                ))
             })?),
         };
-        let options = ImportOptions { format, ..ImportOptions::default() };
+        let options = ImportOptions {
+            format,
+            ..ImportOptions::default()
+        };
         Ok(import_path(&self.path, options).map_err(|error| Unusable(error.to_string()))?)
     }
 }
@@ -83,7 +89,11 @@ impl ImportArgs {
             eprintln!("warning: {}: {}", warning.file.display(), warning.kind);
         }
         let found = format!("{} VMs, from {}", imported.vms.len(), imported.format);
-        if self.out.extension().is_some_and(|extension| extension == "mbpw") {
+        if self
+            .out
+            .extension()
+            .is_some_and(|extension| extension == "mbpw")
+        {
             write_recording(&imported, &self.out)?;
         } else {
             let (title, origin, licence) = (&self.title, &self.origin, &self.licence);
@@ -100,7 +110,12 @@ fn write_recording(imported: &Imported, out: &Path) -> Result<()> {
         .vms
         .iter()
         .find_map(|vm| vm.page_writes.as_ref())
-        .ok_or_else(|| Unusable(format!("{} holds no page writes; give a directory for a bundle", imported.format)))?;
+        .ok_or_else(|| {
+            Unusable(format!(
+                "{} holds no page writes; give a directory for a bundle",
+                imported.format
+            ))
+        })?;
     let part = out.with_extension("mbpw.part");
     let file = std::fs::File::create(&part).with_context(|| format!("{}", part.display()))?;
     let mut writer = std::io::BufWriter::new(file);
@@ -137,7 +152,12 @@ impl ShowArgs {
             println!("{}", serde_json::to_string_pretty(&rows)?);
             return Ok(Exit::Done);
         }
-        println!("{}: {}, {} VMs", self.source.path.display(), imported.format, rows.len());
+        println!(
+            "{}: {}, {} VMs",
+            self.source.path.display(),
+            imported.format,
+            rows.len()
+        );
         for row in &rows {
             println!("{}", serde_json::to_string(row)?);
         }

@@ -43,8 +43,13 @@ impl ValidateCommand {
 
 impl QemuArgs {
     fn execute(&self) -> Result<Exit> {
-        let truth = input::read(&self.file, Selection { boundary: self.boundary })
-            .map_err(|error| Unusable(error.to_string()))?;
+        let truth = input::read(
+            &self.file,
+            Selection {
+                boundary: self.boundary,
+            },
+        )
+        .map_err(|error| Unusable(error.to_string()))?;
         let mut comparisons = Vec::new();
         let total = truth.configurations.len() * self.repeats as usize;
         let mut done = 0;
@@ -77,7 +82,9 @@ impl QemuArgs {
                 println!("left out: {runs} runs, {reason}");
             }
         }
-        let bad = comparisons.iter().any(|c| c.emulated.completed && !c.verified);
+        let bad = comparisons
+            .iter()
+            .any(|c| c.emulated.completed && !c.verified);
         Ok(if bad { Exit::Failed } else { Exit::Done })
     }
 }
@@ -85,8 +92,17 @@ impl QemuArgs {
 fn print(rows: &[Row], comparisons: &[Comparison]) {
     let mut runs = Table::new();
     runs.set_header([
-        "run", "λ", "total ms", "emulated", "MiB", "emulated", "outage ms", "emulated", "syncs",
-        "emulated", "grade",
+        "run",
+        "λ",
+        "total ms",
+        "emulated",
+        "MiB",
+        "emulated",
+        "outage ms",
+        "emulated",
+        "syncs",
+        "emulated",
+        "grade",
     ]);
     let mib = |bytes: f64| format!("{:.1}", bytes / f64::from(1 << 20));
     for c in comparisons {

@@ -172,10 +172,16 @@ pub struct Receiver<R> {
 pub fn split<S, R>(socket: StdUnixStream) -> Result<(Sender<S>, Receiver<R>), ControlError> {
     socket.set_nonblocking(true)?;
     let (read, write) = UnixStream::from_std(socket)?.into_split();
-    let sender =
-        Sender { socket: write, codec: MessageCodec::default(), frame: BytesMut::new() };
-    let receiver =
-        Receiver { socket: read, codec: MessageCodec::default(), buffer: BytesMut::new() };
+    let sender = Sender {
+        socket: write,
+        codec: MessageCodec::default(),
+        frame: BytesMut::new(),
+    };
+    let receiver = Receiver {
+        socket: read,
+        codec: MessageCodec::default(),
+        buffer: BytesMut::new(),
+    };
     Ok((sender, receiver))
 }
 

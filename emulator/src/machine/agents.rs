@@ -13,7 +13,7 @@ use std::process::{Child, Stdio};
 use tokio::sync::mpsc;
 
 /// Hidden subcommand of an agent.
-pub const AGENT: &str = "agent";
+pub(super) const AGENT: &str = "agent";
 
 /// Messages of all agents together that may wait for the machine.
 const INBOX: usize = 1024;
@@ -43,7 +43,11 @@ pub(super) struct Agents {
 impl Agents {
     pub(super) fn new() -> Self {
         let (deliver, inbox) = mpsc::channel(INBOX);
-        Self { by_host: BTreeMap::new(), inbox, deliver }
+        Self {
+            by_host: BTreeMap::new(),
+            inbox,
+            deliver,
+        }
     }
 
     /// Starts the agent of a host; returns the descriptor that holds its network namespace.

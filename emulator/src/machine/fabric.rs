@@ -46,13 +46,19 @@ impl Network {
         let namespaces = (0u32..).map(topology::HostId).zip(namespaces).collect();
         let fabric = Fabric::build(&plan, &namespaces).context("cannot build the network")?;
         let before = fabric.counters()?;
-        Ok(Self { fabric, namespaces, before })
+        Ok(Self {
+            fabric,
+            namespaces,
+            before,
+        })
     }
 
     /// Data address of every host, in order; ports are chosen by whoever listens.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         let hosts = self.namespaces.keys();
-        hosts.map(|&host| SocketAddr::new(host_address(host).into(), 0)).collect()
+        hosts
+            .map(|&host| SocketAddr::new(host_address(host).into(), 0))
+            .collect()
     }
 
     /// Loads every link and compares it with its spec.
@@ -113,7 +119,10 @@ impl Network {
     /// Whether the network did what it promised, since the run began.
     pub(super) fn audit(&self) -> Result<Vec<AuditFinding>> {
         let after = self.fabric.counters()?;
-        Ok(audit(&self.before, &after, &Limits::default()).iter().map(finding).collect())
+        Ok(audit(&self.before, &after, &Limits::default())
+            .iter()
+            .map(finding)
+            .collect())
     }
 }
 
@@ -146,5 +155,8 @@ fn finding(judged: &Judged) -> AuditFinding {
         Severity::Warning => "B",
         Severity::Error => "invalid",
     };
-    AuditFinding { grade: grade.to_owned(), message: judged.finding.to_string() }
+    AuditFinding {
+        grade: grade.to_owned(),
+        message: judged.finding.to_string(),
+    }
 }

@@ -17,22 +17,33 @@ use std::process::ExitCode;
 ///
 /// # Errors
 /// When `migbed` cannot be answered.
-pub(super) fn serve(
-    control: StdUnixStream,
-    entered: Result<(), NetnsError>,
-) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+pub(super) fn serve(control: StdUnixStream, entered: Result<(), NetnsError>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let (to, from) = split(control)?;
-        let mut machine = Init { to, from, agents: Agents::new() };
+        let mut machine = Init {
+            to,
+            from,
+            agents: Agents::new(),
+        };
         let served = match entered {
             Ok(()) => machine.serve().await,
             Err(error) => Err(error.into()),
         };
-        let Err(error) = served else { return Ok(ExitCode::SUCCESS) };
+        let Err(error) = served else {
+            return Ok(ExitCode::SUCCESS);
+        };
         let message = format!("{error:#}");
         let missing_capability = error.chain().any(|cause| cause.is::<NetnsError>());
-        machine.to.send(&FromMachine::Failed { message, missing_capability }).await?;
+        machine
+            .to
+            .send(&FromMachine::Failed {
+                message,
+                missing_capability,
+            })
+            .await?;
         Ok(ExitCode::FAILURE)
     })
 }
@@ -47,7 +58,12 @@ impl Init {
     /// Builds what the first message asks for, then serves until `Shutdown` or the end of `migbed`.
     async fn serve(&mut self) -> Result<()> {
         let pid = std::process::id();
-        self.to.send(&FromMachine::Hello { protocol: PROTOCOL, pid }).await?;
+        self.to
+            .send(&FromMachine::Hello {
+                protocol: PROTOCOL,
+                pid,
+            })
+            .await?;
         let begun_ns = mono_ns();
         let setup = match self.from.recv().await? {
             Some(ToMachine::Setup(setup)) => setup,
@@ -74,13 +90,17 @@ impl Init {
     }
 
     async fn progress(&mut self, what: &str) -> Result<()> {
-        Ok(self.to.send(&FromMachine::Progress(what.to_owned())).await?)
+        Ok(self
+            .to
+            .send(&FromMachine::Progress(what.to_owned()))
+            .await?)
     }
 
     /// Namespaces and agents first, then the links between them, then the agents' own setup.
     async fn build(&mut self, setup: &MachineSetup) -> Result<Network> {
         let hosts: Vec<HostId> = (0u32..).map(HostId).take(setup.hosts.len()).collect();
-        self.progress(&format!("starting {} hosts", hosts.len())).await?;
+        self.progress(&format!("starting {} hosts", hosts.len()))
+            .await?;
         let mut namespaces = Vec::with_capacity(hosts.len());
         for &host in &hosts {
             namespaces.push(self.agents.start(host)?);
@@ -100,7 +120,9 @@ impl Init {
                 overcommit_milli: setup.overcommit_milli,
                 divided_by: setup.divided_by,
             };
-            self.agents.send(host, &ToAgent::Setup(Box::new(agent))).await;
+            self.agents
+                .send(host, &ToAgent::Setup(Box::new(agent)))
+                .await;
         }
         let mut waiting = hosts.len();
         while waiting > 0 {
@@ -112,9 +134,10 @@ impl Init {
     /// One message of an agent that is being set up; whether it is up with it.
     async fn agent_is_up(&mut self) -> Result<bool> {
         match self.agents.next().await {
-            (host, AgentSays::Gone) => {
-                Err(anyhow!("the agent of host {} ended while it was set up", host.0))
-            }
+            (host, AgentSays::Gone) => Err(anyhow!(
+                "the agent of host {} ended while it was set up",
+                host.0
+            )),
             (host, AgentSays::Message(message)) => match *message {
                 FromAgent::Hello { protocol } => {
                     check_protocol(protocol)?;
@@ -124,7 +147,10 @@ impl Init {
                     done.map_err(|error| anyhow!("host {}: {error}", host.0))?;
                     Ok(true)
                 }
-                other => Err(anyhow!("host {}: expected its setup, got {other:?}", host.0)),
+                other => Err(anyhow!(
+                    "host {}: expected its setup, got {other:?}",
+                    host.0
+                )),
             },
         }
     }
@@ -164,7 +190,9 @@ impl Init {
                 self.to.send(&FromMachine::Drained).await?;
             }
             ToMachine::Audit => {
-                self.to.send(&FromMachine::Audited(network.audit()?)).await?;
+                self.to
+                    .send(&FromMachine::Audited(network.audit()?))
+                    .await?;
             }
             ToMachine::Setup(_) => bail!("a machine is set up once"),
             ToMachine::Shutdown => {}

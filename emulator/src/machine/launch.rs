@@ -68,7 +68,9 @@ impl Machine {
     /// When the launcher cannot be waited for.
     pub fn wait(mut self) -> Result<()> {
         drop((self.to, self.from));
-        self.launcher.wait().context("waiting for the machine process")?;
+        self.launcher
+            .wait()
+            .context("waiting for the machine process")?;
         Ok(())
     }
 }

@@ -91,6 +91,7 @@ fn scenario(e: Example) -> Scenario {
         name: "evening-peak".into(),
         seed: 42,
         scale: 2,
+        divided_by: 1,
         pace: Pace::Warp,
         duration_ns: u64::from(e.ticks) * TICK_NS,
         traces: BTreeMap::new(),

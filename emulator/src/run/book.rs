@@ -169,11 +169,16 @@ impl Ongoing {
     pub fn verdict(&mut self) -> Verdict {
         if let Part::Done(done) = &self.source
             && !self.told
-            && matches!(done.ending, SourceEnding::Completed | SourceEnding::Undecided)
+            && matches!(
+                done.ending,
+                SourceEnding::Completed | SourceEnding::Undecided
+            )
             && (self.committed_ns.is_some() || self.destination.is_over())
         {
             self.told = true;
-            return Verdict::Tell { committed: self.committed_ns.is_some() };
+            return Verdict::Tell {
+                committed: self.committed_ns.is_some(),
+            };
         }
         if !self.source.is_over() || !self.destination.is_over() {
             return Verdict::Open;
@@ -229,7 +234,11 @@ mod tests {
             cpu_ns: 0,
             run_queue_ns: 0,
         };
-        SourceDone { ending, report, released_ns: 0 }
+        SourceDone {
+            ending,
+            report,
+            released_ns: 0,
+        }
     }
 
     fn destination() -> DestinationReport {
@@ -270,7 +279,10 @@ mod tests {
         // A source that still owns the guest cannot have a committed destination: the destination
         // commits only on a complete stream, whose last byte ends the source's right to fail.
         if committed
-            && matches!(source_says, Some(SourceEnding::Cancelled | SourceEnding::Failed))
+            && matches!(
+                source_says,
+                Some(SourceEnding::Cancelled | SourceEnding::Failed)
+            )
         {
             return;
         }
@@ -312,22 +324,29 @@ mod tests {
             settle(&mut migration);
         }
         let owner = over.expect("the story ends");
-        let in_doubt =
-            matches!(source_says, Some(SourceEnding::Completed | SourceEnding::Undecided));
+        let in_doubt = matches!(
+            source_says,
+            Some(SourceEnding::Completed | SourceEnding::Undecided)
+        );
         assert_eq!(told, if in_doubt { vec![committed] } else { vec![] });
         let expected = match (committed, source_says, lives) {
             (true, _, true) => Owner::Destination,
             (true, _, false) | (false, None, _) => Owner::Lost,
             (false, Some(_), _) => Owner::Source,
         };
-        assert_eq!(owner, expected, "{source_says:?} {committed} {lives} {source_first}");
+        assert_eq!(
+            owner, expected,
+            "{source_says:?} {committed} {lives} {source_first}"
+        );
     }
 
     #[test]
     fn a_refused_destination_leaves_the_guest_where_it_is() {
         let mut migration = ongoing();
         migration.refused("no port".to_owned());
-        let over = Verdict::Over { owner: Owner::Source };
+        let over = Verdict::Over {
+            owner: Owner::Source,
+        };
         assert_eq!(migration.verdict(), over);
         assert_eq!(migration.error().as_deref(), Some("no port"));
     }

@@ -14,7 +14,9 @@ use crate::balance::moves::{Limits, Mover};
 use crate::balance::view::Policy;
 use crate::clock::mono_ns;
 use crate::cluster::view_builder::{HostFacts, ViewBuilder};
-use crate::control::message::{AuditFinding, FromAgent, FromMachine, MachineReady, ToAgent, ToMachine};
+use crate::control::message::{
+    AuditFinding, FromAgent, FromMachine, MachineReady, ToAgent, ToMachine,
+};
 use crate::event::log::EventLog;
 use crate::event::{Event, EventKind, LinkSample, SpanKind};
 use crate::ids::{HostId, MigrationId, VmId};
@@ -113,16 +115,23 @@ impl<'a> Driver<'a> {
             .collect();
         let vcpus: Vec<u32> = scenario.vms.iter().map(|vm| vm.vcpus).collect();
         let ram: Vec<u64> = scenario.hosts.iter().map(|host| host.ram_bytes).collect();
-        let placed: Vec<(HostId, u64)> =
-            scenario.vms.iter().map(|vm| (vm.host, vm.ram_bytes)).collect();
+        let placed: Vec<(HostId, u64)> = scenario
+            .vms
+            .iter()
+            .map(|vm| (vm.host, vm.ram_bytes))
+            .collect();
         let balancer = &scenario.balancer;
         let limits = Limits {
             parallel: balancer.parallel,
             parallel_per_host: balancer.parallel_per_host,
         };
         let now = MonoNs(mono_ns());
-        let first =
-            Segment { number: 0, kind: SegmentKind::Hold, at: now, trace: TraceNs(0) };
+        let first = Segment {
+            number: 0,
+            kind: SegmentKind::Hold,
+            at: now,
+            trace: TraceNs(0),
+        };
         Self {
             timeline: Timeline::new(schedule(scenario, policy.is_some())),
             scenario,
@@ -192,7 +201,10 @@ impl<'a> Driver<'a> {
         self.machine.send(&ToMachine::Audit).await?;
         loop {
             let message = tokio::time::timeout(SILENCE, self.machine.recv()).await;
-            match message.map_err(|_| RunError::Silent)??.ok_or(RunError::MachineGone)? {
+            match message
+                .map_err(|_| RunError::Silent)??
+                .ok_or(RunError::MachineGone)?
+            {
                 FromMachine::Audited(findings) => {
                     self.findings = findings;
                     break;
@@ -201,12 +213,21 @@ impl<'a> Driver<'a> {
             }
         }
         let trace_ns = self.trace_ns();
-        let outcome = if self.end == Some(true) { "interrupted" } else { "completed" };
+        let outcome = if self.end == Some(true) {
+            "interrupted"
+        } else {
+            "completed"
+        };
         let (grade, reasons) = grade::run_grade(&self.ready.calibration, &self.findings);
         let named = grade.name().to_owned();
-        self.write(EventKind::Audit { grade: named, reasons: reasons.clone() })?;
+        self.write(EventKind::Audit {
+            grade: named,
+            reasons: reasons.clone(),
+        })?;
         self.baseline(trace_ns)?;
-        self.write(EventKind::RunEnded { outcome: outcome.to_owned() })?;
+        self.write(EventKind::RunEnded {
+            outcome: outcome.to_owned(),
+        })?;
         self.log.finish()?;
         self.machine.send(&ToMachine::Shutdown).await?;
         self.machine.wait()?;
@@ -240,7 +261,11 @@ impl<'a> Driver<'a> {
     pub(super) fn write(&mut self, kind: EventKind) -> Result<(), RunError> {
         let mono_ns = mono_ns();
         let trace_ns = self.clock.trace_at(MonoNs(mono_ns)).0;
-        Ok(self.log.append(&Event { mono_ns, trace_ns, kind })?)
+        Ok(self.log.append(&Event {
+            mono_ns,
+            trace_ns,
+            kind,
+        })?)
     }
 
     pub(super) fn warn(&mut self, message: String) -> Result<(), RunError> {
@@ -256,11 +281,17 @@ impl<'a> Driver<'a> {
     }
 
     pub(super) async fn tell(&mut self, host: HostId, message: ToAgent) -> Result<(), RunError> {
-        Ok(self.machine.send(&ToMachine::Agent(host, Box::new(message))).await?)
+        Ok(self
+            .machine
+            .send(&ToMachine::Agent(host, Box::new(message)))
+            .await?)
     }
 
     async fn tell_all(&mut self, message: ToAgent) -> Result<(), RunError> {
-        Ok(self.machine.send(&ToMachine::AllAgents(Box::new(message))).await?)
+        Ok(self
+            .machine
+            .send(&ToMachine::AllAgents(Box::new(message)))
+            .await?)
     }
 
     /// Hosts that are there.
@@ -280,7 +311,10 @@ impl<'a> Driver<'a> {
                 self.settle_flows()
             }
             Command::OpenFlows => self.open_flows().await,
-            Command::Run => self.segment(SegmentKind::Run, mono_ns() + GO_AHEAD_NS, true).await,
+            Command::Run => {
+                self.segment(SegmentKind::Run, mono_ns() + GO_AHEAD_NS, true)
+                    .await
+            }
             Command::StartMigrations => self.start_migrations().await,
             Command::WakeAt { trace_ns } => {
                 self.wake_ns = self.clock.mono_at(TraceNs(trace_ns)).map(|at| at.0);
@@ -310,7 +344,11 @@ impl<'a> Driver<'a> {
             trace: TraceNs(to_trace_ns),
         })?;
         self.await_samples();
-        self.tell_all(ToAgent::Advance { seq: self.seq, to_trace_ns }).await?;
+        self.tell_all(ToAgent::Advance {
+            seq: self.seq,
+            to_trace_ns,
+        })
+        .await?;
         if to_trace_ns > from_trace_ns {
             self.write(EventKind::Jumped { from_trace_ns })?;
         }
@@ -321,7 +359,11 @@ impl<'a> Driver<'a> {
     async fn sample(&mut self) -> Result<(), RunError> {
         self.seq += 1;
         self.await_samples();
-        self.tell_all(ToAgent::Sample { seq: self.seq, at_ns: mono_ns() }).await?;
+        self.tell_all(ToAgent::Sample {
+            seq: self.seq,
+            at_ns: mono_ns(),
+        })
+        .await?;
         self.machine.send(&ToMachine::SampleLinks).await?;
         self.progress.trace(self.trace_ns(), self.mover.running());
         self.nobody_left()
@@ -329,7 +371,11 @@ impl<'a> Driver<'a> {
 
     fn await_samples(&mut self) {
         let waiting = self.hosts();
-        self.sampling = Some(Sampling { seq: self.seq, waiting, asked_ns: mono_ns() });
+        self.sampling = Some(Sampling {
+            seq: self.seq,
+            waiting,
+            asked_ns: mono_ns(),
+        });
     }
 
     /// Without hosts there is nobody to answer; the run goes to its end all the same.
@@ -341,16 +387,16 @@ impl<'a> Driver<'a> {
     }
 
     /// Begins a segment here and, if they must know, at every agent.
-    async fn segment(
-        &mut self,
-        kind: SegmentKind,
-        at_ns: u64,
-        tell: bool,
-    ) -> Result<(), RunError> {
+    async fn segment(&mut self, kind: SegmentKind, at_ns: u64, tell: bool) -> Result<(), RunError> {
         self.seq += 1;
         let at = MonoNs(at_ns).max(self.clock.current().at);
         let trace = self.clock.trace_at(at);
-        self.clock.begin(Segment { number: self.seq, kind, at, trace })?;
+        self.clock.begin(Segment {
+            number: self.seq,
+            kind,
+            at,
+            trace,
+        })?;
         if tell {
             let run = kind == SegmentKind::Run;
             self.tell_all(ToAgent::Go {
@@ -365,8 +411,15 @@ impl<'a> Driver<'a> {
             SegmentKind::Run => SpanKind::Run,
             SegmentKind::Hold => SpanKind::Hold,
         };
-        let kind = EventKind::Segment { number: self.seq, span };
-        Ok(self.log.append(&Event { mono_ns: at.0, trace_ns: trace.0, kind })?)
+        let kind = EventKind::Segment {
+            number: self.seq,
+            span,
+        };
+        Ok(self.log.append(&Event {
+            mono_ns: at.0,
+            trace_ns: trace.0,
+            kind,
+        })?)
     }
 
     /// Asks the policy, and takes the scenario's own migrations that are due.
@@ -377,20 +430,30 @@ impl<'a> Driver<'a> {
             && planned.at_ns <= trace_ns
         {
             self.planned_done += 1;
-            self.request(planned.vm, planned.destination, "planned by the scenario".to_owned())?;
+            self.request(
+                planned.vm,
+                planned.destination,
+                "planned by the scenario".to_owned(),
+            )?;
         }
         if balancer && let Some(mut policy) = self.policy.take() {
             self.tick += 1;
             let lost: Vec<HostId> = self.lost.iter().copied().collect();
             let migrations = self.mover.migrations();
             let placements = self.mover.placements();
-            let view = self.view.view(self.tick, trace_ns, placements, migrations, &lost);
+            let view = self
+                .view
+                .view(self.tick, trace_ns, placements, migrations, &lost);
             let begun_ns = mono_ns();
             let actions = policy.decide(&view);
             let took_ns = mono_ns() - begun_ns;
             self.policy = Some(policy);
             let moves = u32::try_from(actions.len()).unwrap_or(u32::MAX);
-            self.write(EventKind::Tick { tick: self.tick, took_ns, moves })?;
+            self.write(EventKind::Tick {
+                tick: self.tick,
+                took_ns,
+                moves,
+            })?;
             for action in actions {
                 self.act(action).await?;
             }
@@ -421,9 +484,13 @@ impl<'a> Driver<'a> {
                 self.hold_at_ns = Some(hold_at_ns);
                 Ok(())
             }
-            FromMachine::Failed { message, missing_capability } => {
-                Err(RunError::Machine { message, missing_capability })
-            }
+            FromMachine::Failed {
+                message,
+                missing_capability,
+            } => Err(RunError::Machine {
+                message,
+                missing_capability,
+            }),
             FromMachine::Hello { .. }
             | FromMachine::Progress(_)
             | FromMachine::Ready(_)
@@ -433,7 +500,12 @@ impl<'a> Driver<'a> {
 
     async fn heard_agent(&mut self, host: HostId, message: FromAgent) -> Result<(), RunError> {
         match message {
-            FromAgent::Sampled { seq, trace_ns, host: sample, vms } => {
+            FromAgent::Sampled {
+                seq,
+                trace_ns,
+                host: sample,
+                vms,
+            } => {
                 let mono_ns = mono_ns();
                 self.view.add_host_sample(trace_ns, &sample);
                 for vm in &vms {
@@ -445,7 +517,11 @@ impl<'a> Driver<'a> {
                 }
                 let samples = vms.into_iter().map(EventKind::VmSample);
                 for kind in std::iter::once(EventKind::HostSample(sample)).chain(samples) {
-                    self.log.append(&Event { mono_ns, trace_ns, kind })?;
+                    self.log.append(&Event {
+                        mono_ns,
+                        trace_ns,
+                        kind,
+                    })?;
                 }
                 self.sampled(seq, host);
                 Ok(())
@@ -477,7 +553,11 @@ impl<'a> Driver<'a> {
     }
 
     fn all_sampled(&mut self) {
-        if self.sampling.as_ref().is_some_and(|sampling| sampling.waiting.is_empty()) {
+        if self
+            .sampling
+            .as_ref()
+            .is_some_and(|sampling| sampling.waiting.is_empty())
+        {
             self.sampling = None;
             self.step(Input::Reached);
         }
@@ -507,12 +587,24 @@ impl<'a> Driver<'a> {
         let silence = self.sampling.as_ref().map(|sampling| {
             sampling.asked_ns + u64::try_from(SILENCE.as_nanos()).unwrap_or(u64::MAX)
         });
-        let cancels = self.ongoing.values().filter_map(|ongoing| ongoing.cancel_at_ns).min();
-        let due = [self.wake_ns, self.hold_at_ns, self.poll_flows_ns, silence, cancels];
+        let cancels = self
+            .ongoing
+            .values()
+            .filter_map(|ongoing| ongoing.cancel_at_ns)
+            .min();
+        let due = [
+            self.wake_ns,
+            self.hold_at_ns,
+            self.poll_flows_ns,
+            silence,
+            cancels,
+        ];
         let due_ns = due.into_iter().flatten().min();
         // Without anything due, look around once a second: for the progress line.
         let now = mono_ns();
-        let in_ns = due_ns.map_or(1_000_000_000, |due| due.saturating_sub(now).min(1_000_000_000));
+        let in_ns = due_ns.map_or(1_000_000_000, |due| {
+            due.saturating_sub(now).min(1_000_000_000)
+        });
         Duration::from_nanos(in_ns)
     }
 
@@ -542,8 +634,16 @@ impl<'a> Driver<'a> {
 
 /// When the timeline has to act in a scenario.
 fn schedule(scenario: &Scenario, balanced: bool) -> Schedule {
-    let tick_ns = if balanced { scenario.balancer.interval_ns } else { 0 };
-    let mut planned_ns: Vec<u64> = scenario.migrations.iter().map(|planned| planned.at_ns).collect();
+    let tick_ns = if balanced {
+        scenario.balancer.interval_ns
+    } else {
+        0
+    };
+    let mut planned_ns: Vec<u64> = scenario
+        .migrations
+        .iter()
+        .map(|planned| planned.at_ns)
+        .collect();
     planned_ns.sort_unstable();
     Schedule {
         pace: scenario.pace,

@@ -14,7 +14,12 @@ enum Direction {
 /// The links a transfer uses in a star: the sender's way up, the receiver's way down, and the
 /// other two for its acknowledgements.
 fn links(from: HostId, to: HostId) -> [Direction; 4] {
-    [Direction::Up(from), Direction::Down(to), Direction::Up(to), Direction::Down(from)]
+    [
+        Direction::Up(from),
+        Direction::Down(to),
+        Direction::Up(to),
+        Direction::Down(from),
+    ]
 }
 
 /// How far a flow is.
@@ -59,7 +64,11 @@ impl FlowBook {
     /// No flow is open.
     #[must_use]
     pub fn new(specs: Vec<FlowSpec>) -> Self {
-        Self { specs, states: BTreeMap::new(), received: BTreeMap::new() }
+        Self {
+            specs,
+            states: BTreeMap::new(),
+            received: BTreeMap::new(),
+        }
     }
 
     /// What a flow is.
@@ -84,8 +93,10 @@ impl FlowBook {
         hosts: &[Option<HostId>],
         all: bool,
     ) -> BTreeMap<FlowId, (HostId, HostId)> {
-        let mut shared: BTreeSet<Direction> =
-            moves.iter().flat_map(|&(from, to)| links(from, to)).collect();
+        let mut shared: BTreeSet<Direction> = moves
+            .iter()
+            .flat_map(|&(from, to)| links(from, to))
+            .collect();
         let mut needed = BTreeMap::new();
         let mut left: Vec<(FlowId, HostId, HostId)> = (0u32..)
             .zip(&self.specs)
@@ -162,7 +173,9 @@ impl FlowBook {
     /// Whether every flow asked for is sending.
     #[must_use]
     pub fn all_open(&self) -> bool {
-        self.states.values().all(|state| matches!(state, FlowState::Open { .. }))
+        self.states
+            .values()
+            .all(|state| matches!(state, FlowState::Open { .. }))
     }
 }
 
@@ -175,7 +188,11 @@ mod tests {
         FlowBook::new(
             flows
                 .iter()
-                .map(|&(from, to)| FlowSpec { from: VmId(from), to: VmId(to), rate_bps: None })
+                .map(|&(from, to)| FlowSpec {
+                    from: VmId(from),
+                    to: VmId(to),
+                    rate_bps: None,
+                })
                 .collect(),
         )
     }
@@ -201,7 +218,10 @@ mod tests {
     fn vms_on_one_host_and_vms_that_are_gone_send_nothing() {
         let book = book(&[(0, 1), (1, 2)]);
         let hosts = [Some(HostId(0)), Some(HostId(0)), None];
-        assert!(book.needed(&[(HostId(0), HostId(1))], &hosts, true).is_empty());
+        assert!(
+            book.needed(&[(HostId(0), HostId(1))], &hosts, true)
+                .is_empty()
+        );
     }
 
     #[test]

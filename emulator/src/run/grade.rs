@@ -65,7 +65,10 @@ const SHARE: [f64; 3] = [0.01, 0.03, 0.10];
 #[must_use]
 pub fn path_links(scenario: &Scenario, source: HostId, destination: HostId) -> [String; 2] {
     let name = |host: HostId| &scenario.hosts[host.index()].name;
-    [format!("{}-up", name(source)), format!("{}-down", name(destination))]
+    [
+        format!("{}-up", name(source)),
+        format!("{}-down", name(destination)),
+    ]
 }
 
 /// The worst of several grades, with the reason of each that is not A.
@@ -77,7 +80,10 @@ struct Worst {
 
 impl Worst {
     fn new() -> Self {
-        Self { grade: Grade::A, reasons: Vec::new() }
+        Self {
+            grade: Grade::A,
+            reasons: Vec::new(),
+        }
     }
 
     fn add(&mut self, grade: Grade, reason: impl FnOnce() -> String) {
@@ -93,7 +99,10 @@ impl Worst {
             self.add(Grade::of(error, RATE), || {
                 let got = link.got_rate_bps / 1e6;
                 let percent = error * 100.0;
-                format!("link {} carried {got:.2} Mbit/s, {percent:.2} % off", link.link)
+                format!(
+                    "link {} carried {got:.2} Mbit/s, {percent:.2} % off",
+                    link.link
+                )
             });
         }
         let late_us = (link.got_delay_us - link.asked_delay_us).abs();
@@ -135,19 +144,31 @@ pub fn migration_grade(
     for link in links.iter().filter(|link| path.contains(&link.link)) {
         // A mean lateness moves every byte by as much: it adds to the delay.
         worst.add(Grade::of(link.late_us_mean, DELAY_US), || {
-            format!("the relay was {:.0} µs late on {} (mean)", link.late_us_mean, link.link)
+            format!(
+                "the relay was {:.0} µs late on {} (mean)",
+                link.late_us_mean, link.link
+            )
         });
     }
     if let Some(source) = &record.source_report {
         let total_ns = source.end_ns.saturating_sub(source.begin_ns).max(1) as f64;
         let waits = [
             ("source", source.run_queue_ns),
-            ("destination", record.destination_report.as_ref().map_or(0, |d| d.run_queue_ns)),
+            (
+                "destination",
+                record
+                    .destination_report
+                    .as_ref()
+                    .map_or(0, |d| d.run_queue_ns),
+            ),
         ];
         for (end, run_queue_ns) in waits {
             let share = run_queue_ns as f64 / total_ns;
             worst.add(Grade::of(share, SHARE), || {
-                format!("the {end}'s thread waited for a processor {:.1} % of the time", share * 100.0)
+                format!(
+                    "the {end}'s thread waited for a processor {:.1} % of the time",
+                    share * 100.0
+                )
             });
         }
     }
@@ -177,13 +198,21 @@ mod tests {
         assert_eq!(run_grade(&[link(1e9, 2_100.0)], &[]).0, Grade::C);
         let (grade, reasons) = run_grade(&[link(1e9, 100.0), link(0.5e9, 100.0)], &[]);
         assert_eq!(grade, Grade::Invalid);
-        assert_eq!(reasons, ["invalid: link h1-up carried 500.00 Mbit/s, 50.00 % off"]);
+        assert_eq!(
+            reasons,
+            ["invalid: link h1-up carried 500.00 Mbit/s, 50.00 % off"]
+        );
     }
 
     #[test]
     fn findings_of_the_audit_count() {
-        let finding =
-            AuditFinding { grade: "C".to_owned(), message: "relay late".to_owned() };
-        assert_eq!(run_grade(&[], &[finding]), (Grade::C, vec!["C: relay late".to_owned()]));
+        let finding = AuditFinding {
+            grade: "C".to_owned(),
+            message: "relay late".to_owned(),
+        };
+        assert_eq!(
+            run_grade(&[], &[finding]),
+            (Grade::C, vec!["C: relay late".to_owned()])
+        );
     }
 }

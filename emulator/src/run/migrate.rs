@@ -19,7 +19,11 @@ impl Driver<'_> {
     /// Does what a policy asks for.
     pub(super) async fn act(&mut self, action: Action) -> Result<(), RunError> {
         match action {
-            Action::Migrate { vm, destination, reason } => self.request(vm, destination, reason),
+            Action::Migrate {
+                vm,
+                destination,
+                reason,
+            } => self.request(vm, destination, reason),
             Action::Cancel { migration } => match self.mover.cancel(migration) {
                 Ok(Cancelled::Dequeued(_)) => {
                     self.ongoing.remove(&migration);
@@ -42,13 +46,22 @@ impl Driver<'_> {
             Ok(migration) => {
                 let source = self.mover.placements()[vm.index()].host;
                 self.progress.requested();
-                let kind =
-                    EventKind::MigrationRequested { migration, vm, source, destination, reason };
+                let kind = EventKind::MigrationRequested {
+                    migration,
+                    vm,
+                    source,
+                    destination,
+                    reason,
+                };
                 self.write(kind)
             }
             Err(rejection) => {
                 let reason = rejection.to_string();
-                self.write(EventKind::MoveRejected { vm, destination, reason })
+                self.write(EventKind::MoveRejected {
+                    vm,
+                    destination,
+                    reason,
+                })
             }
         }
     }
@@ -61,7 +74,10 @@ impl Driver<'_> {
             let mut ongoing = Ongoing::new(of, mono_ns(), self.trace_ns());
             ongoing.predictions = self.predict(vm, source, destination, cores);
             self.ongoing.insert(id, ongoing);
-            let placement = VmPlacement { vm, spec: self.scenario.vms[vm.index()].clone() };
+            let placement = VmPlacement {
+                vm,
+                spec: self.scenario.vms[vm.index()].clone(),
+            };
             self.tell(
                 destination,
                 ToAgent::PrepareIncoming {
@@ -77,26 +93,51 @@ impl Driver<'_> {
 
     pub(super) async fn heard_migration(&mut self, message: FromAgent) -> Result<(), RunError> {
         match message {
-            FromAgent::IncomingReady { migration, port: Ok(port) } => {
-                self.destination_listens(migration, port).await
+            FromAgent::IncomingReady {
+                migration,
+                port: Ok(port),
+            } => self.destination_listens(migration, port).await,
+            FromAgent::IncomingReady {
+                migration,
+                port: Err(error),
+            } => {
+                self.update(migration, |ongoing| ongoing.refused(error))
+                    .await
             }
-            FromAgent::IncomingReady { migration, port: Err(error) } => {
-                self.update(migration, |ongoing| ongoing.refused(error)).await
-            }
-            FromAgent::Phase { migration, phase, at_ns } => {
+            FromAgent::Phase {
+                migration,
+                phase,
+                at_ns,
+            } => {
                 let trace_ns = self.clock.trace_at(replay::clock::MonoNs(at_ns)).0;
                 let kind = EventKind::MigrationPhase { migration, phase };
-                Ok(self.log.append(&crate::event::Event { mono_ns: at_ns, trace_ns, kind })?)
+                Ok(self.log.append(&crate::event::Event {
+                    mono_ns: at_ns,
+                    trace_ns,
+                    kind,
+                })?)
             }
             FromAgent::Committed { migration, at_ns } => {
-                self.update(migration, |ongoing| ongoing.committed(at_ns)).await
+                self.update(migration, |ongoing| ongoing.committed(at_ns))
+                    .await
             }
-            FromAgent::SourceDone { migration, ending, report, released_ns } => {
-                let done = SourceDone { ending, report: *report, released_ns };
-                self.update(migration, |ongoing| ongoing.source_done(done)).await
+            FromAgent::SourceDone {
+                migration,
+                ending,
+                report,
+                released_ns,
+            } => {
+                let done = SourceDone {
+                    ending,
+                    report: *report,
+                    released_ns,
+                };
+                self.update(migration, |ongoing| ongoing.source_done(done))
+                    .await
             }
             FromAgent::DestinationDone { migration, report } => {
-                self.update(migration, |ongoing| ongoing.destination_done(*report)).await
+                self.update(migration, |ongoing| ongoing.destination_done(*report))
+                    .await
             }
             _ => Ok(()),
         }
@@ -108,16 +149,22 @@ impl Driver<'_> {
         port: u16,
     ) -> Result<(), RunError> {
         let params = self.scenario.migration.clone();
-        let Some(ongoing) = self.ongoing.get_mut(&migration) else { return Ok(()) };
-        let (source, destination, vm) =
-            (ongoing.of.source, ongoing.of.destination, ongoing.of.vm);
+        let Some(ongoing) = self.ongoing.get_mut(&migration) else {
+            return Ok(());
+        };
+        let (source, destination, vm) = (ongoing.of.source, ongoing.of.destination, ongoing.of.vm);
         // Times do not scale with space: the timeout is that of the full-size VM.
         let k = u64::from(self.scenario.divided_by.max(1));
         let ram_bytes = self.scenario.vms[vm.index()].ram_bytes * k;
         let timeout_ms = params.completion_timeout_ms(ram_bytes);
         ongoing.cancel_at_ns = timeout_ms.map(|ms| mono_ns() + ms * 1_000_000);
         let to = SocketAddr::new(self.ready.addresses[destination.index()].ip(), port);
-        let start = ToAgent::StartMigration { migration, vm, to, params: Box::new(params) };
+        let start = ToAgent::StartMigration {
+            migration,
+            vm,
+            to,
+            params: Box::new(params),
+        };
         self.tell(source, start).await
     }
 
@@ -127,15 +174,26 @@ impl Driver<'_> {
         migration: MigrationId,
         note: impl FnOnce(&mut Ongoing),
     ) -> Result<(), RunError> {
-        let Some(ongoing) = self.ongoing.get_mut(&migration) else { return Ok(()) };
+        let Some(ongoing) = self.ongoing.get_mut(&migration) else {
+            return Ok(());
+        };
         note(ongoing);
         loop {
-            let Some(ongoing) = self.ongoing.get_mut(&migration) else { return Ok(()) };
+            let Some(ongoing) = self.ongoing.get_mut(&migration) else {
+                return Ok(());
+            };
             match ongoing.verdict() {
                 Verdict::Open => return Ok(()),
                 Verdict::Tell { committed } => {
                     let source = ongoing.of.source;
-                    self.tell(source, ToAgent::Resolve { migration, committed }).await?;
+                    self.tell(
+                        source,
+                        ToAgent::Resolve {
+                            migration,
+                            committed,
+                        },
+                    )
+                    .await?;
                 }
                 Verdict::Over { owner } => return self.over(migration, owner),
             }
@@ -144,13 +202,17 @@ impl Driver<'_> {
 
     /// A migration has ended: placement, record, timeline.
     fn over(&mut self, migration: MigrationId, owner: Owner) -> Result<(), RunError> {
-        let Some(ongoing) = self.ongoing.remove(&migration) else { return Ok(()) };
+        let Some(ongoing) = self.ongoing.remove(&migration) else {
+            return Ok(());
+        };
         let outcome = match owner {
             Owner::Source => Outcome::Stayed,
             Owner::Destination => Outcome::Moved,
             Owner::Lost | Owner::Stranded => Outcome::Gone,
         };
-        self.mover.ended(migration, outcome).map_err(RunError::Mover)?;
+        self.mover
+            .ended(migration, outcome)
+            .map_err(RunError::Mover)?;
         if outcome == Outcome::Moved {
             let (vm, host) = (ongoing.of.vm, ongoing.of.destination);
             self.write(EventKind::Placed { vm, host })?;
@@ -177,7 +239,11 @@ impl Driver<'_> {
             reason: of.reason.clone(),
             params: self.scenario.migration.clone(),
             owner: Some(owner),
-            error: if owner == Owner::Destination { None } else { ongoing.error() },
+            error: if owner == Owner::Destination {
+                None
+            } else {
+                ongoing.error()
+            },
             side: None,
             ram_bytes: vm.ram_bytes,
             requested_trace_s: ongoing.requested_trace_ns as f64 / 1e9,
@@ -196,7 +262,9 @@ impl Driver<'_> {
     }
 
     async fn cancel_one(&mut self, migration: MigrationId) -> Result<(), RunError> {
-        let Some(ongoing) = self.ongoing.get_mut(&migration) else { return Ok(()) };
+        let Some(ongoing) = self.ongoing.get_mut(&migration) else {
+            return Ok(());
+        };
         ongoing.cancel_at_ns = None;
         let source = ongoing.of.source;
         self.tell(source, ToAgent::CancelMigration(migration)).await
@@ -240,7 +308,8 @@ impl Driver<'_> {
         for (migration, is_source) in touched {
             if is_source {
                 let destination = self.ongoing[&migration].of.destination;
-                self.tell(destination, ToAgent::AbandonIncoming(migration)).await?;
+                self.tell(destination, ToAgent::AbandonIncoming(migration))
+                    .await?;
                 self.update(migration, Ongoing::source_lost).await?;
             } else {
                 self.update(migration, Ongoing::destination_lost).await?;

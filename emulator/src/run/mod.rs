@@ -25,9 +25,9 @@ use crate::ids::VmId;
 use crate::machine::launch::Machine;
 use crate::migration::record::MigrationRecord;
 use crate::results::{self, ResultsError, RunDir, RunHeader, ScenarioFile};
+use crate::scenario::Scenario;
 use crate::scenario::inputs::{InputError, Inputs};
 use crate::scenario::scale::{self, ScaleError};
-use crate::scenario::Scenario;
 use driver::{Drive, Driver};
 use netmodel::sys::probe::Capabilities;
 use progress::{Progress, Show};
@@ -171,7 +171,9 @@ pub fn run(request: &RunRequest) -> anyhow::Result<RunOutcome> {
     // Probing forks, so it comes before any thread.
     let capabilities = netmodel::sys::probe::probe();
     lacks_nothing(&capabilities)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let done = runtime.block_on(execute(request, &capabilities));
     // Signal tasks still wait; there is nothing to wait for.
     runtime.shutdown_background();
@@ -182,15 +184,23 @@ pub fn run(request: &RunRequest) -> anyhow::Result<RunOutcome> {
 fn lacks_nothing(capabilities: &Capabilities) -> Result<(), MissingCapability> {
     let lacks: Vec<String> = capabilities
         .missing()
-        .map(|lack| format!("this machine lacks {}: {}\n  remedy: {}", lack.name, lack.detail, lack.remedy))
+        .map(|lack| {
+            format!(
+                "this machine lacks {}: {}\n  remedy: {}",
+                lack.name, lack.detail, lack.remedy
+            )
+        })
         .collect();
-    if lacks.is_empty() { Ok(()) } else { Err(MissingCapability { message: lacks.join("\n") }) }
+    if lacks.is_empty() {
+        Ok(())
+    } else {
+        Err(MissingCapability {
+            message: lacks.join("\n"),
+        })
+    }
 }
 
-async fn execute(
-    request: &RunRequest,
-    capabilities: &Capabilities,
-) -> anyhow::Result<RunOutcome> {
+async fn execute(request: &RunRequest, capabilities: &Capabilities) -> anyhow::Result<RunOutcome> {
     let scenario = carried(&request.scenario)?;
     let policy = match scenario.balancer.policy.as_str() {
         "none" => None,
@@ -246,11 +256,7 @@ fn carried(scenario: &Scenario) -> anyhow::Result<Scenario> {
     Ok(scale::apply(scenario, scenario.scale).map_err(refused)?)
 }
 
-fn header(
-    request: &RunRequest,
-    scenario: &Scenario,
-    capabilities: &Capabilities,
-) -> RunHeader {
+fn header(request: &RunRequest, scenario: &Scenario, capabilities: &Capabilities) -> RunHeader {
     RunHeader {
         schema: results::run_json::SCHEMA,
         migbed_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -278,7 +284,12 @@ fn kernel() -> String {
         |_| "unknown".to_owned(),
         |name| {
             let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
-            format!("{} {} {}", text(name.sysname()), text(name.release()), text(name.machine()))
+            format!(
+                "{} {} {}",
+                text(name.sysname()),
+                text(name.release()),
+                text(name.machine())
+            )
         },
     )
 }
@@ -286,9 +297,10 @@ fn kernel() -> String {
 /// A missing capability keeps its type, so that the exit code can tell.
 fn explain(error: RunError) -> anyhow::Error {
     match error {
-        RunError::Machine { message, missing_capability: true } => {
-            MissingCapability { message }.into()
-        }
+        RunError::Machine {
+            message,
+            missing_capability: true,
+        } => MissingCapability { message }.into(),
         other => other.into(),
     }
 }
@@ -303,7 +315,11 @@ async fn emulate(
     let mut progress = Progress::new(request.show, scenario.duration_ns);
     let mut log = EventLog::create(dir.path())?;
     let mut event = |trace_ns: u64, kind: EventKind| {
-        log.append(&Event { mono_ns: mono_ns(), trace_ns, kind })
+        log.append(&Event {
+            mono_ns: mono_ns(),
+            trace_ns,
+            kind,
+        })
     };
     event(
         0,
@@ -325,10 +341,21 @@ async fn emulate(
         event(0, EventKind::LinkCalibrated(link.clone()))?;
     }
     for warning in &ready.warnings {
-        event(0, EventKind::Warning { message: warning.clone() })?;
+        event(
+            0,
+            EventKind::Warning {
+                message: warning.clone(),
+            },
+        )?;
     }
     for (vm, spec) in (0u32..).map(VmId).zip(&scenario.vms) {
-        event(0, EventKind::Placed { vm, host: spec.host })?;
+        event(
+            0,
+            EventKind::Placed {
+                vm,
+                host: spec.host,
+            },
+        )?;
     }
     progress.phase("running");
     let backend = ready.backend.clone();
@@ -360,8 +387,14 @@ async fn build(
             FromMachine::Hello { protocol, .. } => check_protocol(protocol)?,
             FromMachine::Progress(what) => progress.phase(&what),
             FromMachine::Ready(ready) => return Ok(*ready),
-            FromMachine::Failed { message, missing_capability } => {
-                return Err(RunError::Machine { message, missing_capability });
+            FromMachine::Failed {
+                message,
+                missing_capability,
+            } => {
+                return Err(RunError::Machine {
+                    message,
+                    missing_capability,
+                });
             }
             other => tracing::debug!(?other, "before the machine is ready"),
         }
@@ -381,8 +414,13 @@ async fn place(
     progress.phase("placing VMs");
     let mut waiting = scenario.vms.len();
     for (vm, spec) in (0u32..).map(VmId).zip(&scenario.vms) {
-        let placement = ToAgent::Place(Box::new(VmPlacement { vm, spec: spec.clone() }));
-        machine.send(&ToMachine::Agent(spec.host, Box::new(placement))).await?;
+        let placement = ToAgent::Place(Box::new(VmPlacement {
+            vm,
+            spec: spec.clone(),
+        }));
+        machine
+            .send(&ToMachine::Agent(spec.host, Box::new(placement)))
+            .await?;
     }
     while waiting > 0 {
         let message = machine.recv().await?.ok_or(RunError::MachineGone)?;

@@ -36,7 +36,9 @@ impl Predictor {
             if classes.contains_key(name) {
                 continue;
             }
-            let Some(input) = inputs.get(name) else { continue };
+            let Some(input) = inputs.get(name) else {
+                continue;
+            };
             let fitted = match (&input.fitted, &input.pages) {
                 (Some(fitted), _) => Some(fitted.classes.clone()),
                 (None, Some(pages)) => traces::fit::load_phase(pages)
@@ -50,8 +52,13 @@ impl Predictor {
         }
         let ids = (0u32..).map(VmId).take(scenario.vms.len());
         let specs = vm_specs(scenario, inputs, ids).unwrap_or_default();
-        let vms = specs.into_iter().map(|(id, spec)| (spec, scenario.vms[id.index()].host));
-        Self { classes, vms: vms.collect() }
+        let vms = specs
+            .into_iter()
+            .map(|(id, spec)| (spec, scenario.vms[id.index()].host));
+        Self {
+            classes,
+            vms: vms.collect(),
+        }
     }
 
     /// The same demand without a balancer, up to a trace instant.
@@ -72,7 +79,10 @@ impl Predictor {
             WriteSource::Classes(classes) => classes.clone(),
             WriteSource::Pages(name) | WriteSource::Fitted(name) => {
                 let fitted = self.classes.get(name).cloned().unwrap_or_default();
-                let divided = |c: PageClass| PageClass { pages: c.pages.div_ceil(k), ..c };
+                let divided = |c: PageClass| PageClass {
+                    pages: c.pages.div_ceil(k),
+                    ..c
+                };
                 fitted.into_iter().map(divided).collect()
             }
         }
@@ -89,8 +99,10 @@ impl Driver<'_> {
         cores: f64,
     ) -> Vec<Prediction> {
         let scenario = self.scenario;
-        let (up, down) =
-            (&scenario.network.up[source.index()], &scenario.network.down[destination.index()]);
+        let (up, down) = (
+            &scenario.network.up[source.index()],
+            &scenario.network.down[destination.index()],
+        );
         let spec = &scenario.vms[vm.index()];
         let classes = self.predictor.classes(scenario, vm);
         let behaviour: u64 = classes.iter().map(|c| u64::from(c.pages) * PAGE_SIZE).sum();

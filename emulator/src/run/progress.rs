@@ -91,10 +91,9 @@ impl Progress {
                 self.ended, self.requested
             ));
         } else if self.lines {
-            let percent = u64::try_from(
-                u128::from(trace_ns) * 100 / u128::from(self.end_ns.max(1)),
-            )
-            .unwrap_or(100);
+            let percent =
+                u64::try_from(u128::from(trace_ns) * 100 / u128::from(self.end_ns.max(1)))
+                    .unwrap_or(100);
             if percent >= self.last_line_percent + 25 && percent <= 100 {
                 self.last_line_percent = percent - percent % 25;
                 eprintln!("migbed: {trace_s:.0} of {end_s:.0} s of trace after {wall_s:.0} s");

@@ -18,7 +18,9 @@ impl Driver<'_> {
     /// Where every VM is; `None` for those that are gone.
     fn vm_hosts(&self) -> Vec<Option<HostId>> {
         let placements = self.mover.placements().iter();
-        placements.map(|placement| (!placement.gone).then_some(placement.host)).collect()
+        placements
+            .map(|placement| (!placement.gone).then_some(placement.host))
+            .collect()
     }
 
     /// Opens what has to be open, and closes what runs between the wrong hosts since a VM moved.
@@ -99,28 +101,54 @@ impl Driver<'_> {
     fn longest_rtt(&self) -> Duration {
         let network = &self.scenario.network;
         let longest = |links: &[netmodel::link::LinkSpec]| {
-            links.iter().map(|link| link.delay).max().unwrap_or_default()
+            links
+                .iter()
+                .map(|link| link.delay)
+                .max()
+                .unwrap_or_default()
         };
         (longest(&network.up) + longest(&network.down)) * 2
     }
 
     pub(super) async fn heard_traffic(&mut self, message: FromAgent) -> Result<(), RunError> {
         match message {
-            FromAgent::SinkReady { flow, port: Ok(port) } => {
+            FromAgent::SinkReady {
+                flow,
+                port: Ok(port),
+            } => {
                 if let Some((from, to)) = self.flows.opened(flow) {
                     let to_address = SocketAddr::new(self.ready.addresses[to.index()].ip(), port);
                     let rate_bps = self.flows.spec(flow).rate_bps;
-                    self.tell(from, ToAgent::OpenFlow { flow, to: to_address, rate_bps }).await?;
+                    self.tell(
+                        from,
+                        ToAgent::OpenFlow {
+                            flow,
+                            to: to_address,
+                            rate_bps,
+                        },
+                    )
+                    .await?;
                     self.write(EventKind::FlowOpened { flow, from, to })?;
                 }
             }
-            FromAgent::SinkReady { flow, port: Err(error) } => {
+            FromAgent::SinkReady {
+                flow,
+                port: Err(error),
+            } => {
                 self.flows.closed(flow);
                 self.warn(format!("tenant {flow} could not be opened: {error}"))?;
             }
             FromAgent::FlowBytes(bytes) => self.flows.report(&bytes),
-            FromAgent::FlowClosed { flow, received_bytes, open_ns } => {
-                self.write(EventKind::FlowClosed { flow, received_bytes, open_ns })?;
+            FromAgent::FlowClosed {
+                flow,
+                received_bytes,
+                open_ns,
+            } => {
+                self.write(EventKind::FlowClosed {
+                    flow,
+                    received_bytes,
+                    open_ns,
+                })?;
             }
             _ => {}
         }
@@ -138,4 +166,3 @@ impl Driver<'_> {
         Ok(())
     }
 }
-

@@ -59,14 +59,26 @@ impl Quantiles {
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
         values.retain(|value| value.is_finite());
         values.sort_by(f64::total_cmp);
-        let rank = |q: usize| values.get((values.len() * q).div_ceil(100).max(1) - 1).copied();
-        Some(Self { n: values.len(), median: rank(50)?, p90: rank(90)? })
+        let rank = |q: usize| {
+            values
+                .get((values.len() * q).div_ceil(100).max(1) - 1)
+                .copied()
+        };
+        Some(Self {
+            n: values.len(),
+            median: rank(50)?,
+            p90: rank(90)?,
+        })
     }
 }
 
 /// |guess / real − 1|.
 fn relative(guess: f64, real: f64) -> f64 {
-    if real == 0.0 { f64::NAN } else { (guess / real - 1.0).abs() }
+    if real == 0.0 {
+        f64::NAN
+    } else {
+        (guess / real - 1.0).abs()
+    }
 }
 
 /// What is compared, by name.
@@ -80,8 +92,12 @@ const FIELDS: [Field; 5] = [
 ];
 
 /// The bands of λ of DESIGN §10.
-const BANDS: [(&str, f64, f64); 4] =
-    [("λ < 0.3", 0.0, 0.3), ("0.3-0.9", 0.3, 0.9), ("≥ 0.9", 0.9, f64::INFINITY), ("all", 0.0, f64::INFINITY)];
+const BANDS: [(&str, f64, f64); 4] = [
+    ("λ < 0.3", 0.0, 0.3),
+    ("0.3-0.9", 0.3, 0.9),
+    ("≥ 0.9", 0.9, f64::INFINITY),
+    ("all", 0.0, f64::INFINITY),
+];
 
 /// One row of the table: who, what, where, how far off.
 #[derive(Debug, Clone, Serialize)]
@@ -101,20 +117,29 @@ pub struct Row {
 pub fn table(comparisons: &[Comparison]) -> Vec<Row> {
     let mut rows = Vec::new();
     for (band, from, to) in BANDS {
-        let inside: Vec<&Comparison> =
-            comparisons.iter().filter(|c| (from..to).contains(&c.lambda)).collect();
+        let inside: Vec<&Comparison> = comparisons
+            .iter()
+            .filter(|c| (from..to).contains(&c.lambda))
+            .collect();
         for (what, field) in FIELDS {
             let mut push = |who: &str, errors: Vec<f64>| {
                 if let Some(error) = Quantiles::of(errors) {
                     let (who, what, band) = (who.to_owned(), what.to_owned(), band.to_owned());
-                    rows.push(Row { who, what, band, error });
+                    rows.push(Row {
+                        who,
+                        what,
+                        band,
+                        error,
+                    });
                 }
             };
             let both = |c: &&&Comparison| c.real.completed && c.emulated.completed;
             let completed = inside.iter().filter(both);
             push(
                 "emulation",
-                completed.map(|c| relative(field(&c.emulated), field(&c.real))).collect(),
+                completed
+                    .map(|c| relative(field(&c.emulated), field(&c.real)))
+                    .collect(),
             );
             push("real QEMU, left out", left_out(&inside, field));
             for (model, errors) in by_model(&inside, what) {
@@ -129,13 +154,20 @@ pub fn table(comparisons: &[Comparison]) -> Vec<Row> {
 fn left_out(inside: &[&Comparison], field: fn(&Measured) -> f64) -> Vec<f64> {
     let mut repeats: BTreeMap<&str, BTreeMap<&str, f64>> = BTreeMap::new();
     for c in inside.iter().filter(|c| c.real.completed) {
-        repeats.entry(&c.config_id).or_default().insert(&c.run_id, field(&c.real));
+        repeats
+            .entry(&c.config_id)
+            .or_default()
+            .insert(&c.run_id, field(&c.real));
     }
     let mut errors = Vec::new();
     for values in repeats.values().filter(|values| values.len() > 1) {
         let sum: f64 = values.values().sum();
         let others = (values.len() - 1) as f64;
-        errors.extend(values.values().map(|value| relative((sum - value) / others, *value)));
+        errors.extend(
+            values
+                .values()
+                .map(|value| relative((sum - value) / others, *value)),
+        );
     }
     errors
 }
@@ -147,9 +179,9 @@ fn by_model(inside: &[&Comparison], what: &str) -> BTreeMap<String, Vec<f64>> {
             let error = match what {
                 "total time" => Some(relative(guess.total_time_ms, c.real.total_time_ms)),
                 "bytes" => Some(relative(guess.bytes, c.real.bytes)),
-                "observed outage" => {
-                    guess.downtime_ms.map(|guess| relative(guess, c.real.outage_ms))
-                }
+                "observed outage" => guess
+                    .downtime_ms
+                    .map(|guess| relative(guess, c.real.outage_ms)),
                 _ => None,
             };
             if let Some(error) = error {
@@ -192,7 +224,9 @@ mod tests {
     fn errors_are_relative_to_the_real_run() {
         let rows = table(&[comparison("a", 100.0, 110.0), comparison("b", 200.0, 190.0)]);
         let row = |who: &str| {
-            rows.iter().find(|r| r.who == who && r.what == "total time" && r.band == "all").unwrap()
+            rows.iter()
+                .find(|r| r.who == who && r.what == "total time" && r.band == "all")
+                .unwrap()
         };
         assert!((row("emulation").error.median - 0.05).abs() < 1e-9);
         assert!((row("emulation").error.p90 - 0.10).abs() < 1e-9);

@@ -152,11 +152,20 @@ pub struct GroundTruth {
 /// # Errors
 /// When it cannot be read, a line is not a migration, or nothing can be replayed.
 pub fn read(path: &Path, selection: Selection) -> Result<GroundTruth, InputError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| InputError::Io { path: path.into(), source })?;
-    let mut truth = GroundTruth { configurations: Vec::new(), left_out: BTreeMap::new() };
+    let text = std::fs::read_to_string(path).map_err(|source| InputError::Io {
+        path: path.into(),
+        source,
+    })?;
+    let mut truth = GroundTruth {
+        configurations: Vec::new(),
+        left_out: BTreeMap::new(),
+    };
     let mut lines = 0;
-    for (index, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
+    for (index, text) in text
+        .lines()
+        .enumerate()
+        .filter(|(_, text)| !text.trim().is_empty())
+    {
         lines += 1;
         let line: Line = serde_json::from_str(text).map_err(|source| InputError::Line {
             path: path.into(),
@@ -169,7 +178,10 @@ pub fn read(path: &Path, selection: Selection) -> Result<GroundTruth, InputError
         }
     }
     if truth.configurations.is_empty() {
-        return Err(InputError::Nothing { path: path.into(), lines });
+        return Err(InputError::Nothing {
+            path: path.into(),
+            lines,
+        });
     }
     Ok(truth)
 }
@@ -215,7 +227,10 @@ impl GroundTruth {
                 rounds: line.ram_dirty_sync_count.unwrap_or(0.0),
             },
         };
-        let known = self.configurations.iter_mut().find(|c| c.config_id == line.config_id);
+        let known = self
+            .configurations
+            .iter_mut()
+            .find(|c| c.config_id == line.config_id);
         match known {
             Some(configuration) => configuration.runs.push(run),
             None => self.configurations.push(Configuration::new(line, run)),
@@ -225,8 +240,12 @@ impl GroundTruth {
 
 impl Configuration {
     fn new(line: Line, run: RealRun) -> Self {
-        let mut configuration =
-            Self { config_id: line.config_id.clone(), lambda: 0.0, runs: vec![run], line };
+        let mut configuration = Self {
+            config_id: line.config_id.clone(),
+            lambda: 0.0,
+            runs: vec![run],
+            line,
+        };
         let goodput = flow::goodput_bps(&configuration.link()).unwrap_or(f64::INFINITY) / 8.0;
         let distinct = configuration.line.guest_distinct_pps_before.unwrap_or(0.0);
         configuration.lambda = distinct * PAGE_SIZE as f64 / goodput;
@@ -267,9 +286,17 @@ impl Configuration {
         let kernel_writes = image::HOT.0 + image::WARM.0;
         let base_pages = u64::from(round_u32(base).saturating_sub(kernel_writes));
         let written = pattern(&line.pattern).map_or_else(Vec::new, |pattern| {
-            classes(pattern, round_u32((mib(line.ws_mib) / PAGE_SIZE) as f64), line.rate_pps)
+            classes(
+                pattern,
+                round_u32((mib(line.ws_mib) / PAGE_SIZE) as f64),
+                line.rate_pps,
+            )
         });
-        let idle = if written.is_empty() { mib(line.ws_mib) } else { 0 };
+        let idle = if written.is_empty() {
+            mib(line.ws_mib)
+        } else {
+            0
+        };
         let background = [image::HOT, image::WARM].map(|(pages, rate)| PageClass {
             pages,
             rate,
@@ -281,7 +308,10 @@ impl Configuration {
             resident_bytes: mib(line.resident_mib) + base_pages * PAGE_SIZE + idle,
             classes: background.into_iter().chain(written).collect(),
             link: self.link(),
-            congestion: line.congestion.clone().unwrap_or_else(|| "cubic".to_owned()),
+            congestion: line
+                .congestion
+                .clone()
+                .unwrap_or_else(|| "cubic".to_owned()),
             params: MigrationParams {
                 downtime_limit: line.downtime_limit_ms,
                 return_path: line.return_path,

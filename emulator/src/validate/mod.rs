@@ -25,14 +25,18 @@ pub fn emulate(
 ) -> Result<(MigrationRecord, Measured)> {
     let lone = configuration.lone(seed);
     let (record, _) = lone.run(out, Show::Quiet)?;
-    let bytes = record.query_migrate["ram"]["transferred"].as_f64().unwrap_or(0.0);
+    let bytes = record.query_migrate["ram"]["transferred"]
+        .as_f64()
+        .unwrap_or(0.0);
     let measured = Measured {
         completed: record.status == Status::Completed,
         total_time_ms: record.query_migrate["total-time"].as_f64().unwrap_or(0.0),
         bytes,
         outage_ms: record.observed_outage_ms.unwrap_or(0.0),
         downtime_ms: record.query_migrate["downtime"].as_f64().unwrap_or(0.0),
-        rounds: record.query_migrate["ram"]["dirty-sync-count"].as_f64().unwrap_or(0.0),
+        rounds: record.query_migrate["ram"]["dirty-sync-count"]
+            .as_f64()
+            .unwrap_or(0.0),
     };
     Ok((record, measured))
 }

@@ -109,8 +109,16 @@ impl Inputs {
             None => true,
             Some(input) => needs.pages.contains(name) && input.pages.is_none(),
         };
-        let traces = needs.traces.iter().filter(|name| lacks(name)).cloned().collect();
-        let missing = Needs { traces, ..needs.clone() };
+        let traces = needs
+            .traces
+            .iter()
+            .filter(|name| lacks(name))
+            .cloned()
+            .collect();
+        let missing = Needs {
+            traces,
+            ..needs.clone()
+        };
         if !missing.traces.is_empty() {
             self.traces.extend(Self::read(dir, &missing)?.traces);
         }
