@@ -6,8 +6,6 @@
 //! Every repetition goes through all cells before the next begins, so that a disturbance does not fall on one cell alone.
 //! Prints a Markdown table. Without iperf3 or ping, streams and datagrams of our own take their place, said aloud.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -18,10 +16,10 @@ use netmodel::sys::clock::{now_ns, wait_until};
 use netmodel::units::{BitRate, ByteSize, parse_delay};
 use serde_json::{Value, json};
 
-use support::figures::{circumstances, median, spread};
-use support::path::Path;
-use support::tools::{self, Amount, Stream};
-use support::{Options, cell};
+use migbed_tests::measure::figures::{circumstances, median, spread};
+use migbed_tests::measure::path::Path;
+use migbed_tests::measure::tools::{self, Amount, Stream};
+use migbed_tests::measure::{Options, cell};
 
 /// Name of the option that makes this program measure one cell and print it.
 const ONE_CELL: &str = "--cell";
@@ -164,6 +162,7 @@ impl Asked {
             "wire_bps": carried.wire_bytes as f64 * 8.0 / span_s,
             "segments_per_frame": carried.segments_per_frame,
             "dropped_packets": carried.dropped_packets,
+            "lost_frames": carried.lost_frames,
             "late_us_p50": us(500),
             "late_us_p99": us(990),
             "relay_ms_per_gbit": carried.relay_cpu.as_secs_f64() * 1e3 / gbit,
@@ -201,7 +200,7 @@ fn print_table(cells: &[Asked], repeats: u32) -> Result<()> {
     }
     println!(
         "| rate | delay | goodput Mbit/s | of ideal % | wire rate − asked % | round trip − baseline, asked ms | got − asked µs | \
-         late p50 / p99 µs | relay ms per Gbit | relay waited % | segments a frame | drops |"
+         late p50 / p99 µs | relay ms per Gbit | relay waited % | segments a frame | drops in queue / elsewhere |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for (index, asked) in cells.iter().enumerate() {
@@ -257,7 +256,7 @@ impl Asked {
             format!("{middle:.digits$}")
         };
         Ok(format!(
-            "| {} | {} | {} | {of_ideal} | {wire} | {added_ms:.3} | {} | {} / {} | {} | {:.1} | {} | {} |",
+            "| {} | {} | {} | {of_ideal} | {wire} | {added_ms:.3} | {} | {} / {} | {} | {:.1} | {} | {} / {} |",
             self.rate,
             self.delay,
             spread(&goodput, 1),
@@ -268,6 +267,7 @@ impl Asked {
             100.0 * median(&all("relay_wait")),
             one("segments_per_frame", 1),
             one("dropped_packets", 0),
+            one("lost_frames", 0),
         ))
     }
 }

@@ -18,6 +18,7 @@ const CONGESTION: &str = "cubic";
 const SLACK_S: u64 = 20;
 
 /// Whether a tool is there; says so loudly if not.
+#[must_use]
 pub fn installed(tool: &str, instead: &str) -> bool {
     let mut asked = Command::new(tool);
     asked.arg("-V").stdout(Stdio::null()).stderr(Stdio::null());
@@ -29,25 +30,38 @@ pub fn installed(tool: &str, instead: &str) -> bool {
 }
 
 /// How much to send.
+#[derive(Debug)]
 pub enum Amount {
     /// Seconds that do not count, then seconds that do.
     Timed {
+        /// Do not count.
         warm_up_s: u64,
+        /// Count.
         seconds: u64,
     },
+    /// So many bytes, from the first on.
     Bytes(u64),
 }
 
 /// What a stream carried, and the processor time of its two ends in seconds.
+#[derive(Debug)]
 pub struct Stream {
+    /// Payload that arrived, bit/s.
     pub goodput_bps: f64,
+    /// Segments sent again.
     pub retransmits: u64,
+    /// Of the sending process.
     pub sender_cpu_s: f64,
+    /// Of the receiving one.
     pub receiver_cpu_s: f64,
+    /// How long it took.
     pub seconds: f64,
 }
 
 /// One iperf3 stream from the near host to the far one, in writes of `write_bytes` (128 KiB, iperf3's own, if `None`).
+///
+/// # Errors
+/// When iperf3 fails, hangs, or prints what is not its JSON.
 pub fn iperf3(path: &Path, amount: &Amount, write_bytes: Option<u32>) -> Result<Stream> {
     let mut server = Command::new("iperf3");
     server
@@ -110,6 +124,9 @@ pub fn iperf3(path: &Path, amount: &Amount, write_bytes: Option<u32>) -> Result<
 }
 
 /// What stands in for iperf3: one stream of our own, 128 KiB a write; processor times are not taken.
+///
+/// # Errors
+/// When the stream breaks.
 pub fn own_stream(path: &Path, warm_up_s: u64, seconds: u64) -> Result<Stream> {
     let listener = path.on(FAR, || TcpListener::bind((Path::far_address(), 5001)))??;
     let mut sender = path.on(NEAR, || TcpStream::connect((Path::far_address(), 5001)))??;
@@ -157,6 +174,9 @@ pub const PING_IP_BYTES: u32 = 56 + 8 + 20;
 const PING_GAP_MS: u64 = 20;
 
 /// Round trips of `count` pings through the idle path, in milliseconds.
+///
+/// # Errors
+/// When ping cannot be run or hangs.
 pub fn ping(path: &Path, count: u32) -> Result<Vec<f64>> {
     let mut command = Command::new("ping");
     let gap = format!("0.{PING_GAP_MS:03}");
@@ -184,6 +204,9 @@ pub fn ping(path: &Path, count: u32) -> Result<Vec<f64>> {
 }
 
 /// What stands in for ping: datagrams of the same size, sent back by a thread of ours.
+///
+/// # Errors
+/// When a socket fails, or an answer takes two seconds.
 pub fn own_ping(path: &Path, count: u32) -> Result<Vec<f64>> {
     let server = path.on(FAR, || UdpSocket::bind((Path::far_address(), 7)))??;
     let client = path.on(NEAR, || UdpSocket::bind(("0.0.0.0", 0)))??;

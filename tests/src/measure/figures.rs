@@ -1,6 +1,7 @@
 //! Medians, spreads, and the line that says on what they were taken.
 
 /// The middle value; of an even number the lower one. NaN without any.
+#[must_use]
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -9,6 +10,7 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 /// `median (min to max)`, each with `digits` decimals.
+#[must_use]
 pub fn spread(values: &[f64], digits: usize) -> String {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -17,6 +19,7 @@ pub fn spread(values: &[f64], digits: usize) -> String {
 }
 
 /// Processors, kernel, who we are, and how busy the machine was: printed above every table.
+#[must_use]
 pub fn circumstances() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let kernel = read("/proc/sys/kernel/osrelease");

@@ -5,17 +5,23 @@ use std::path::{Path, PathBuf};
 use netmodel::sys::clock::now_ns;
 
 /// Processor time of this computer up to an instant, in seconds.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Busy {
+    /// The instant, monotonic.
     pub at_ns: u64,
+    /// User and nice.
     pub user_s: f64,
+    /// System, interrupts and softirqs.
     pub system_s: f64,
+    /// Idle and waiting for a disk.
     pub idle_s: f64,
+    /// Taken by the hypervisor.
     pub stolen_s: f64,
 }
 
 impl Busy {
     /// All zero where /proc/stat cannot be read.
+    #[must_use]
     pub fn now() -> Self {
         let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
         let line = text.lines().next().unwrap_or_default();
@@ -36,6 +42,7 @@ impl Busy {
     }
 
     /// Share of the time since `earlier` in which processors ran anything, 0 to 1.
+    #[must_use]
     pub fn share_since(&self, earlier: &Self) -> f64 {
         let idle = self.idle_s - earlier.idle_s;
         let busy = self.user_s + self.system_s - earlier.user_s - earlier.system_s;
@@ -45,6 +52,7 @@ impl Busy {
 }
 
 /// A thread seen from outside, by its name, among the descendants of a process.
+#[derive(Debug)]
 pub struct ThreadWatch {
     name: &'static str,
     schedstat: Option<PathBuf>,
@@ -53,6 +61,8 @@ pub struct ThreadWatch {
 }
 
 impl ThreadWatch {
+    /// Watches for a thread of this name.
+    #[must_use]
     pub fn new(name: &'static str) -> Self {
         Self {
             name,
@@ -77,6 +87,7 @@ impl ThreadWatch {
     }
 
     /// (on a processor, waiting for one) between two instants, in seconds, by the nearest looks outside them.
+    #[must_use]
     pub fn between(&self, from_ns: u64, to_ns: u64) -> Option<(f64, f64)> {
         let first = self
             .seen

@@ -14,6 +14,9 @@ use netmodel::sys::clock::{now_ns, wait_until};
 
 /// This very program again, in a process of its own: a machine's namespaces are entered once and for all. The answer
 /// is the one line of JSON it prints.
+///
+/// # Errors
+/// When it fails, takes longer than `within_s`, or prints something else.
 pub fn cell(arguments: &[&str], within_s: u64) -> Result<serde_json::Value> {
     let mut command = Command::new("/proc/self/exe");
     let child = command.args(arguments).stdout(Stdio::piped()).spawn()?;
@@ -27,6 +30,9 @@ pub fn cell(arguments: &[&str], within_s: u64) -> Result<serde_json::Value> {
 }
 
 /// Waits for the end of a process that prints less than a pipe holds (64 KiB); one that takes longer is killed.
+///
+/// # Errors
+/// When it cannot be waited for, or took too long.
 pub fn finish(mut child: Child, within_s: u64) -> Result<Output> {
     let deadline_ns = now_ns() + within_s * 1_000_000_000;
     while child.try_wait()?.is_none() {
@@ -47,9 +53,14 @@ pub fn finish(mut child: Child, within_s: u64) -> Result<Output> {
 const POLL_NS: u64 = 20_000_000;
 
 /// Options as `--name value`; what `cargo bench` adds itself is skipped.
+#[derive(Debug)]
 pub struct Options(Vec<(String, String)>);
 
 impl Options {
+    /// Those this program was given.
+    ///
+    /// # Errors
+    /// When the last one has no value.
     pub fn read() -> Result<Self> {
         let mut pairs = Vec::new();
         let mut arguments = std::env::args()
@@ -66,6 +77,7 @@ impl Options {
     }
 
     /// Takes an option out, or its default.
+    #[must_use]
     pub fn take(&mut self, name: &str, default: &str) -> String {
         match self.0.iter().position(|(found, _)| found == name) {
             Some(at) => self.0.remove(at).1,
@@ -74,6 +86,9 @@ impl Options {
     }
 
     /// Whatever was not taken is a mistake.
+    ///
+    /// # Errors
+    /// Naming it.
     pub fn done(self) -> Result<()> {
         match self.0.first() {
             Some((name, _)) => bail!("unknown option {name}"),
