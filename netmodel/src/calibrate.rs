@@ -211,8 +211,13 @@ fn parts<'r>(
     let topology = fabric.plan().topology();
     let asks = |&(from, to): &(HostId, HostId)| -> u64 {
         let path = topology.path(from, to);
-        let rates = path.iter().filter_map(|id| topology.links()[id.0 as usize].spec.rate);
-        rates.map(crate::units::BitRate::bps).min().unwrap_or(settings.together_bps)
+        let rates = path
+            .iter()
+            .filter_map(|id| topology.links()[id.0 as usize].spec.rate);
+        rates
+            .map(crate::units::BitRate::bps)
+            .min()
+            .unwrap_or(settings.together_bps)
     };
     let all: u64 = ring.iter().map(asks).fold(0, u64::saturating_add);
     let share = all.div_ceil(u64::try_from(settings.parts_max.max(1)).unwrap_or(1));

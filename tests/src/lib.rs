@@ -1,1 +1,5 @@
-//! placeholder
+//! The harness of the end-to-end tests and benchmarks.
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+pub mod measure;

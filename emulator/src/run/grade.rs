@@ -133,10 +133,16 @@ pub fn run_grade(
 /// nothing was under way although the engine had something to send. TCP itself keeps these times.
 #[must_use]
 pub fn emulator_limited_share(source: &SourceReport, capped: bool) -> f64 {
-    let Some(last) = source.tcp.last() else { return 0.0 };
+    let Some(last) = source.tcp.last() else {
+        return 0.0;
+    };
     let elapsed_us = last.at_ns.saturating_sub(source.setup_end_ns) / 1_000;
     // A capped engine sleeps on purpose; its pauses say nothing.
-    let idle_us = if capped { 0 } else { elapsed_us.saturating_sub(last.busy_us) };
+    let idle_us = if capped {
+        0
+    } else {
+        elapsed_us.saturating_sub(last.busy_us)
+    };
     (idle_us + last.rwnd_limited_us) as f64 / elapsed_us.max(1) as f64
 }
 
@@ -165,7 +171,10 @@ pub fn migration_grade(
     if let Some(source) = &record.source_report {
         let limited = emulator_limited_share(source, record.params.max_bandwidth > 0);
         worst.add(Grade::of(limited, SHARE), || {
-            format!("the emulator itself held the transfer up {:.1} % of the time", limited * 100.0)
+            format!(
+                "the emulator itself held the transfer up {:.1} % of the time",
+                limited * 100.0
+            )
         });
     }
     (worst.grade, worst.reasons)
