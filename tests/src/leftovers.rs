@@ -50,7 +50,10 @@ impl Before {
             left = self.left(sandbox, processes, namespaces, keep);
             left.is_empty().then_some(())
         });
-        assert!(gone.is_some(), "left behind after {GONE_WITHIN:?}: {left:#?}");
+        assert!(
+            gone.is_some(),
+            "left behind after {GONE_WITHIN:?}: {left:#?}"
+        );
     }
 
     fn left(
@@ -79,9 +82,17 @@ impl Before {
             new.map(|name| format!("{what} {name}")).collect()
         };
         left.extend(new("device", &now.devices, &self.devices));
-        left.extend(new("namespace", &now.named_namespaces, &self.named_namespaces));
+        left.extend(new(
+            "namespace",
+            &now.named_namespaces,
+            &self.named_namespaces,
+        ));
         left.extend(new("mount", &now.mounts, &self.mounts));
-        left.extend(new("shared memory", &now.shared_memory, &self.shared_memory));
+        left.extend(new(
+            "shared memory",
+            &now.shared_memory,
+            &self.shared_memory,
+        ));
         let kept: BTreeSet<String> = keep.iter().map(|&name| name.to_owned()).collect();
         left.extend(new("file", &names(&sandbox.work()), &kept));
         for empty in [sandbox.temporary(), sandbox.home()] {
@@ -122,7 +133,9 @@ fn names(folder: &Path) -> BTreeSet<String> {
 
 fn ours_in(folder: &Path) -> BTreeSet<String> {
     let all = names(folder);
-    all.into_iter().filter(|name| name.contains("migbed")).collect()
+    all.into_iter()
+        .filter(|name| name.contains("migbed"))
+        .collect()
 }
 
 /// Namespaces that are kept by mounting them somewhere.

@@ -90,7 +90,11 @@ impl Tree {
     /// All of them.
     #[must_use]
     pub fn all(&self) -> BTreeSet<Process> {
-        let above = [Some(&self.migbed), self.launcher.as_ref(), self.init.as_ref()];
+        let above = [
+            Some(&self.migbed),
+            self.launcher.as_ref(),
+            self.init.as_ref(),
+        ];
         let above = above.into_iter().flatten();
         above.chain(&self.agents).cloned().collect()
     }

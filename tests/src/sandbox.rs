@@ -258,7 +258,6 @@ impl Finished {
     ///
     /// # Panics
     /// When it did not, with all it said.
-    #[must_use]
     pub fn expect_code(self, code: i32) -> Self {
         assert_eq!(
             self.code,

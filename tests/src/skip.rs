@@ -55,5 +55,7 @@ pub fn turn(test: &str) -> Option<Turn> {
     let folder = crate::binary().parent().expect("a program is in a folder");
     let folder = File::open(folder).expect("the folder of migbed can be opened");
     let lock = nix::fcntl::Flock::lock(folder, nix::fcntl::FlockArg::LockExclusive);
-    Some(Turn(lock.map_err(|(_, e)| e).expect("folders can be locked")))
+    Some(Turn(
+        lock.map_err(|(_, e)| e).expect("folders can be locked"),
+    ))
 }

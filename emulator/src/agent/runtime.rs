@@ -214,7 +214,10 @@ impl Runtime {
     ///
     /// # Errors
     /// When trace time would go back.
-    pub(super) fn sample(&self, now: MonoNs) -> Result<(u64, HostSample, Vec<VmSample>), RuntimeError> {
+    pub(super) fn sample(
+        &self,
+        now: MonoNs,
+    ) -> Result<(u64, HostSample, Vec<VmSample>), RuntimeError> {
         let mut inner = self.lock();
         inner.reach(now)?;
         let trace_ns = inner.host.now().0;

@@ -29,7 +29,7 @@ use crate::scenario::Scenario;
 use crate::scenario::inputs::{InputError, Inputs};
 use crate::scenario::scale::{self, ScaleError};
 use driver::{Drive, Driver};
-use netmodel::sys::probe::Capabilities;
+use netmodel::sys::probe::{Capabilities, Capability};
 use progress::{Progress, Show};
 use replay::clock::ClockError;
 use std::path::{Path, PathBuf};
@@ -182,8 +182,14 @@ pub fn run(request: &RunRequest) -> anyhow::Result<RunOutcome> {
 
 /// What the run needs of this computer, before anything is started.
 fn lacks_nothing(capabilities: &Capabilities) -> Result<(), MissingCapability> {
+    if capabilities.missing().next().is_none() {
+        return Ok(());
+    }
+    // A setting that forbids is not required by itself, but it is what has to be changed.
+    let forbids = |c: &&Capability| c.present == Some(false) && c.name.starts_with("sysctl ");
     let lacks: Vec<String> = capabilities
         .missing()
+        .chain(capabilities.0.iter().filter(forbids))
         .map(|lack| {
             format!(
                 "this machine lacks {}: {}\n  remedy: {}",
@@ -191,13 +197,9 @@ fn lacks_nothing(capabilities: &Capabilities) -> Result<(), MissingCapability> {
             )
         })
         .collect();
-    if lacks.is_empty() {
-        Ok(())
-    } else {
-        Err(MissingCapability {
-            message: lacks.join("\n"),
-        })
-    }
+    Err(MissingCapability {
+        message: lacks.join("\n"),
+    })
 }
 
 async fn execute(request: &RunRequest, capabilities: &Capabilities) -> anyhow::Result<RunOutcome> {

@@ -50,7 +50,10 @@ fn machine() -> Result<()> {
     netmodel::sys::netns::enter_machine()?;
     set_pdeathsig(Signal::SIGKILL)?;
     for _ in 0..2 {
-        Command::new("/proc/self/exe").arg("agent").stdin(Stdio::piped()).spawn()?;
+        Command::new("/proc/self/exe")
+            .arg("agent")
+            .stdin(Stdio::piped())
+            .spawn()?;
     }
     wait_for_ever()
 }
