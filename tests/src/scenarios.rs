@@ -22,7 +22,7 @@ ram = "2GiB"
 [[vms]]
 name = "db"
 count = 2
-ram = "128MiB"
+ram = "256MiB"
 resident = "16MiB"
 cpu = { trace = "redis" }
 writes = { trace = "redis" }

@@ -97,21 +97,21 @@ fn a_trace_cut_in_the_middle_is_refused() {
 #[test]
 fn a_recording_cut_in_the_middle_is_refused() {
     let test = "a_recording_cut_in_the_middle_is_refused";
-    let recording = "../shared/traces/recorded-page-writes/rustc.csv.gz";
+    let recording = "../shared/traces/recorded-page-writes/rustc-a.csv.gz";
     let Ok(whole) = std::fs::read(migbed_tests::repository().join(recording)) else {
         skip(test, "shared/traces beside the repository");
         return;
     };
     let sandbox = Sandbox::new();
-    let text = DAY.replace("redis.mbpw", "rustc.csv.gz");
+    let text = DAY.replace("redis.mbpw", "rustc-a.csv.gz");
     let path = sandbox.file("bad.toml", &text);
-    sandbox.file("rustc.csv.gz", &whole);
+    sandbox.file("rustc-a.csv.gz", &whole);
     sandbox.run(&["check", &path]).expect_code(0);
-    sandbox.file("rustc.csv.gz", &whole[..whole.len() / 2]);
-    refused(&sandbox.run(&["check", &path]), &["rustc.csv.gz"]);
-    let shown = sandbox.input().join("rustc.csv.gz");
+    sandbox.file("rustc-a.csv.gz", &whole[..whole.len() / 2]);
+    refused(&sandbox.run(&["check", &path]), &["rustc-a.csv.gz"]);
+    let shown = sandbox.input().join("rustc-a.csv.gz");
     let shown = sandbox.run(&["trace", "show", shown.to_str().unwrap()]);
-    refused(&shown, &["rustc.csv.gz"]);
+    refused(&shown, &["rustc-a.csv.gz"]);
 }
 
 #[test]
