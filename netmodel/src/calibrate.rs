@@ -1,7 +1,9 @@
 //! Measures every link against its spec, before a run: delay while idle, rate while all links are loaded at once.
 //!
-//! Hosts form a ring: host i streams to host i + 1, so that every link carries one stream each way. Rates come from the
-//! relay's counters at the far end of a link, goodput from the receiver; the two must agree. Everything ends by a deadline.
+//! Hosts form a ring: host i streams to host i + 1, so that every link carries one stream each way. The ring is loaded
+//! in a few parts, one after another, so that no part asks for more than the computer carries; links of one part are
+//! loaded at once. Rates come from the relay's counters at the far end of a link, goodput from the receiver; the two
+//! must agree. Everything ends by a deadline.
 
 mod load;
 
@@ -34,6 +36,10 @@ pub struct Settings {
     pub rate_tolerance: f64,
     /// Largest error of a path's delay, what the computer itself adds included.
     pub delay_tolerance: Duration,
+    /// Links loaded at once may ask for this much together; beyond it the ring is loaded in parts.
+    pub together_bps: u64,
+    /// Parts at the most, so that a large network does not take for ever; then `together_bps` gives way.
+    pub parts_max: usize,
 }
 
 impl Default for Settings {
@@ -45,6 +51,8 @@ impl Default for Settings {
             pings: 20,
             rate_tolerance: 0.01,
             delay_tolerance: Duration::from_millis(1),
+            together_bps: 2_000_000_000,
+            parts_max: 4,
         }
     }
 }
@@ -154,10 +162,19 @@ pub fn calibrate(
     let ring = ring(fabric.plan().topology().host_count());
     let before = fabric.counters()?;
     let delays = Ping::all(hosts, &ring, settings.pings, longest_path(fabric))?;
-    let measured = load(fabric, hosts, &ring, settings)?;
-    fabric.drained(DRAIN_WITHIN)?;
+    let mut links = Vec::new();
+    let mut delays = delays.as_slice();
+    let mut congestion_control = String::new();
+    for part in parts(fabric, &ring, settings) {
+        let measured = load(fabric, hosts, part, settings)?;
+        fabric.drained(DRAIN_WITHIN)?;
+        let (here, rest) = delays.split_at(part.len());
+        links.extend(judge(fabric, part, here, &measured, settings));
+        delays = rest;
+        congestion_control = measured.congestion_control;
+    }
+    links.sort_by_key(|link| link.link);
     let after = fabric.counters()?;
-    let links = judge(fabric, &ring, &delays, &measured, settings);
     let into_hosts = |link: &LinkCalibration| {
         let to = &fabric.plan().topology().links()[link.link.0 as usize].to;
         matches!(to, crate::topology::Place::Host(_))
@@ -169,7 +186,7 @@ pub fn calibrate(
             .map(|l| l.got_rate_bps)
             .sum(),
         links,
-        congestion_control: measured.congestion_control,
+        congestion_control,
         findings: audit(&before, &after, &Limits::default()),
     })
 }
@@ -182,6 +199,42 @@ fn ring(hosts: usize) -> Vec<(HostId, HostId)> {
     (0..hosts)
         .map(|n| (HostId(n), HostId((n + 1) % hosts)))
         .collect()
+}
+
+/// Consecutive ways of the ring that ask for no more than `together_bps`, or for an equal share of everything if that
+/// would make too many parts. An unshaped way asks for all there is.
+fn parts<'r>(
+    fabric: &Fabric,
+    ring: &'r [(HostId, HostId)],
+    settings: &Settings,
+) -> Vec<&'r [(HostId, HostId)]> {
+    let topology = fabric.plan().topology();
+    let asks = |&(from, to): &(HostId, HostId)| -> u64 {
+        let path = topology.path(from, to);
+        let rates = path
+            .iter()
+            .filter_map(|id| topology.links()[id.0 as usize].spec.rate);
+        rates
+            .map(crate::units::BitRate::bps)
+            .min()
+            .unwrap_or(settings.together_bps)
+    };
+    let all: u64 = ring.iter().map(asks).fold(0, u64::saturating_add);
+    let share = all.div_ceil(u64::try_from(settings.parts_max.max(1)).unwrap_or(1));
+    let most = settings.together_bps.max(share);
+    let mut parts = Vec::new();
+    let mut begin = 0;
+    let mut asked = 0_u64;
+    for (n, way) in ring.iter().enumerate() {
+        let more = asks(way);
+        if n > begin && asked.saturating_add(more) > most {
+            parts.push(&ring[begin..n]);
+            (begin, asked) = (n, 0);
+        }
+        asked = asked.saturating_add(more);
+    }
+    parts.push(&ring[begin..]);
+    parts
 }
 
 fn longest_path(fabric: &Fabric) -> Duration {

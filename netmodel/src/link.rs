@@ -75,13 +75,13 @@ impl LinkSpec {
         self.rate.map_or(0, |rate| rate.bytes_in(self.delay))
     }
 
-    /// Largest super-frame to let onto this link, in IP bytes: what it serialises in 125 µs (a compromise between
-    /// burstiness and relay CPU, testbeds.md §2), at least two segments, at most what a GSO packet can be.
+    /// Largest super-frame to let onto this link, in IP bytes: what it serialises in 250 µs (a compromise between
+    /// burstiness and the relay's CPU time, which goes with the number of frames), at least two segments, at most what a GSO packet can be.
     #[must_use]
     pub fn gso_bytes(&self) -> u32 {
         let smallest = 2 * u64::from(MTU);
         let bytes = self.rate.map_or(u64::from(GSO_LARGEST), |rate| {
-            rate.bytes_in(Duration::from_micros(125))
+            rate.bytes_in(Duration::from_micros(250))
                 .clamp(smallest, u64::from(GSO_LARGEST))
         });
         u32::try_from(bytes).unwrap_or(GSO_LARGEST)
@@ -143,8 +143,8 @@ mod tests {
     #[test]
     fn super_frames_shrink_with_the_rate() {
         let gso = |bps| LinkSpec::with_rate(BitRate::from_bps(bps).unwrap()).gso_bytes();
-        assert_eq!(gso(100_000_000), 3000);
-        assert_eq!(gso(1_000_000_000), 15_625);
+        assert_eq!(gso(10_000_000), 3000);
+        assert_eq!(gso(1_000_000_000), 31_250);
         assert_eq!(gso(10_000_000_000), 65_536);
         assert_eq!(LinkSpec::default().gso_bytes(), 65_536);
     }

@@ -61,7 +61,7 @@ pub enum Step {
     },
     /// Create a pair, the peer straight in the host's namespace, both ends without ARP.
     Veth(VethPair),
-    /// Limit the super-frames of the host's card, so that its link is not given more than 125 µs at once.
+    /// Limit the super-frames of the host's card, so that its link is not given more than 250 µs at once.
     GsoMaxSize {
         /// The host.
         host: HostId,

@@ -56,7 +56,9 @@ impl Before {
         );
     }
 
-    fn left(
+    /// What is there now that was not before, and is neither kept nor gone.
+    #[must_use]
+    pub fn left(
         &self,
         sandbox: &Sandbox,
         processes: &BTreeSet<Process>,

@@ -1,7 +1,7 @@
-//! The harness of the end-to-end tests.
+//! The harness of the end-to-end tests and benchmarks.
 //!
 //! Inside: finding and starting `migbed`, small scenarios, what a run leaves in /proc and on disk,
-//! loud skips. Never inside: what is right or wrong; each test says that itself. Tests that corrupt
+//! loud skips; `measure` is the benchmarks'. Never inside: what is right or wrong; each test says that itself. Tests that corrupt
 //! a dirty log on purpose are beside the engine (`emulator/src/migration/tests.rs`), tests of single
 //! decisions beside the decisions.
 #![warn(missing_docs)]
@@ -10,6 +10,7 @@
 mod binary;
 mod events;
 mod leftovers;
+pub mod measure;
 mod processes;
 mod sandbox;
 mod scenarios;

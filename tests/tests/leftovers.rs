@@ -2,7 +2,9 @@
 
 use migbed::event::EventKind;
 use migbed::migration::record::{Owner, Phase, Status};
-use migbed_tests::{Before, Finished, PAIR, Running, SLOW, Sandbox, Tree, records, seen, turn};
+use migbed_tests::{
+    Before, Finished, PAIR, Running, SLOW, Sandbox, Tree, helper, records, seen, turn,
+};
 use nix::sys::signal::Signal;
 
 const RUN: [&str; 5] = ["--out", "out", "--no-calibration", "--force", "--quiet"];
@@ -35,6 +37,27 @@ fn broken(test: &str, hurt: impl Fn(&Tree)) -> Option<(Finished, Sandbox)> {
     let finished = running.finish();
     before.nothing_left(&sandbox, &processes, &namespaces, &["out"]);
     Some((finished, sandbox))
+}
+
+/// The other tests of this file are worth what this one shows: what is left is seen.
+#[test]
+fn what_is_left_is_seen() {
+    let Some(_turn) = turn("what_is_left_is_seen") else {
+        return;
+    };
+    let sandbox = Sandbox::new();
+    let before = Before::now();
+    let tower = sandbox.start_command(sandbox.command(&helper(), &["parent"]));
+    let (tree, processes, namespaces) = tower.holds(2);
+    std::fs::write(sandbox.temporary().join("forgotten"), "").unwrap();
+    std::fs::write(sandbox.work().join("core"), "").unwrap();
+    let left = before.left(&sandbox, &processes, &namespaces, &["out"]);
+    let count = |what: &str| left.iter().filter(|left| left.starts_with(what)).count();
+    assert_eq!(count("file"), 2, "{left:#?}");
+    assert!(count("process") >= tree.all().len(), "{left:#?}");
+    // Not by its processes' numbers alone: also by their mark, or by the namespace they are in.
+    let unknown = before.left(&sandbox, &Default::default(), &namespaces, &["out"]);
+    assert_eq!(unknown.len() - 2, tree.all().len(), "{unknown:#?}");
 }
 
 #[test]

@@ -127,7 +127,7 @@ impl Agent {
             ToAgent::OpenSink(_)
             | ToAgent::OpenFlow { .. }
             | ToAgent::CloseFlow(_)
-            | ToAgent::FlowStats => self.tenant(message)?,
+            | ToAgent::FlowStats => self.tenant(&message)?,
             _ => self.migrate(message)?,
         }
         Ok(())
@@ -149,9 +149,9 @@ impl Agent {
         Ok(())
     }
 
-    fn tenant(&mut self, message: ToAgent) -> Result<(), ControlError> {
+    fn tenant(&mut self, message: &ToAgent) -> Result<(), ControlError> {
         let congestion = &self.setup.congestion;
-        match message {
+        match *message {
             ToAgent::OpenSink(flow) => {
                 let opened = self.tenants.open_sink(flow, self.any_port(), congestion);
                 let port = opened.map_err(|error| error.to_string());

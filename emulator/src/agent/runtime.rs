@@ -115,12 +115,13 @@ impl Runtime {
         })
     }
 
-    /// Takes in a VM that has never run, and starts it.
+    /// Takes in a VM as it is when the run begins, and starts it.
     ///
     /// # Errors
     /// When the host does not admit it.
     pub(super) fn place(&self, vm: VmId, spec: VmSpec) -> Result<(), RuntimeError> {
-        self.lock().arrive(vm, spec, VmState::default()).map(drop)
+        let begun = VmState::begun(&spec);
+        self.lock().arrive(vm, spec, begun).map(drop)
     }
 
     /// Takes in a VM that comes from another host, and starts it. Returns its guest time.

@@ -1,6 +1,7 @@
 //! `migbed check`: everything that can be known of a scenario without running it.
 
 use super::Exit;
+use super::output::say;
 use crate::scenario::{self, scale};
 use anyhow::Result;
 use clap::Args;
@@ -24,18 +25,18 @@ impl CheckArgs {
         let carried = scale::apply(&loaded.scenario, loaded.scenario.scale)
             .map_err(|error| crate::run::Unusable(format!("{error}\n  {}", error.remedy())))?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&loaded.scenario)?);
+            say!("{}", serde_json::to_string_pretty(&loaded.scenario)?);
             return Ok(Exit::Done);
         }
-        println!("{}", scenario::explain(&loaded.scenario));
+        say!("{}", scenario::explain(&loaded.scenario));
         for (name, input) in loaded.inputs.iter() {
             for warning in &input.warnings {
-                println!("trace {name}: {warning}");
+                say!("trace {name}: {warning}");
             }
         }
-        println!("admission: unknown until a run has calibrated this machine");
+        say!("admission: unknown until a run has calibrated this machine");
         if self.explain {
-            println!(
+            say!(
                 "{}",
                 crate::machine::plan(&carried.hosts, &carried.network)?
             );

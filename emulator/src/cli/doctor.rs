@@ -1,6 +1,7 @@
 //! `migbed doctor`: what this machine offers and lacks.
 
 use super::Exit;
+use super::output::say;
 use clap::Args;
 use comfy_table::{ContentArrangement, Table};
 
@@ -17,7 +18,7 @@ impl DoctorArgs {
         let lacks = capabilities.missing().count();
         if self.json {
             let json = serde_json::to_string_pretty(&capabilities);
-            println!("{}", json.unwrap_or_default());
+            say!("{}", json.unwrap_or_default());
         } else {
             let mut table = Table::new();
             table.set_content_arrangement(ContentArrangement::Dynamic);
@@ -31,8 +32,8 @@ impl DoctorArgs {
                 };
                 table.add_row([&c.name, state, &c.detail, &c.remedy]);
             }
-            println!("{table}");
-            println!(
+            say!("{table}");
+            say!(
                 "{}",
                 if lacks == 0 {
                     "This machine can run migbed."

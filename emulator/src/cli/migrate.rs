@@ -1,6 +1,7 @@
 //! `migbed migrate`: one VM over one link.
 
 use super::Exit;
+use super::output::say;
 use crate::lone::{Lone, Pattern, classes};
 use crate::migration::params::{MigrationParams, Reprotect};
 use crate::migration::record::{MigrationRecord, Status};
@@ -167,23 +168,23 @@ impl MigrateArgs {
             "predictions": record.predictions,
         });
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&answer)?);
+            say!("{}", serde_json::to_string_pretty(&answer)?);
             return Ok(());
         }
-        println!(
+        say!(
             "query_migrate: {}",
             serde_json::to_string_pretty(&record.query_migrate)?
         );
         if let Some(outage) = record.observed_outage_ms {
-            println!("observed_outage_ms: {outage:.1}");
+            say!("observed_outage_ms: {outage:.1}");
         }
-        println!("rounds: {}", record.rounds);
-        println!("verified: {}", record.verified);
-        println!("grade: {}", record.grade);
+        say!("rounds: {}", record.rounds);
+        say!("verified: {}", record.verified);
+        say!("grade: {}", record.grade);
         for reason in &record.grade_reasons {
-            println!("  {reason}");
+            say!("  {reason}");
         }
-        println!("models (made before, error against what was measured):");
+        say!("models (made before, error against what was measured):");
         for guess in &record.predictions {
             let error = |error: Option<f64>| {
                 error.map_or_else(
@@ -191,7 +192,7 @@ impl MigrateArgs {
                     |error| format!("{:+.0} %", error * 100.0),
                 )
             };
-            println!(
+            say!(
                 "  {:18} {:9.0} ms ({}), downtime {} ({}), {:.1} MiB ({})",
                 guess.model,
                 guess.total_time_ms,

@@ -5,6 +5,7 @@
 mod check;
 mod doctor;
 mod migrate;
+mod output;
 mod report;
 mod run;
 mod trace;

@@ -1,6 +1,7 @@
 //! `migbed report`.
 
 use super::Exit;
+use super::output::say;
 use crate::results::{self, RunDir};
 use crate::run::Unusable;
 use anyhow::Result;
@@ -23,10 +24,10 @@ impl ReportArgs {
         crate::report::write(&dir)?;
         let summary = dir.summary()?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&summary)?);
+            say!("{}", serde_json::to_string_pretty(&summary)?);
         } else {
-            println!("report: {}", dir.file("report.html").display());
-            println!("{}", summary.verdict);
+            say!("report: {}", dir.file("report.html").display());
+            say!("{}", summary.verdict);
         }
         Ok(Exit::Done)
     }

@@ -1,6 +1,7 @@
 //! `migbed run` and `migbed rerun`.
 
 use super::Exit;
+use super::output::say;
 use crate::results::{self, RunDir, ScenarioFile};
 use crate::run::progress::Show;
 use crate::run::{self, RunOutcome, RunRequest, Unusable};
@@ -150,18 +151,18 @@ impl RunOptions {
     fn tell(&self, outcome: &RunOutcome) -> Result<()> {
         let summary = outcome.dir.summary()?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&summary)?);
+            say!("{}", serde_json::to_string_pretty(&summary)?);
             return Ok(());
         }
-        println!("{}", results::table_of_migrations(&outcome.migrations));
+        say!("{}", results::table_of_migrations(&outcome.migrations));
         for warning in &outcome.warnings {
-            println!("warning: {warning}");
+            say!("warning: {warning}");
         }
         for reason in &outcome.grade_reasons {
-            println!("grade {reason}");
+            say!("grade {reason}");
         }
-        println!("report: {}", outcome.dir.file("report.html").display());
-        println!("{}", summary.verdict);
+        say!("report: {}", outcome.dir.file("report.html").display());
+        say!("{}", summary.verdict);
         Ok(())
     }
 

@@ -1,9 +1,11 @@
 //! `migbed trace`: import traces into our own formats, and look at them.
 
 use super::Exit;
+use super::output::say;
 use crate::run::Unusable;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use comfy_table::Table;
 use std::path::{Path, PathBuf};
 use traces::import::{Format, ImportOptions, Imported, import_path};
 use traces::store::bundle::Bundle;
@@ -99,7 +101,7 @@ impl ImportArgs {
             let (title, origin, licence) = (&self.title, &self.origin, &self.licence);
             Bundle::from_import(imported, title, origin, licence).write(&self.out)?;
         }
-        println!("{}: {found}", self.out.display());
+        say!("{}: {found}", self.out.display());
         Ok(Exit::Done)
     }
 }
@@ -149,20 +151,43 @@ impl ShowArgs {
             })
             .collect();
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&rows)?);
+            say!("{}", serde_json::to_string_pretty(&rows)?);
             return Ok(Exit::Done);
         }
-        println!(
+        say!(
             "{}: {}, {} VMs",
             self.source.path.display(),
             imported.format,
             rows.len()
         );
+        let mut table = Table::new();
+        table.set_header([
+            "VM",
+            "seconds",
+            "intervals",
+            "mean cores",
+            "pages",
+            "page marks",
+        ]);
         for row in &rows {
-            println!("{}", serde_json::to_string(row)?);
+            let text = |key: &str| match &row[key] {
+                serde_json::Value::String(text) => text.clone(),
+                serde_json::Value::Null => "–".to_owned(),
+                other => other.to_string(),
+            };
+            let cores = row["cpu_mean_cores"].as_f64().unwrap_or(0.0);
+            table.add_row([
+                text("name"),
+                text("duration_s"),
+                text("intervals"),
+                format!("{cores:.3}"),
+                text("pages"),
+                text("page_marks"),
+            ]);
         }
+        say!("{table}");
         for warning in &imported.warnings {
-            println!("warning: {}: {}", warning.file.display(), warning.kind);
+            say!("warning: {}: {}", warning.file.display(), warning.kind);
         }
         Ok(Exit::Done)
     }

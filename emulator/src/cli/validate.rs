@@ -1,6 +1,7 @@
 //! `migbed validate`.
 
 use super::Exit;
+use super::output::say;
 use crate::run::Unusable;
 use crate::validate::errors::{Comparison, Row, table};
 use crate::validate::input::{self, Selection};
@@ -75,11 +76,11 @@ impl QemuArgs {
                 "comparisons": comparisons,
                 "left_out": truth.left_out,
             });
-            println!("{}", serde_json::to_string_pretty(&all)?);
+            say!("{}", serde_json::to_string_pretty(&all)?);
         } else {
             print(&rows, &comparisons);
             for (reason, runs) in &truth.left_out {
-                println!("left out: {runs} runs, {reason}");
+                say!("left out: {runs} runs, {reason}");
             }
         }
         let bad = comparisons
@@ -120,7 +121,7 @@ fn print(rows: &[Row], comparisons: &[Comparison]) {
             c.grade.clone(),
         ]);
     }
-    println!("{runs}");
+    say!("{runs}");
     let mut table = Table::new();
     table.set_header(["", "field", "λ", "n", "median error", "p90 error"]);
     for row in rows {
@@ -133,5 +134,5 @@ fn print(rows: &[Row], comparisons: &[Comparison]) {
             format!("{:.2} %", row.error.p90 * 100.0),
         ]);
     }
-    println!("{table}");
+    say!("{table}");
 }

@@ -222,7 +222,7 @@ pub struct VmSample {
     pub lost_core_ns: u64,
     /// ns it was paused.
     pub paused_ns: u64,
-    /// Guest CPU time since the start of the run, ns.
+    /// Guest CPU time so far, that of its offset into its trace included, ns.
     pub guest_cpu_ns: u64,
 }
 

@@ -181,7 +181,7 @@ pub const VMS: &[Column] = &[
         "guest_cpu_s",
         Float,
         Modelled,
-        "guest CPU time since the start of the run",
+        "guest CPU time so far, that of its offset into its trace included",
     ),
 ];
 

@@ -346,7 +346,7 @@ fn achieved(s: &Summary) -> String {
         return format!("{policy}: the same demand under none was not computed; ");
     };
     let steal = if got.max(none) < 0.05 {
-        "left no CPU demand waiting, and nor would none have".to_owned()
+        "left no CPU demand waiting, as would none,".to_owned()
     } else {
         format!(
             "left {} core-s of CPU demand waiting against {} under none ({})",
@@ -376,6 +376,9 @@ fn change(got: f64, none: f64) -> String {
     // Below half a per cent two runs of one policy differ as much.
     if percent.abs() < 0.5 {
         "no difference".into()
+    } else if percent <= -99.5 && got > 0.0 {
+        // Rounded to 100 it would say that nothing is left.
+        format!("{:.1} % less", (-percent).min(99.9))
     } else if percent < 0.0 {
         format!("{:.0} % less", -percent)
     } else {

@@ -6,7 +6,7 @@
 use crate::control::message::AuditFinding;
 use crate::event::{LinkCalibration, LinkSample};
 use crate::ids::HostId;
-use crate::migration::record::MigrationRecord;
+use crate::migration::record::{MigrationRecord, SourceReport};
 use crate::scenario::Scenario;
 
 /// A certificate's grade; later is worse.
@@ -128,8 +128,26 @@ pub fn run_grade(
     (worst.grade, worst.reasons)
 }
 
-/// The grade of a migration: its links, the relay's lateness on them, and the time in which its
-/// own threads waited for a processor.
+/// The share of a transfer in which neither the network nor the engine's own decisions limited it
+/// but this computer: the receiver's window was closed (its thread did not get to reading), or
+/// nothing was under way although the engine had something to send. TCP itself keeps these times.
+#[must_use]
+pub fn emulator_limited_share(source: &SourceReport, capped: bool) -> f64 {
+    let Some(last) = source.tcp.last() else {
+        return 0.0;
+    };
+    let elapsed_us = last.at_ns.saturating_sub(source.setup_end_ns) / 1_000;
+    // A capped engine sleeps on purpose; its pauses say nothing.
+    let idle_us = if capped {
+        0
+    } else {
+        elapsed_us.saturating_sub(last.busy_us)
+    };
+    (idle_us + last.rwnd_limited_us) as f64 / elapsed_us.max(1) as f64
+}
+
+/// The grade of a migration: its links, the relay's lateness on them, and what this computer
+/// itself held it up.
 #[must_use]
 pub fn migration_grade(
     record: &MigrationRecord,
@@ -151,26 +169,13 @@ pub fn migration_grade(
         });
     }
     if let Some(source) = &record.source_report {
-        let total_ns = source.end_ns.saturating_sub(source.begin_ns).max(1) as f64;
-        let waits = [
-            ("source", source.run_queue_ns),
-            (
-                "destination",
-                record
-                    .destination_report
-                    .as_ref()
-                    .map_or(0, |d| d.run_queue_ns),
-            ),
-        ];
-        for (end, run_queue_ns) in waits {
-            let share = run_queue_ns as f64 / total_ns;
-            worst.add(Grade::of(share, SHARE), || {
-                format!(
-                    "the {end}'s thread waited for a processor {:.1} % of the time",
-                    share * 100.0
-                )
-            });
-        }
+        let limited = emulator_limited_share(source, record.params.max_bandwidth > 0);
+        worst.add(Grade::of(limited, SHARE), || {
+            format!(
+                "the emulator itself held the transfer up {:.1} % of the time",
+                limited * 100.0
+            )
+        });
     }
     (worst.grade, worst.reasons)
 }

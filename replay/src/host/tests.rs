@@ -82,6 +82,28 @@ fn a_host_with_room_grants_what_is_asked() {
 }
 
 #[test]
+fn a_vm_begun_in_its_trace_has_the_guest_time_of_what_came_before() {
+    let samples = vec![
+        CpuSample {
+            dur_ns: S,
+            milli: 500,
+        },
+        CpuSample {
+            dur_ns: S,
+            milli: 100,
+        },
+    ];
+    let mut spec = vm(1, CpuTrace::new(samples).unwrap(), service());
+    spec.trace_offset_ns = 3 * S + S / 2;
+    // 0.5 + 0.1 + 0.5 + half of 0.1 core-seconds.
+    let expected = GuestTime {
+        cpu_ns: 1_150_000_000,
+        run_ns: 3 * S + S / 2,
+    };
+    assert_eq!(VmState::begun(&spec).guest_time(), expected);
+}
+
+#[test]
 fn overload_shows_as_steal_and_pressure() {
     let mut host = host(1);
     start(&mut host, steady(1, 600, service()));

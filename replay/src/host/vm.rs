@@ -82,6 +82,26 @@ pub struct VmState {
 }
 
 impl VmState {
+    /// A VM that has been at work on its trace for `trace_offset_ns` when it first comes to a
+    /// host: its guest time is what that part of the trace asked for, so that page writes clocked
+    /// by it begin as far in as its CPU demand does.
+    #[must_use]
+    pub fn begun(spec: &VmSpec) -> Self {
+        let offset_ns = spec.trace_offset_ns;
+        let (mut at_ns, mut work) = (0, 0_u128);
+        while at_ns < offset_ns {
+            let demand = spec.cpu.demand_at(at_ns);
+            let until_ns = demand.until_ns.min(offset_ns);
+            work += CoreWork::of(u64::from(demand.milli) * PER_MILLI, until_ns - at_ns).0;
+            at_ns = until_ns;
+        }
+        Self {
+            cpu: CoreWork(work),
+            run_ns: offset_ns,
+            ..Self::default()
+        }
+    }
+
     /// Guest time when it left.
     #[must_use]
     pub fn guest_time(&self) -> GuestTime {

@@ -16,8 +16,8 @@ pub(super) struct Slab {
     classes: [Class; SIZES.len()],
 }
 
-/// One plain MTU frame; a super-frame at 1 Gbit/s (link.rs: 125 µs); the largest there is.
-const SIZES: [usize; 3] = [2 << 10, 18 << 10, 66 << 10];
+/// One plain MTU frame; a super-frame at 1 Gbit/s (link.rs: 250 µs); the largest there is.
+const SIZES: [usize; 3] = [2 << 10, 34 << 10, 66 << 10];
 
 #[derive(Debug)]
 struct Class {
