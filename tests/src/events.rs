@@ -70,3 +70,13 @@ pub fn records(run: &Path) -> Vec<MigrationRecord> {
     let record = |line| serde_json::from_str(line).expect("a line is a record");
     text.lines().map(record).collect()
 }
+
+/// A JSON file.
+///
+/// # Panics
+/// When it is not there or not JSON.
+#[must_use]
+pub fn json_file(path: &Path) -> serde_json::Value {
+    let text = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}

@@ -1,9 +1,9 @@
 //! The harness of the end-to-end tests and benchmarks.
 //!
 //! Inside: finding and starting `migbed`, small scenarios, what a run leaves in /proc and on disk,
-//! loud skips; `measure` is the benchmarks'. Never inside: what is right or wrong; each test says that itself. Tests that corrupt
-//! a dirty log on purpose are beside the engine (`emulator/src/migration/tests.rs`), tests of single
-//! decisions beside the decisions.
+//! loud skips; `measure` is the benchmarks'. Never inside: what is right or wrong; each test says
+//! that itself. Tests that corrupt a dirty log on purpose are beside the engine
+//! (`emulator/src/migration/tests.rs`), tests of single decisions beside the decisions.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -18,7 +18,7 @@ mod skip;
 mod wait;
 
 pub use binary::{binary, helper};
-pub use events::{Seen, records, seen};
+pub use events::{Seen, json_file, records, seen};
 pub use leftovers::Before;
 pub use processes::{Process, Tree, tree_of};
 pub use sandbox::{Finished, Running, Sandbox};

@@ -3,7 +3,7 @@
 use migbed::event::EventKind;
 use migbed::migration::record::{Owner, Phase, Status};
 use migbed_tests::{
-    Before, Finished, PAIR, Running, SLOW, Sandbox, Tree, helper, records, seen, turn,
+    Before, Finished, PAIR, Running, SLOW, Sandbox, Tree, helper, json_file, records, seen, turn,
 };
 use nix::sys::signal::Signal;
 
@@ -83,8 +83,7 @@ fn nothing_is_left_after_an_interrupt_and_results_say_so() {
     };
     let _ = finished.expect_code(130);
     let out = sandbox.work().join("out");
-    let header = std::fs::read(out.join("run.json")).unwrap();
-    let header: serde_json::Value = serde_json::from_slice(&header).unwrap();
+    let header = json_file(&out.join("run.json"));
     assert_eq!(header["outcome"], "interrupted");
     let report = std::fs::read_to_string(out.join("report.html")).unwrap();
     assert!(report.contains("interrupted"));
@@ -146,8 +145,7 @@ fn nothing_is_left_after_process_1_of_the_machine_is_killed() {
 fn machine_gone(finished: Finished, sandbox: &Sandbox) {
     let finished = finished.expect_code(1);
     assert!(finished.stderr.contains("machine"), "{}", finished.stderr);
-    let header = std::fs::read(sandbox.work().join("out/run.json")).unwrap();
-    let header: serde_json::Value = serde_json::from_slice(&header).unwrap();
+    let header = json_file(&sandbox.work().join("out/run.json"));
     assert_eq!(header["outcome"], "failed");
 }
 
@@ -159,7 +157,6 @@ fn nothing_is_left_after_an_agent_is_killed() {
     };
     let _ = finished.expect_code(0);
     let out = sandbox.work().join("out");
-    let header = std::fs::read(out.join("run.json")).unwrap();
-    let header: serde_json::Value = serde_json::from_slice(&header).unwrap();
+    let header = json_file(&out.join("run.json"));
     assert_eq!(header["outcome"], "completed, hosts lost");
 }

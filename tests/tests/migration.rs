@@ -19,7 +19,9 @@ fn migrate(options: &[&str]) -> Finished {
         .chain(options.iter().copied())
         .collect();
     let finished = sandbox.run(&all);
-    let left = std::fs::read_dir(sandbox.temporary()).unwrap().count();
+    let left = std::fs::read_dir(sandbox.temporary())
+        .expect("it is there")
+        .count();
     assert_eq!(left, 0, "its run directory was temporary");
     finished
 }

@@ -1,7 +1,7 @@
 //! A small run from end to end, and everything that can be done with its directory afterwards.
 
 use migbed::migration::record::{Owner, Status};
-use migbed_tests::{DAY, Finished, Sandbox, records, seen, trace, turn};
+use migbed_tests::{DAY, Finished, Sandbox, json_file, records, seen, trace, turn};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -31,11 +31,6 @@ fn run(sandbox: &Sandbox, scenario: &str, out: &str) -> Finished {
     sandbox.run(&arguments).expect_code(0)
 }
 
-fn json(path: &Path) -> serde_json::Value {
-    let text = fs::read(path).unwrap();
-    serde_json::from_slice(&text).unwrap()
-}
-
 #[test]
 fn a_run_leaves_every_file_and_every_migration_verified() {
     let Some(_turn) = turn("a_run_leaves_every_file_and_every_migration_verified") else {
@@ -61,11 +56,11 @@ fn a_run_leaves_every_file_and_every_migration_verified() {
         assert_eq!(verification.pages, record.ram_bytes / 4096);
         assert_eq!((verification.bad, report.bad_on_receipt), (0, 0));
     }
-    let header = json(&dir.join("run.json"));
+    let header = json_file(&dir.join("run.json"));
     assert_eq!(header["outcome"], "completed");
     assert_eq!(header["seed"], 7);
     assert_eq!(header["schema"], 1);
-    let summary = json(&dir.join("summary.json"));
+    let summary = json_file(&dir.join("summary.json"));
     assert_eq!(summary["trace_s"], 240.0);
     let completed = &summary["metrics"]["migrations_completed"]["value"];
     assert_eq!(completed.as_f64(), Some(records.len() as f64), "{summary}");
@@ -83,7 +78,7 @@ fn a_run_leaves_every_file_and_every_migration_verified() {
 
 /// The report of a run must not need the program that wrote it, nor the network.
 fn self_contained(report: &Path) {
-    let html = fs::read_to_string(report).unwrap();
+    let html = fs::read_to_string(report).expect("the report is there");
     for outside in ["src=\"http", "href=\"http", "@import", "<script src"] {
         assert!(!html.contains(outside), "{outside}");
     }
