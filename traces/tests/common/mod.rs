@@ -23,6 +23,6 @@ fn skipped(line: &str) {
     if let Some(log) = std::env::var_os("MIGBED_SKIP_LOG") {
         let log = OpenOptions::new().create(true).append(true).open(log);
         log.and_then(|mut log| log.write_all(line.as_bytes()))
-            .unwrap();
+            .expect("MIGBED_SKIP_LOG names a file that can be written");
     }
 }
