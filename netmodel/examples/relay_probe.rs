@@ -71,7 +71,7 @@ fn main() -> Result<(), Failure> {
             "congestion_control": flow.congestion_control, "retransmits": flow.retransmits,
             "mean_frame_segments": up.received.segments as f64 / up.received.packets.max(1) as f64,
             "queue_bytes_max": up.queue_bytes_max, "dropped_packets": up.dropped.packets,
-            "lateness_us": { "mean": lateness.mean_ns() / 1000, "p50": lateness.quantile_ns(500) / 1000,
+            "lateness_us": { "mean": lateness.mean_ns() / 1e3, "p50": lateness.quantile_ns(500) / 1000,
                 "p99": lateness.quantile_ns(990) / 1000, "max": lateness.max_ns() / 1000 },
             "run_ms": counters.relay.run_ns.map(|ns| ns / 1_000_000),
             "run_delay_ms": counters.relay.run_delay_ns.map(|ns| ns / 1_000_000),

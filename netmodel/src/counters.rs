@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::topology::{HostId, LinkId};
@@ -52,26 +53,20 @@ pub struct LinkCounters {
     pub busy_ns: u64,
 }
 
-/// How late the relay acted against the logical instants it computed, in powers of two of a nanosecond.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// How late the relay acted against the logical instants it computed; two significant digits.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Lateness {
-    /// Bucket i holds values in [2^i, 2^(i+1)), bucket 0 also zero; the last is open.
-    buckets: [u64; BUCKETS],
-    count: u64,
-    sum_ns: u64,
-    max_ns: u64,
+    histogram: Histogram<u64>,
 }
 
-/// 2^32 ns is 4 s: whatever is later is a catastrophe of unknown size.
-const BUCKETS: usize = 32;
+/// 2^33 ns is 8 s: whatever is later is a catastrophe of unknown size, and counts as that.
+const LATEST_NS: u64 = 1 << 33;
 
 impl Default for Lateness {
     fn default() -> Self {
+        let histogram = Histogram::new_with_bounds(1, LATEST_NS, 2);
         Self {
-            buckets: [0; BUCKETS],
-            count: 0,
-            sum_ns: 0,
-            max_ns: 0,
+            histogram: histogram.expect("these bounds and digits are within what the crate takes"),
         }
     }
 }
@@ -79,54 +74,40 @@ impl Default for Lateness {
 impl Lateness {
     /// Records one value.
     pub fn record(&mut self, late_ns: u64) {
-        let bucket = late_ns.checked_ilog2().unwrap_or(0) as usize;
-        self.buckets[bucket.min(BUCKETS - 1)] += 1;
-        self.count += 1;
-        self.sum_ns = self.sum_ns.saturating_add(late_ns);
-        self.max_ns = self.max_ns.max(late_ns);
+        self.histogram.saturating_record(late_ns);
     }
 
     /// How many values there are.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.count
+        self.histogram.len()
     }
 
     /// Their mean, zero without any.
     #[must_use]
-    pub fn mean_ns(&self) -> u64 {
-        self.sum_ns.checked_div(self.count).unwrap_or(0)
+    pub fn mean_ns(&self) -> f64 {
+        self.histogram.mean()
     }
 
     /// The largest.
     #[must_use]
     pub fn max_ns(&self) -> u64 {
-        self.max_ns
+        self.histogram.max()
     }
 
-    /// Upper bound of the bucket that holds the quantile `per_mille` / 1000 (within a factor of two), at most the maximum.
+    /// The quantile `per_mille` / 1000, zero without any value.
     #[must_use]
-    pub fn quantile_ns(&self, per_mille: u64) -> u64 {
-        let rank = (u128::from(self.count) * u128::from(per_mille.min(1000))).div_ceil(1000);
-        let mut seen = 0_u128;
-        for (i, &n) in self.buckets.iter().enumerate() {
-            seen += u128::from(n);
-            if n > 0 && seen >= rank.max(1) {
-                return ((2_u64 << i) - 1).min(self.max_ns);
-            }
-        }
-        self.max_ns
+    pub fn quantile_ns(&self, per_mille: u32) -> u64 {
+        self.histogram
+            .value_at_quantile(f64::from(per_mille) / 1000.0)
     }
 
-    /// What was recorded after `earlier`, a former state of this one; the maximum stays that of the whole.
+    /// What was recorded after `earlier`, a former state of this one.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        let mut rest = *self;
-        for (now, before) in rest.buckets.iter_mut().zip(earlier.buckets) {
-            *now = now.saturating_sub(before);
-        }
-        rest.count = self.count.saturating_sub(earlier.count);
-        rest.sum_ns = self.sum_ns.saturating_sub(earlier.sum_ns);
+        let mut rest = self.clone();
+        let less = rest.histogram.subtract(&earlier.histogram);
+        less.expect("a former state of the same histogram holds no more than this one");
         rest
     }
 }
@@ -153,7 +134,7 @@ pub struct PortCounters {
 }
 
 /// The relay as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct RelayCounters {
     /// Actual writing against logical departure, shaped paths only.
     pub lateness: Lateness,
@@ -168,7 +149,7 @@ pub struct RelayCounters {
 }
 
 /// All counters at one instant.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Counters {
     /// The instant, on the monotonic clock.
     pub at_ns: u64,
@@ -185,18 +166,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_bound_what_was_recorded() {
+    fn quantiles_are_those_of_what_was_recorded() {
         let mut lateness = Lateness::default();
         assert_eq!(lateness.quantile_ns(990), 0);
         (0..99).for_each(|_| lateness.record(1000));
         lateness.record(1_000_000);
-        assert_eq!(lateness.quantile_ns(500), 1023);
-        assert_eq!(lateness.quantile_ns(990), 1023);
-        assert_eq!(lateness.quantile_ns(1000), 1_000_000);
-        assert_eq!(lateness.mean_ns(), (99 * 1000 + 1_000_000) / 100);
-        let before = lateness;
+        // Two digits: within 1 %.
+        let near = |got: u64, value: u64| got.abs_diff(value) * 100 <= value;
+        assert!(near(lateness.quantile_ns(500), 1000));
+        assert!(near(lateness.quantile_ns(990), 1000));
+        assert!(near(lateness.quantile_ns(1000), 1_000_000));
+        assert!((lateness.mean_ns() / 10_990.0 - 1.0).abs() < 0.01);
+        let before = lateness.clone();
         lateness.record(u64::MAX);
         assert_eq!(lateness.since(&before).count(), 1);
-        assert_eq!(lateness.max_ns(), u64::MAX);
+        assert!(near(lateness.max_ns(), LATEST_NS));
     }
 }

@@ -394,7 +394,7 @@ mod tests {
             plan.steps().iter().find_map(of_host).unwrap()
         };
         let rate = |bps| LinkSpec::with_rate(BitRate::from_bps(bps).unwrap());
-        assert_eq!(gso(rate(1_000_000_000)), 15_625 + 320);
+        assert_eq!(gso(rate(1_000_000_000)), 31_250 + 320);
         assert_eq!(gso(rate(10_000_000)), 3000 + 320);
         assert_eq!(gso(LinkSpec::default()), 65_536);
     }

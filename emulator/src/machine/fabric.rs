@@ -108,7 +108,7 @@ impl Network {
                 dropped_segments: now.dropped.segments - then.dropped.segments,
                 queued_bytes: now.held.wire_bytes,
                 queue_bytes_max: now.queue_bytes_max,
-                late_us_mean: us(late.mean_ns()),
+                late_us_mean: late.mean_ns() / 1e3,
                 late_us_p99: us(late.quantile_ns(990)),
                 late_us_max: us(late.max_ns()),
             }

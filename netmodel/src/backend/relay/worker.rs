@@ -244,7 +244,7 @@ impl Worker {
 
     fn counters(&mut self) -> Counters {
         let stat = own_schedstat();
-        let mut relay = self.io.relay;
+        let mut relay = self.io.relay.clone();
         relay.run_ns = stat.map(|stat| stat.run_ns);
         relay.run_delay_ns = stat.map(|stat| stat.run_delay_ns);
         for (port, counters) in self.io.ports.iter_mut().zip(&mut self.io.counters) {
