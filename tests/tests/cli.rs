@@ -17,7 +17,9 @@ fn refused(finished: &Finished, words: &[&str]) {
 
 /// The line of `text` that holds `part`, as messages give it.
 fn line_of(text: &str, part: &str) -> String {
-    let number = text.lines().position(|line| line.contains(part)).unwrap() + 1;
+    let mut numbered = text.lines().zip(1..);
+    let spot = numbered.find(|(line, _)| line.contains(part));
+    let (_, number) = spot.expect("the text holds the part");
     format!("bad.toml:{number}")
 }
 

@@ -11,7 +11,7 @@ use migbed_tests::{QUEUE, Sandbox, Seen, seen, turn};
 
 /// Runs `QUEUE`, with `small` bound for `to`, kills the agent of a host while `big` is on its way,
 /// and returns the record of `big`, of `small`, and all events.
-fn with_host_killed(killed: usize, to: &str) -> (MigrationRecord, MigrationRecord, Seen) {
+fn with_host_killed(killed: u32, to: &str) -> (MigrationRecord, MigrationRecord, Seen) {
     let sandbox = Sandbox::new();
     let second = format!("\n[[migrations]]\nat = \"10s\"\nvm = \"small\"\nto = \"{to}\"\n");
     let path = sandbox.file("queue.toml", format!("{QUEUE}{second}"));
@@ -36,12 +36,13 @@ fn with_host_killed(killed: usize, to: &str) -> (MigrationRecord, MigrationRecor
             }
         )
     });
-    tree.agents[killed].kill();
+    let agent = usize::try_from(killed).expect("three hosts");
+    tree.agents[agent].kill();
     let finished = running.finish().expect_code(0);
     assert!(finished.stderr.contains("is lost"), "{}", finished.stderr);
     let events = seen(&out);
     let lost = EventKind::HostLost {
-        host: HostId(u32::try_from(killed).unwrap()),
+        host: HostId(killed),
     };
     assert_eq!(
         events.0.iter().filter(|event| event.kind == lost).count(),

@@ -59,7 +59,7 @@ fn tracked(test: &str) -> Option<Vec<String>> {
         .output();
     match listed {
         Ok(listed) if listed.status.success() && !listed.stdout.is_empty() => {
-            let names = String::from_utf8(listed.stdout).unwrap();
+            let names = String::from_utf8(listed.stdout).expect("names are text");
             let names = names.split_terminator('\0').map(str::to_owned);
             // Deleted, but not committed yet.
             Some(
