@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod bands;
 mod binary;
 mod events;
 mod leftovers;
@@ -17,6 +18,7 @@ mod scenarios;
 mod skip;
 mod wait;
 
+pub use bands::{one_of, within};
 pub use binary::{binary, helper};
 pub use events::{Seen, json_file, records, seen};
 pub use leftovers::Before;

@@ -3,7 +3,7 @@
 //! That a skipped harvest or a cleared bit makes verification fail is shown beside the engine, in
 //! `emulator/src/migration/tests.rs`.
 
-use migbed_tests::{Finished, Sandbox, turn};
+use migbed_tests::{Finished, Sandbox, one_of, turn, within};
 use serde_json::Value;
 
 /// Wire bytes a byte of the stream costs: 1448 bytes of payload a segment of 1500, and 38 of
@@ -66,37 +66,13 @@ fn shaped_as_qmp(qmp: &Value) {
     assert!(number(&ram["transferred"]) >= number(&ram["normal-bytes"]));
 }
 
-/// How often a band is tried for. A busy computer takes the processor from the link and the ends, so
-/// a run may be slower than the network asks for, and never faster: what must not happen is asserted
-/// on every run, what should happen on the best one.
-const ATTEMPTS: u32 = 5;
-
-/// Tries until `judge` finds nothing wrong; panics with everything it found.
-fn one_of(attempts: u32, mut judge: impl FnMut() -> Result<(), String>) {
-    let mut wrong = Vec::new();
-    for _ in 0..attempts {
-        match judge() {
-            Ok(()) => return,
-            Err(found) => wrong.push(found),
-        }
-    }
-    panic!("none of {attempts} runs was in its band: {wrong:#?}");
-}
-
-fn within(what: &str, got: f64, [low, high]: [f64; 2]) -> Result<(), String> {
-    if (low..=high).contains(&got) {
-        return Ok(());
-    }
-    Err(format!("{what}: {got:.1}, expected {low:.1} to {high:.1}"))
-}
-
 #[test]
 fn an_idle_vm_takes_its_bytes_over_the_rate() {
     let Some(_turn) = turn("an_idle_vm_takes_its_bytes_over_the_rate") else {
         return;
     };
     for return_path in ["true", "false"] {
-        one_of(ATTEMPTS, || idle(return_path));
+        one_of(|| idle(return_path));
     }
 }
 
@@ -177,7 +153,7 @@ fn writing_vms_migrate_as_real_qemu_did() {
         return;
     };
     for real in &REAL {
-        one_of(ATTEMPTS, || as_real(real));
+        one_of(|| as_real(real));
     }
 }
 
