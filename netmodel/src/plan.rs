@@ -107,6 +107,8 @@ pub struct TcpSettings {
     pub receive_buffer_max: Option<ByteSize>,
     /// Send buffer limit; `None` takes the larger of Linux's 4 MiB and twice the largest path.
     pub send_buffer_max: Option<ByteSize>,
+    /// Most that TCP puts into the device's queue ahead of time (TCP small queues); `None` leaves the kernel's.
+    pub limit_output: Option<ByteSize>,
     /// RFC 2861: shrink the window after an idle spell. On by default in Linux.
     pub slow_start_after_idle: bool,
     /// Floor of the retransmission timeout: Linux's 200 ms.
@@ -118,6 +120,7 @@ impl Default for TcpSettings {
         Self {
             receive_buffer_max: None,
             send_buffer_max: None,
+            limit_output: None,
             slow_start_after_idle: true,
             rto_min: Duration::from_millis(200),
         }
@@ -244,7 +247,10 @@ fn tcp_sysctls(topology: &Topology, tcp: &TcpSettings) -> Vec<(&'static str, Str
     };
     let receive = buffer(tcp.receive_buffer_max, 6 << 20);
     let send = buffer(tcp.send_buffer_max, 4 << 20);
-    vec![
+    let limit = tcp
+        .limit_output
+        .map(|limit| ("net/ipv4/tcp_limit_output_bytes", limit.bytes().to_string()));
+    let mut settings = vec![
         // Nothing learnt by one connection may change the next: time jumps between them.
         ("net/ipv4/tcp_no_metrics_save", "1".to_owned()),
         (
@@ -264,7 +270,9 @@ fn tcp_sysctls(topology: &Topology, tcp: &TcpSettings) -> Vec<(&'static str, Str
             "net/ipv4/tcp_wmem",
             format!("4096 {} {send}", send.min(16_384)),
         ),
-    ]
+    ];
+    settings.extend(limit);
+    settings
 }
 
 /// Bytes in flight plus queues on the fattest and longest way there and back.

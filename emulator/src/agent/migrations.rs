@@ -235,7 +235,7 @@ impl Migrations {
             params,
             to,
             congestion: setup.congestion.clone(),
-            chunk_pages: chunk_pages(setup.divided_by),
+            units: Units::at(setup.divided_by),
             guest: Arc::new(Guest {
                 runtime: Arc::clone(&self.runtime),
                 vm,
@@ -297,10 +297,25 @@ impl Migrations {
     }
 }
 
-/// Pages of QEMU's clear-bitmap chunk at this space scale.
-fn chunk_pages(k: u32) -> u32 {
-    let pages = scale::REPROTECT_CHUNK.carried(k).unwrap_or(1);
-    u32::try_from(pages).unwrap_or(u32::MAX)
+/// The engine's units of work at a space scale: as many a second as at full size.
+#[derive(Debug, Clone, Copy)]
+struct Units {
+    chunk_pages: u32,
+    check_pages: u64,
+    batch_pages: usize,
+}
+
+impl Units {
+    fn at(k: u32) -> Self {
+        // QEMUFile's 64 pieces are 32 pages; the buffer's scale is that of the batch.
+        let batch = 32_u64.div_ceil(u64::from(k.max(1)));
+        let pages = |constant: scale::Constant| constant.carried(k).unwrap_or(1);
+        Self {
+            chunk_pages: u32::try_from(pages(scale::REPROTECT_CHUNK)).unwrap_or(u32::MAX),
+            check_pages: pages(scale::CHECK_PAGES),
+            batch_pages: usize::try_from(batch).unwrap_or(1),
+        }
+    }
 }
 
 struct IncomingThread {
@@ -361,7 +376,7 @@ struct OutgoingThread {
     params: MigrationParams,
     to: SocketAddr,
     congestion: String,
-    chunk_pages: u32,
+    units: Units,
     guest: Arc<Guest>,
     control: Arc<SourceControl>,
     ended: Ended,
@@ -390,6 +405,7 @@ impl OutgoingThread {
     }
 
     fn send(&self, socket: TcpStream, begin_ns: u64) -> (SourceEnding, SourceReport) {
+        let units = self.units;
         let job = SourceJob {
             migration: self.migration.0,
             params: self.params.clone(),
@@ -398,7 +414,9 @@ impl OutgoingThread {
             socket,
             congestion: None,
             control: Arc::clone(&self.control),
-            chunk_pages: self.chunk_pages,
+            chunk_pages: units.chunk_pages,
+            check_pages: units.check_pages,
+            batch_pages: units.batch_pages,
             acknowledge_limit_ms: ACKNOWLEDGE_MS,
             deadline_ns: None,
             faults: Vec::new(),

@@ -209,9 +209,24 @@ impl MigrateArgs {
     }
 }
 
-/// A directory of this process alone; removed at the end.
+/// What the directories of runs that are not kept are called, before the process id.
+const TEMPORARY: &str = "migbed-migrate-";
+
+/// A directory of this process alone; removed at the end. A process that was killed could not
+/// remove its own, so those of processes that are gone are removed here.
 pub(super) fn temporary_directory() -> Result<PathBuf> {
-    let path = std::env::temp_dir().join(format!("migbed-migrate-{}", std::process::id()));
+    let all = std::env::temp_dir();
+    for entry in std::fs::read_dir(&all).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(TEMPORARY));
+        if let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok())
+            && !PathBuf::from(format!("/proc/{pid}")).exists()
+        {
+            // Somebody else's, perhaps: then it stays.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    let path = all.join(format!("{TEMPORARY}{}", std::process::id()));
     if path.exists() {
         std::fs::remove_dir_all(&path).with_context(|| format!("{}", path.display()))?;
     }

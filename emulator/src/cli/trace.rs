@@ -108,16 +108,20 @@ impl ImportArgs {
 
 /// Writes beside the target and renames: nothing half-written is left.
 fn write_recording(imported: &Imported, out: &Path) -> Result<()> {
-    let recording = imported
+    let recordings: Vec<_> = imported
         .vms
         .iter()
-        .find_map(|vm| vm.page_writes.as_ref())
-        .ok_or_else(|| {
-            Unusable(format!(
-                "{} holds no page writes; give a directory for a bundle",
-                imported.format
-            ))
-        })?;
+        .filter_map(|vm| vm.page_writes.as_ref())
+        .collect();
+    let [recording] = recordings[..] else {
+        let format = imported.format;
+        return Err(Unusable(format!(
+            "{format} holds {} page-level recordings, an .mbpw file is one; give a directory for a \
+             bundle",
+            recordings.len()
+        ))
+        .into());
+    };
     let part = out.with_extension("mbpw.part");
     let file = std::fs::File::create(&part).with_context(|| format!("{}", part.display()))?;
     let mut writer = std::io::BufWriter::new(file);

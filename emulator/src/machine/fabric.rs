@@ -2,7 +2,7 @@
 
 use crate::control::message::{AuditFinding, MachineSetup};
 use crate::event::{LinkCalibration, LinkSample};
-use crate::scenario::{HostSpec, NetworkSpec};
+use crate::scenario::{HostSpec, NetworkSpec, scale};
 use anyhow::{Context, Result};
 use netmodel::audit::{Judged, Limits, Severity, audit};
 use netmodel::backend::Fabric;
@@ -10,6 +10,7 @@ use netmodel::calibrate::{Calibration, Settings, Verdict, calibrate};
 use netmodel::counters::Counters;
 use netmodel::plan::{Plan, TcpSettings};
 use netmodel::topology::{self, HostLink, Topology, host_address};
+use netmodel::units::ByteSize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -23,11 +24,26 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// When hosts and links are not a network.
-pub fn plan(hosts: &[HostSpec], network: &NetworkSpec) -> Result<Plan> {
+pub fn plan(hosts: &[HostSpec], network: &NetworkSpec, k: u32) -> Result<Plan> {
     let links = hosts.iter().zip(network.up.iter().zip(&network.down));
     let star = links.map(|(host, (&up, &down))| (host.name.clone(), HostLink { up, down }));
     let topology = Topology::star(star).context("topology")?;
-    Ok(Plan::new(topology, &TcpSettings::default()))
+    Ok(Plan::new(topology, &tcp_settings(k)))
+}
+
+/// Buffers are bytes and scale with space; at full size they are the kernel's own, or larger where
+/// a path needs it.
+fn tcp_settings(k: u32) -> TcpSettings {
+    if k <= 1 {
+        return TcpSettings::default();
+    }
+    let carried = |constant: scale::Constant| constant.carried(k).map(ByteSize::from_bytes);
+    TcpSettings {
+        receive_buffer_max: carried(scale::RECEIVE_BUFFER),
+        send_buffer_max: carried(scale::SEND_BUFFER),
+        limit_output: carried(scale::TCP_LIMIT_OUTPUT),
+        ..TcpSettings::default()
+    }
 }
 
 /// The fabric and the namespaces it joins.
@@ -42,7 +58,7 @@ pub(super) struct Network {
 impl Network {
     /// Builds the star the setup asks for between the namespaces, by position of the host.
     pub(super) fn build(setup: &MachineSetup, namespaces: Vec<OwnedFd>) -> Result<Self> {
-        let plan = plan(&setup.hosts, &setup.network)?;
+        let plan = plan(&setup.hosts, &setup.network, setup.divided_by)?;
         let namespaces = (0u32..).map(topology::HostId).zip(namespaces).collect();
         let fabric = Fabric::build(&plan, &namespaces).context("cannot build the network")?;
         let before = fabric.counters()?;

@@ -38,6 +38,10 @@ pub struct SourceJob {
     pub control: Arc<SourceControl>,
     /// Pages of a re-protect chunk: QEMU's 1 GiB is 2^18 (a byte constant, so it scales with k).
     pub chunk_pages: u32,
+    /// Pages between two looks at the clock: 64 at full size.
+    pub check_pages: u64,
+    /// Pages handed to the socket at once: 32 at full size, QEMUFile's 64 pieces of 2 a page.
+    pub batch_pages: usize,
     /// Milliseconds from the last byte to the destination's word, after which the control plane
     /// must decide. Above `load-time` and the time that buffers take to drain.
     pub acknowledge_limit_ms: u64,

@@ -184,6 +184,8 @@ impl World {
             congestion: Some(CONGESTION.to_owned()),
             control: Arc::default(),
             chunk_pages: 4096,
+            check_pages: 64,
+            batch_pages: 32,
             acknowledge_limit_ms: 10_000,
             deadline_ns: Some(mono_ns() + 60_000_000_000),
             faults: Vec::new(),

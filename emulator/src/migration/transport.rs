@@ -197,6 +197,7 @@ pub(super) struct PageStream<'a> {
     socket: &'a TcpStream,
     control: &'a SourceControl,
     deadline_ns: Option<u64>,
+    pieces_max: usize,
     arena: Vec<u8>,
     pieces: Vec<Piece<'a>>,
     accepted: u64,
@@ -209,12 +210,14 @@ impl<'a> PageStream<'a> {
     pub(super) fn new(
         socket: &'a TcpStream,
         control: &'a SourceControl,
+        batch_pages: usize,
         deadline_ns: Option<u64>,
     ) -> Self {
         Self {
             socket,
             control,
             deadline_ns,
+            pieces_max: (2 * batch_pages).clamp(2, MAX_PIECES),
             arena: Vec::with_capacity(2 * ARENA_BYTES),
             pieces: Vec::with_capacity(MAX_PIECES + 2),
             accepted: 0,
@@ -248,7 +251,7 @@ impl<'a> PageStream<'a> {
 
     /// Whether the batch is full: to be flushed before anything else is put.
     pub(super) fn is_full(&self) -> bool {
-        self.pieces.len() >= MAX_PIECES || self.arena.len() >= ARENA_BYTES
+        self.pieces.len() >= self.pieces_max || self.arena.len() >= ARENA_BYTES
     }
 
     /// Hands everything to the socket; blocks while it takes nothing, until a cancel or the

@@ -93,6 +93,15 @@ impl Worst {
         }
     }
 
+    /// Links that were never measured vouch for nothing.
+    fn measured(&mut self, calibration: &[LinkCalibration]) {
+        if calibration.is_empty() {
+            self.add(Grade::Invalid, || {
+                "the links were not measured before the run".to_owned()
+            });
+        }
+    }
+
     fn calibration(&mut self, link: &LinkCalibration) {
         if let Some(asked) = link.asked_rate_bps {
             let error = (link.got_rate_bps / asked as f64 - 1.0).abs();
@@ -119,6 +128,7 @@ pub fn run_grade(
     findings: &[AuditFinding],
 ) -> (Grade, Vec<String>) {
     let mut worst = Worst::new();
+    worst.measured(calibration);
     for link in calibration {
         worst.calibration(link);
     }
@@ -156,6 +166,7 @@ pub fn migration_grade(
     path: &[String; 2],
 ) -> (Grade, Vec<String>) {
     let mut worst = Worst::new();
+    worst.measured(calibration);
     for link in calibration.iter().filter(|link| path.contains(&link.link)) {
         worst.calibration(link);
     }
@@ -215,9 +226,15 @@ mod tests {
             grade: "C".to_owned(),
             message: "relay late".to_owned(),
         };
+        let (grade, reasons) = run_grade(&[link(1e9, 100.0)], &[finding]);
         assert_eq!(
-            run_grade(&[], &[finding]),
+            (grade, reasons),
             (Grade::C, vec!["C: relay late".to_owned()])
         );
+    }
+
+    #[test]
+    fn links_that_were_not_measured_vouch_for_nothing() {
+        assert_eq!(run_grade(&[], &[]).0, Grade::Invalid);
     }
 }

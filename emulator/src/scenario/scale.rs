@@ -145,6 +145,23 @@ pub const PAGE: Constant = fixed(
     "the unit of the dirty log and of the stream; its 8-byte header must keep its share",
 );
 
+/// Linux's limit of a receive buffer, per namespace.
+pub const RECEIVE_BUFFER: Constant = fixed(
+    "receive buffer limit (tcp_rmem)",
+    6 << 20,
+    "bytes",
+    true,
+    "a buffer drains in buffer / rate, which is part of the downtime",
+);
+/// Linux's limit of a send buffer, per namespace.
+pub const SEND_BUFFER: Constant = fixed(
+    "send buffer limit (tcp_wmem)",
+    4 << 20,
+    "bytes",
+    true,
+    "what it holds QEMU counts as sent; it drains while the guest is stopped",
+);
+
 /// Every byte and page constant: name, full size, whether k divides it, and why.
 pub const TABLE: &[Constant] = &[
     given(
@@ -202,12 +219,8 @@ pub const TABLE: &[Constant] = &[
         true,
         "its time on the wire is part of the downtime",
     ),
-    given(
-        "socket buffers (per-namespace tcp_rmem, tcp_wmem)",
-        "bytes",
-        true,
-        "a buffer drains in buffer / rate, which is part of the downtime",
-    ),
+    RECEIVE_BUFFER,
+    SEND_BUFFER,
     CHECK_PAGES,
     FILE_BUFFER,
     MULTIFD_PACKET,

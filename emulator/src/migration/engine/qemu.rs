@@ -68,6 +68,7 @@ pub enum Step {
 pub struct Slice {
     begin_ns: u64,
     pages: u64,
+    check_pages: u64,
     credit_end_bytes: Option<u64>,
 }
 
@@ -78,6 +79,7 @@ impl Slice {
         Self {
             begin_ns: u64::MAX,
             pages: 0,
+            check_pages: CLOCK_CHECK_PAGES,
             credit_end_bytes: None,
         }
     }
@@ -90,9 +92,9 @@ impl Slice {
             .is_none_or(|end| accepted_bytes <= end)
     }
 
-    /// After each page: whether the slice goes on. The clock is read for one page in 64.
+    /// After each page: whether the slice goes on. The clock is read for one page in [`CLOCK_CHECK_PAGES`].
     pub fn page_sent(&mut self, now_ns: impl FnOnce() -> u64) -> bool {
-        let check = self.pages.is_multiple_of(CLOCK_CHECK_PAGES);
+        let check = self.pages.is_multiple_of(self.check_pages);
         self.pages += 1;
         !check || now_ns().saturating_sub(self.begin_ns) / NS_PER_MS <= SLICE_MS
     }
@@ -166,6 +168,7 @@ pub struct QemuEngine {
     max_bandwidth: u64,
     downtime_limit_ms: u64,
     avail_switchover_bandwidth: u64,
+    check_pages: u64,
     state: State,
     window_begin_ms: u64,
     window_begin_bytes: u64,
@@ -179,6 +182,16 @@ pub struct QemuEngine {
 }
 
 impl QemuEngine {
+    /// The same, looking at the clock once in so many pages: [`CLOCK_CHECK_PAGES`] at a space
+    /// scale, so that the look comes as often as at full size.
+    #[must_use]
+    pub fn with_check_pages(self, check_pages: u64) -> Self {
+        Self {
+            check_pages: check_pages.max(1),
+            ..self
+        }
+    }
+
     /// A migration whose rounds begin at `now_ns`, with what the stream carried in its setup.
     #[must_use]
     pub fn new(params: &MigrationParams, now_ns: u64, observed: &Observed) -> Self {
@@ -186,6 +199,7 @@ impl QemuEngine {
             max_bandwidth: params.max_bandwidth,
             downtime_limit_ms: params.downtime_limit,
             avail_switchover_bandwidth: params.avail_switchover_bandwidth,
+            check_pages: CLOCK_CHECK_PAGES,
             state: State::Decide,
             window_begin_ms: now_ns / NS_PER_MS,
             window_begin_bytes: observed.accepted_bytes,
@@ -280,6 +294,7 @@ impl QemuEngine {
         Step::SendSlice(Slice {
             begin_ns: now_ns,
             pages: 0,
+            check_pages: self.check_pages,
             credit_end_bytes: self.credit_end_bytes(),
         })
     }

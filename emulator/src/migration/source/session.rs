@@ -47,6 +47,10 @@ pub(super) struct Session<'a> {
     sections: u64,
 }
 
+fn engine(job: &SourceJob, now_ns: u64, observed: &Observed) -> QemuEngine {
+    QemuEngine::new(&job.params, now_ns, observed).with_check_pages(job.check_pages)
+}
+
 impl<'a> Session<'a> {
     pub(super) fn new(job: &'a SourceJob, observer: &'a dyn Observer) -> Self {
         let begin_ns = mono_ns();
@@ -60,9 +64,9 @@ impl<'a> Session<'a> {
         Self {
             job,
             observer,
-            out: PageStream::new(&job.socket, &job.control, job.deadline_ns),
+            out: PageStream::new(&job.socket, &job.control, job.batch_pages, job.deadline_ns),
             encoder: Encoder::default(),
-            engine: QemuEngine::new(&job.params, begin_ns, &Observed::default()),
+            engine: engine(job, begin_ns, &Observed::default()),
             side: SourceSide::Running,
             log: DirtyLog::start(pages, policy, job.guest.guest_time()),
             dirty: Bitmap::full(pages),
@@ -129,7 +133,7 @@ impl<'a> Session<'a> {
         self.out.bytes.control += self.out.put(|bytes| encoder.setup(&header, bytes));
         self.out.flush()?;
         let now = mono_ns();
-        self.engine = QemuEngine::new(&self.job.params, now, &self.observed());
+        self.engine = engine(self.job, now, &self.observed());
         self.engine.synced(now, 0, self.remaining_pages);
         self.setup_end_ns = now;
         self.begin_round(now, self.remaining_pages);
