@@ -234,8 +234,8 @@ fn mac(end: u8, host: HostId) -> [u8; 6] {
     [0x02, end, a, b, c, d]
 }
 
-/// Rate to size buffers for where a link is unshaped: what one relay carries at best (testbeds.md §7: 6 Gbit/s).
-const UNSHAPED_BPS: u64 = 10_000_000_000;
+/// Rate to size buffers and the relay's room for where a link is unshaped: what one relay carries at best (testbeds.md §7: 6 Gbit/s).
+pub(crate) const UNSHAPED_BPS: u64 = 10_000_000_000;
 /// tcp_rmem and tcp_wmem are C ints.
 const BUFFER_LARGEST: u64 = 1 << 30;
 

@@ -137,6 +137,7 @@ impl Asked {
         }
         let warm_up_s = self.warm_up_s()?;
         let begin_ns = now_ns();
+        let whole = path.fabric.counters()?;
         // From well after the warm-up to well before the end: what is counted lies inside the stream's measured part.
         let from_ns = begin_ns + warm_up_s * 1_000_000_000 + 500_000_000;
         let to_ns = begin_ns + (warm_up_s + self.seconds) * 1_000_000_000 - 200_000_000;
@@ -162,7 +163,8 @@ impl Asked {
             "wire_bps": carried.wire_bytes as f64 * 8.0 / span_s,
             "segments_per_frame": carried.segments_per_frame,
             "dropped_packets": carried.dropped_packets,
-            "lost_frames": carried.lost_frames,
+            // Of the whole stream: one lost in slow start decides what follows.
+            "lost_frames": path.between(&whole, &path.fabric.counters()?).lost_frames,
             "late_us_p50": us(500),
             "late_us_p99": us(990),
             "relay_ms_per_gbit": carried.relay_cpu.as_secs_f64() * 1e3 / gbit,

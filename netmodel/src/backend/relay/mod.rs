@@ -23,10 +23,11 @@ use self::slab::Slab;
 use self::worker::{Command, Port, Worker};
 use crate::counters::Counters;
 use crate::link::LinkSpec;
-use crate::plan::Plan;
+use crate::plan::{Plan, UNSHAPED_BPS};
 use crate::sys::netlink::{NetlinkError, device_index};
 use crate::sys::packet::PacketSocket;
 use crate::topology::{HostId, LinkId};
+use crate::units::BitRate;
 
 /// Why the relay cannot be started or does not answer.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +80,8 @@ impl Relay {
         let ports = plan.pairs().map(open_port).collect::<Result<Vec<_>, _>>()?;
         let specs = plan.topology().links().iter().map(|link| link.spec);
         let held = specs
-            .map(|spec| spec.bytes_in_flight().saturating_add(spec.queue.bytes()))
-            .sum();
+            .map(|spec| most_held(&spec))
+            .fold(0, u64::saturating_add);
         let (commands, receiver) = sync_channel(COMMANDS);
         let start = |source| RelayError::Start { source };
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -143,6 +144,13 @@ impl Relay {
             RecvTimeoutError::Disconnected => RelayError::Gone,
         })
     }
+}
+
+/// Bytes a link may hold: its queue and its delay line, which fills without a rate, too.
+fn most_held(spec: &LinkSpec) -> u64 {
+    let rate = spec.rate.or(BitRate::from_bps(UNSHAPED_BPS));
+    let on_the_line = rate.map_or(0, |rate| rate.bytes_in(spec.delay));
+    on_the_line.saturating_add(spec.queue.bytes())
 }
 
 fn open_port(pair: &crate::plan::VethPair) -> Result<Port, RelayError> {
