@@ -67,7 +67,10 @@ fn measure() -> Result<()> {
                 _ if !compare => continue,
                 1 => cell(&[ONE_STREAM, &json!([bytes, null]).to_string()], 120)?,
                 // An eighth of it: ten times as slow.
-                _ => cell(&[ONE_STREAM, &json!([bytes / 8, PAGE_WRITE]).to_string()], 120)?,
+                _ => cell(
+                    &[ONE_STREAM, &json!([bytes / 8, PAGE_WRITE]).to_string()],
+                    120,
+                )?,
             };
             bytes = round[0]["bytes"].as_u64().unwrap_or(bytes);
         }
