@@ -173,11 +173,11 @@ pub const PING_IP_BYTES: u32 = 56 + 8 + 20;
 /// Between two of them: each finds an idle path unless the round trip is longer.
 const PING_GAP_MS: u64 = 20;
 
-/// Round trips of `count` pings through the idle path, in milliseconds.
+/// Mean round trip of `count` pings through the idle path, in milliseconds: single ones ping rounds to three digits.
 ///
 /// # Errors
-/// When ping cannot be run or hangs.
-pub fn ping(path: &Path, count: u32) -> Result<Vec<f64>> {
+/// When ping cannot be run, hangs, or gets no answer.
+pub fn ping(path: &Path, count: u32) -> Result<f64> {
     let mut command = Command::new("ping");
     let gap = format!("0.{PING_GAP_MS:03}");
     command.args([
@@ -191,19 +191,15 @@ pub fn ping(path: &Path, count: u32) -> Result<Vec<f64>> {
     let child = path.spawn(NEAR, command.stdout(Stdio::piped()))?;
     let output = finish(child, u64::from(count) * PING_GAP_MS / 1000 + SLACK_S)?;
     let text = String::from_utf8_lossy(&output.stdout);
-    // "64 bytes from 10.64.0.2: icmp_seq=1 ttl=64 time=0.061 ms"
-    let time = |line: &str| {
-        line.split_once("time=")?
-            .1
-            .split_whitespace()
-            .next()?
-            .parse()
-            .ok()
-    };
-    Ok(text.lines().filter_map(time).collect())
+    // "rtt min/avg/max/mdev = 0.061/0.072/0.083/0.005 ms"
+    let summary = text
+        .lines()
+        .find_map(|line| line.strip_prefix("rtt min/avg/max/mdev = "));
+    let mean = summary.and_then(|figures| figures.split('/').nth(1)?.parse().ok());
+    mean.with_context(|| format!("ping got no answers: {text}"))
 }
 
-/// What stands in for ping: datagrams of the same size, sent back by a thread of ours.
+/// Datagrams of the same size, sent back by a thread of ours: single round trips to the nanosecond.
 ///
 /// # Errors
 /// When a socket fails, or an answer takes two seconds.

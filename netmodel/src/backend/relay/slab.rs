@@ -1,4 +1,4 @@
-//! Room for the packets a relay holds: slots of three sizes, made once, reused last-in first-out.
+//! Room for the packets a relay holds: slots of a few sizes, made once, reused last-in first-out.
 //!
 //! Slots are zero pages until first written, so an idle fabric costs address space and no memory.
 
@@ -16,8 +16,9 @@ pub(super) struct Slab {
     classes: [Class; SIZES.len()],
 }
 
-/// One plain MTU frame; a super-frame at 1 Gbit/s (link.rs: 250 µs); the largest there is.
-const SIZES: [usize; 3] = [2 << 10, 34 << 10, 66 << 10];
+/// Doubling from a plain MTU frame to the largest there is, with room for headers, so that a frame fills half its slot
+/// or more: super-frames are of any size, by their link's rate (link.rs).
+const SIZES: [usize; 6] = [2 << 10, 4 << 10, 8 << 10, 17 << 10, 34 << 10, 66 << 10];
 
 #[derive(Debug)]
 struct Class {
@@ -74,7 +75,7 @@ impl Class {
     fn new(size: usize, held_bytes: u64) -> Self {
         const LEAST: usize = 4 << 20;
         const MOST: usize = 256 << 20;
-        // Twice, because frames seldom fill their slots.
+        // Twice, because frames may fill no more than half their slots.
         let wanted = usize::try_from(held_bytes.saturating_mul(2)).unwrap_or(usize::MAX);
         let count = wanted.clamp(LEAST, MOST).div_ceil(size);
         Self {
@@ -107,5 +108,16 @@ mod tests {
         slab.release(b);
         assert!(slab.store(&[4; 60_000]).is_some());
         assert_eq!(slab.frame(a), [1; 100]);
+    }
+
+    #[test]
+    fn a_full_line_fits_whatever_the_size_of_its_frames() {
+        let held = 20 << 20;
+        for size in [1500, 3100, 6200, 15_000, 31_000, 65_000] {
+            let mut slab = Slab::new(held);
+            let frames = usize::try_from(held).unwrap() / size;
+            let stored = (0..frames).filter(|_| slab.store(&vec![7; size]).is_some());
+            assert_eq!(stored.count(), frames, "frames of {size} bytes");
+        }
     }
 }

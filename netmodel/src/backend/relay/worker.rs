@@ -75,8 +75,9 @@ const FRAMES_PER_TURN: usize = 16;
 const EVENTS: usize = 64;
 /// A timer wakes an idle virtual CPU 50 to 150 µs late (measured: ping over 10 ms links).
 const EARLY_NS: u64 = 150_000;
-/// Spinning then costs at most 150 µs of 1.5 ms.
-const LONG_SLEEP_NS: u64 = 1_500_000;
+/// Spinning then costs at most a sixth. Below 1 ms, since that is a delay people ask for: without it, round trips over
+/// an idle 1 ms link took 100 µs too long.
+const LONG_SLEEP_NS: u64 = 900_000;
 /// Setting a timer and being woken by it costs 25 to 50 µs of processor time on a virtual CPU (measured: a third of the
 /// relay's time at 1 Gbit/s was in `timerfd_settime`): what is due sooner is waited for without one.
 const SPIN_NS: u64 = 25_000;
