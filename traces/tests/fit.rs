@@ -8,7 +8,8 @@ use traces::fit::{fit_recording, fit_recording_with, load_phase};
 use traces::import::{ImportOptions, import_path};
 
 fn recording(name: &str) -> Option<PageWriteTrace> {
-    let path = shared(&format!("traces/recorded-page-writes/{name}.csv.gz"), "fit")?;
+    let test = "steady_services_are_predicted_within_20_per_cent";
+    let path = shared(&format!("traces/recorded-page-writes/{name}.csv.gz"), test)?;
     let imported = import_path(&path, ImportOptions::default()).expect("good fixtures");
     imported.vms.into_iter().next()?.page_writes
 }

@@ -8,7 +8,10 @@ use traces::store::page_write::{read_page_writes, write_page_writes};
 
 #[test]
 fn recordings_import_with_the_counts_their_readme_states() {
-    let Some(folder) = shared("traces/recorded-page-writes", "recordings_import") else {
+    let Some(folder) = shared(
+        "traces/recorded-page-writes",
+        "recordings_import_with_the_counts_their_readme_states",
+    ) else {
         return;
     };
     // Marks as counted when the format was chosen (see docs/trace-format.md).

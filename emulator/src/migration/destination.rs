@@ -234,16 +234,7 @@ impl<'a> Receiver<'a> {
             decoder: Decoder::default(),
             versions: vec![NEVER_RECEIVED; job.memory.pages() as usize],
             stopped_at: None,
-            report: DestinationReport {
-                resumed_ns: None,
-                loaded_ns: None,
-                error: None,
-                received_bytes: 0,
-                bad_on_receipt: 0,
-                verification: None,
-                cpu_ns: 0,
-                run_queue_ns: 0,
-            },
+            report: DestinationReport::empty(),
         }
     }
 

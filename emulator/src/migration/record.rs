@@ -208,6 +208,51 @@ pub struct DestinationReport {
     pub run_queue_ns: u64,
 }
 
+impl DestinationReport {
+    /// A destination that has received nothing.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            resumed_ns: None,
+            loaded_ns: None,
+            error: None,
+            received_bytes: 0,
+            bad_on_receipt: 0,
+            verification: None,
+            cpu_ns: 0,
+            run_queue_ns: 0,
+        }
+    }
+}
+
+impl SourceReport {
+    /// A source that took the command at `begin_ns` and has sent nothing; it ends with an error
+    /// unless it is filled in.
+    #[must_use]
+    pub fn unsent(begin_ns: u64, end_ns: u64, error: String) -> Self {
+        Self {
+            status: Status::Failed,
+            error: Some(error),
+            begin_ns,
+            setup_end_ns: begin_ns,
+            stop_ns: None,
+            end_ns,
+            phases: Vec::new(),
+            rounds: Vec::new(),
+            decisions: Vec::new(),
+            bytes: BytesByKind::default(),
+            precopy_bytes: 0,
+            downtime_bytes: 0,
+            dirty_sync_count: 0,
+            dirty_pages_rate: 0,
+            pages_per_second: 0,
+            tcp: Vec::new(),
+            cpu_ns: 0,
+            run_queue_ns: 0,
+        }
+    }
+}
+
 /// Every page compared with the version that guest time says it has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verification {

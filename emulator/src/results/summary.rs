@@ -342,6 +342,9 @@ impl Summary {
 
 fn achieved(s: &Summary) -> String {
     let policy = &s.policy;
+    if policy == "none" {
+        return "No balancer was asked: ".to_owned();
+    }
     let Some((got, none)) = s.value("steal_core_s").zip(s.under_none("steal_core_s")) else {
         return format!("{policy}: the same demand under none was not computed; ");
     };
@@ -407,8 +410,13 @@ fn cost(s: &Summary) -> String {
     } else {
         format!(", {:.0} NOT VERIFIED", completed - verified)
     };
+    let took = if s.policy == "none" {
+        "the scenario's own moves completed"
+    } else {
+        "it took"
+    };
     format!(
-        "it took {completed:.0} of {:.0} migrations, {} GiB on the wire{outage}{checked} [{}].",
+        "{took} {completed:.0} of {:.0} migrations, {} GiB on the wire{outage}{checked} [{}].",
         count("migrations_requested"),
         figure(gib),
         s.tag

@@ -199,7 +199,6 @@ impl Ongoing {
 mod tests {
     use super::*;
     use crate::ids::{HostId, MigrationId, VmId};
-    use crate::migration::record::{BytesByKind, Status};
 
     fn ongoing() -> Ongoing {
         let of = Move {
@@ -214,26 +213,7 @@ mod tests {
     }
 
     fn source(ending: SourceEnding) -> SourceDone {
-        let report = SourceReport {
-            status: Status::Completed,
-            error: None,
-            begin_ns: 0,
-            setup_end_ns: 0,
-            stop_ns: None,
-            end_ns: 0,
-            phases: vec![],
-            rounds: vec![],
-            decisions: vec![],
-            bytes: BytesByKind::default(),
-            precopy_bytes: 0,
-            downtime_bytes: 0,
-            dirty_sync_count: 0,
-            dirty_pages_rate: 0,
-            pages_per_second: 0,
-            tcp: vec![],
-            cpu_ns: 0,
-            run_queue_ns: 0,
-        };
+        let report = SourceReport::unsent(0, 0, String::new());
         SourceDone {
             ending,
             report,
@@ -242,16 +222,7 @@ mod tests {
     }
 
     fn destination() -> DestinationReport {
-        DestinationReport {
-            resumed_ns: None,
-            loaded_ns: None,
-            error: None,
-            received_bytes: 0,
-            bad_on_receipt: 0,
-            verification: None,
-            cpu_ns: 0,
-            run_queue_ns: 0,
-        }
+        DestinationReport::empty()
     }
 
     /// Everything that can be heard of a migration, in every order: the guest never has two

@@ -10,6 +10,7 @@ use super::flows::FlowBook;
 use super::grade::{self, Grade};
 use super::predict::Predictor;
 use super::progress::Progress;
+use super::span::{Sampling, schedule};
 use crate::balance::moves::{Limits, Mover};
 use crate::balance::view::Policy;
 use crate::clock::mono_ns;
@@ -18,12 +19,12 @@ use crate::control::message::{
     AuditFinding, FromAgent, FromMachine, MachineReady, ToAgent, ToMachine,
 };
 use crate::event::log::EventLog;
-use crate::event::{Event, EventKind, LinkSample, SpanKind};
+use crate::event::{Event, EventKind, LinkSample};
 use crate::ids::{HostId, MigrationId, VmId};
 use crate::machine::launch::Machine;
 use crate::migration::record::MigrationRecord;
 use crate::scenario::Scenario;
-use crate::timeline::{Command, Input, Schedule, SteadyDetector, Timeline};
+use crate::timeline::{Command, Input, SteadyDetector, Timeline};
 use replay::clock::{Clock, MonoNs, Segment, SegmentKind, TraceNs};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -51,14 +52,6 @@ pub(super) struct Drive {
     pub hosts_lost: usize,
 }
 
-/// Samples of every agent, on their way.
-#[derive(Debug)]
-pub(super) struct Sampling {
-    seq: u64,
-    waiting: BTreeSet<HostId>,
-    asked_ns: u64,
-}
-
 /// The loop's state.
 pub(super) struct Driver<'a> {
     pub(super) scenario: &'a Scenario,
@@ -70,8 +63,8 @@ pub(super) struct Driver<'a> {
     timeline: Timeline,
     commands: VecDeque<Command>,
     pub(super) clock: Clock,
-    seq: u64,
-    sampling: Option<Sampling>,
+    pub(super) seq: u64,
+    pub(super) sampling: Option<Sampling>,
     wake_ns: Option<u64>,
     hold_at_ns: Option<u64>,
     pub(super) steady: Option<SteadyDetector>,
@@ -287,7 +280,7 @@ impl<'a> Driver<'a> {
             .await?)
     }
 
-    async fn tell_all(&mut self, message: ToAgent) -> Result<(), RunError> {
+    pub(super) async fn tell_all(&mut self, message: ToAgent) -> Result<(), RunError> {
         Ok(self
             .machine
             .send(&ToMachine::AllAgents(Box::new(message)))
@@ -295,7 +288,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Hosts that are there.
-    fn hosts(&self) -> BTreeSet<HostId> {
+    pub(super) fn hosts(&self) -> BTreeSet<HostId> {
         let all = (0u32..).map(HostId).take(self.scenario.hosts.len());
         all.filter(|host| !self.lost.contains(host)).collect()
     }
@@ -330,96 +323,6 @@ impl<'a> Driver<'a> {
                 Ok(())
             }
         }
-    }
-
-    /// Jumps every agent, and ourselves, to a trace instant.
-    async fn jump(&mut self, to_trace_ns: u64) -> Result<(), RunError> {
-        let from_trace_ns = self.trace_ns();
-        self.seq += 1;
-        let at = MonoNs(mono_ns()).max(self.clock.current().at);
-        self.clock.begin(Segment {
-            number: self.seq,
-            kind: SegmentKind::Hold,
-            at,
-            trace: TraceNs(to_trace_ns),
-        })?;
-        self.await_samples();
-        self.tell_all(ToAgent::Advance {
-            seq: self.seq,
-            to_trace_ns,
-        })
-        .await?;
-        if to_trace_ns > from_trace_ns {
-            self.write(EventKind::Jumped { from_trace_ns })?;
-        }
-        self.progress.trace(to_trace_ns, self.mover.running());
-        self.nobody_left()
-    }
-
-    async fn sample(&mut self) -> Result<(), RunError> {
-        self.seq += 1;
-        self.await_samples();
-        self.tell_all(ToAgent::Sample {
-            seq: self.seq,
-            at_ns: mono_ns(),
-        })
-        .await?;
-        self.machine.send(&ToMachine::SampleLinks).await?;
-        self.progress.trace(self.trace_ns(), self.mover.running());
-        self.nobody_left()
-    }
-
-    fn await_samples(&mut self) {
-        let waiting = self.hosts();
-        self.sampling = Some(Sampling {
-            seq: self.seq,
-            waiting,
-            asked_ns: mono_ns(),
-        });
-    }
-
-    /// Without hosts there is nobody to answer; the run goes to its end all the same.
-    fn nobody_left(&mut self) -> Result<(), RunError> {
-        if self.hosts().is_empty() {
-            return Err(RunError::AllHostsLost);
-        }
-        Ok(())
-    }
-
-    /// Begins a segment here and, if they must know, at every agent.
-    async fn segment(&mut self, kind: SegmentKind, at_ns: u64, tell: bool) -> Result<(), RunError> {
-        self.seq += 1;
-        let at = MonoNs(at_ns).max(self.clock.current().at);
-        let trace = self.clock.trace_at(at);
-        self.clock.begin(Segment {
-            number: self.seq,
-            kind,
-            at,
-            trace,
-        })?;
-        if tell {
-            let run = kind == SegmentKind::Run;
-            self.tell_all(ToAgent::Go {
-                number: self.seq,
-                run,
-                at_ns: at.0,
-                trace_ns: trace.0,
-            })
-            .await?;
-        }
-        let span = match kind {
-            SegmentKind::Run => SpanKind::Run,
-            SegmentKind::Hold => SpanKind::Hold,
-        };
-        let kind = EventKind::Segment {
-            number: self.seq,
-            span,
-        };
-        Ok(self.log.append(&Event {
-            mono_ns: at.0,
-            trace_ns: trace.0,
-            kind,
-        })?)
     }
 
     /// Asks the policy, and takes the scenario's own migrations that are due.
@@ -543,26 +446,6 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn sampled(&mut self, seq: u64, host: HostId) {
-        if let Some(sampling) = &mut self.sampling
-            && sampling.seq == seq
-        {
-            sampling.waiting.remove(&host);
-        }
-        self.all_sampled();
-    }
-
-    fn all_sampled(&mut self) {
-        if self
-            .sampling
-            .as_ref()
-            .is_some_and(|sampling| sampling.waiting.is_empty())
-        {
-            self.sampling = None;
-            self.step(Input::Reached);
-        }
-    }
-
     /// A host has gone without being asked: its VMs go with it, its migrations end.
     async fn host_lost(&mut self, host: HostId) -> Result<(), RunError> {
         self.lost.insert(host);
@@ -630,32 +513,4 @@ impl<'a> Driver<'a> {
         self.progress.trace(self.trace_ns(), self.mover.running());
         Ok(())
     }
-}
-
-/// When the timeline has to act in a scenario.
-fn schedule(scenario: &Scenario, balanced: bool) -> Schedule {
-    let tick_ns = if balanced {
-        scenario.balancer.interval_ns
-    } else {
-        0
-    };
-    let mut planned_ns: Vec<u64> = scenario
-        .migrations
-        .iter()
-        .map(|planned| planned.at_ns)
-        .collect();
-    planned_ns.sort_unstable();
-    Schedule {
-        pace: scenario.pace,
-        end_ns: scenario.duration_ns,
-        tick_ns,
-        sample_ns: sample_step_ns(scenario),
-        planned_ns,
-    }
-}
-
-/// Six samples a balancer's interval, none closer than a second: enough to see a load's shape
-/// between two decisions.
-fn sample_step_ns(scenario: &Scenario) -> u64 {
-    (scenario.balancer.interval_ns / 6).max(1_000_000_000)
 }

@@ -226,9 +226,15 @@ mod tests {
             grade: "C".to_owned(),
             message: "relay late".to_owned(),
         };
+        let (grade, reasons) = run_grade(&[link(1e9, 100.0)], &[finding]);
         assert_eq!(
-            run_grade(&[], &[finding]),
+            (grade, reasons),
             (Grade::C, vec!["C: relay late".to_owned()])
         );
+    }
+
+    #[test]
+    fn links_that_were_not_measured_vouch_for_nothing() {
+        assert_eq!(run_grade(&[], &[]).0, Grade::Invalid);
     }
 }

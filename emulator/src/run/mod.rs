@@ -5,106 +5,40 @@
 
 pub mod book;
 mod driver;
+mod error;
 pub mod flows;
 pub mod grade;
 mod migrate;
 mod predict;
 pub mod progress;
+mod span;
 mod traffic;
 
 use crate::balance;
-use crate::balance::moves::Rejection;
 use crate::clock::{mono_ns, unix_s};
-use crate::control::channel::{ControlError, check_protocol};
+use crate::control::channel::check_protocol;
 use crate::control::message::{
     FromAgent, FromMachine, MachineReady, MachineSetup, PROTOCOL, ToAgent, ToMachine, VmPlacement,
 };
-use crate::event::log::{EventLog, LogError};
+use crate::event::log::EventLog;
 use crate::event::{Event, EventKind, SCHEMA};
 use crate::ids::VmId;
 use crate::machine::launch::Machine;
 use crate::migration::record::MigrationRecord;
-use crate::results::{self, ResultsError, RunDir, RunHeader, ScenarioFile};
+use crate::results::{self, RunDir, RunHeader, ScenarioFile};
 use crate::scenario::Scenario;
-use crate::scenario::inputs::{InputError, Inputs};
+use crate::scenario::inputs::Inputs;
 use crate::scenario::scale::{self, ScaleError};
 use driver::{Drive, Driver};
-use netmodel::sys::probe::Capabilities;
+pub use error::{MissingCapability, RunError, Unusable};
+use netmodel::sys::probe::{Capabilities, Capability};
 use progress::{Progress, Show};
-use replay::clock::ClockError;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Starting a machine and measuring its links takes seconds; more means that something hangs.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// The machine lacks something (exit code 3).
-#[derive(Debug, thiserror::Error)]
-#[error("{message}\n  `migbed doctor` shows what this machine offers and how to get the rest")]
-pub struct MissingCapability {
-    /// What, with its remedy.
-    pub message: String,
-}
-
-/// The command cannot be carried out as it was given (exit code 2).
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Unusable(pub String);
-
-/// A run could not be carried to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// Control plane.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// Event log.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// Trace time: a bug of the driver.
-    #[error("trace time: {0}")]
-    Clock(#[from] ClockError),
-    /// The arbiter of moves disagrees: a bug of the driver.
-    #[error("moves: {0}")]
-    Mover(Rejection),
-    /// Files.
-    #[error(transparent)]
-    Results(#[from] ResultsError),
-    /// Files.
-    #[error(transparent)]
-    Inputs(#[from] InputError),
-    /// A process or a signal handler.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    /// Starting or ending the machine.
-    #[error(transparent)]
-    Process(#[from] anyhow::Error),
-    /// The machine's process ended.
-    #[error("the machine's process has gone; nothing of it is left running")]
-    MachineGone,
-    /// The machine gave up.
-    #[error("{message}")]
-    Machine {
-        /// Why.
-        message: String,
-        /// Something is lacking.
-        missing_capability: bool,
-    },
-    /// Somebody does not answer.
-    #[error("an agent or the machine has not answered for a minute")]
-    Silent,
-    /// Nothing is left to emulate.
-    #[error("all hosts are lost")]
-    AllHostsLost,
-    /// A VM was refused where the scenario puts it.
-    #[error("{vm} cannot be placed: {reason}")]
-    Placement {
-        /// Which.
-        vm: String,
-        /// Why.
-        reason: String,
-    },
-}
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -182,8 +116,14 @@ pub fn run(request: &RunRequest) -> anyhow::Result<RunOutcome> {
 
 /// What the run needs of this computer, before anything is started.
 fn lacks_nothing(capabilities: &Capabilities) -> Result<(), MissingCapability> {
+    if capabilities.missing().next().is_none() {
+        return Ok(());
+    }
+    // A setting that forbids is not required by itself, but it is what has to be changed.
+    let forbids = |c: &&Capability| c.present == Some(false) && c.name.starts_with("sysctl ");
     let lacks: Vec<String> = capabilities
         .missing()
+        .chain(capabilities.0.iter().filter(forbids))
         .map(|lack| {
             format!(
                 "this machine lacks {}: {}\n  remedy: {}",
@@ -191,13 +131,9 @@ fn lacks_nothing(capabilities: &Capabilities) -> Result<(), MissingCapability> {
             )
         })
         .collect();
-    if lacks.is_empty() {
-        Ok(())
-    } else {
-        Err(MissingCapability {
-            message: lacks.join("\n"),
-        })
-    }
+    Err(MissingCapability {
+        message: lacks.join("\n"),
+    })
 }
 
 async fn execute(request: &RunRequest, capabilities: &Capabilities) -> anyhow::Result<RunOutcome> {
