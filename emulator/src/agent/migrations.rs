@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 
 /// Bodies that pages are sent with: 2 MiB of them stay in a cache, and compress as the profile says.
 const POOL_PAGES: u32 = 512;
@@ -127,12 +128,26 @@ struct Outgoing {
     vm: VmId,
     control: Arc<SourceControl>,
     ended: Ended,
+    thread: JoinHandle<()>,
+}
+
+impl Outgoing {
+    /// Nothing will be asked of it any more: it ended with the guest still running here.
+    fn is_history(&self) -> bool {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let awaits_word = matches!(
+            ended.as_ref().map(|outcome| outcome.end),
+            Some(SourceEnd::Completed | SourceEnd::Undecided)
+        );
+        self.thread.is_finished() && !awaits_word
+    }
 }
 
 struct Incoming {
     control: Arc<DestinationControl>,
     abandoned: Arc<AtomicBool>,
     address: SocketAddr,
+    thread: JoinHandle<()>,
 }
 
 /// The migrations this agent has a part in.
@@ -202,15 +217,18 @@ impl Migrations {
             abandoned: Arc::clone(&abandoned),
             out: Arc::clone(&self.out),
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(format!("mig-in-{}", migration.0))
             .spawn(move || receiver.run(&listener))?;
+        self.incoming
+            .retain(|_, incoming| !incoming.thread.is_finished());
         self.incoming.insert(
             migration,
             Incoming {
                 control,
                 abandoned,
                 address,
+                thread,
             },
         );
         Ok(address.port())
@@ -244,11 +262,19 @@ impl Migrations {
             ended: Arc::clone(&ended),
             out: Arc::clone(&self.out),
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(format!("mig-out-{}", migration.0))
             .spawn(move || sender.run())?;
-        self.outgoing
-            .insert(migration, Outgoing { vm, control, ended });
+        self.outgoing.retain(|_, outgoing| !outgoing.is_history());
+        self.outgoing.insert(
+            migration,
+            Outgoing {
+                vm,
+                control,
+                ended,
+                thread,
+            },
+        );
         Ok(())
     }
 
