@@ -216,3 +216,38 @@ fn a_directory_that_holds_something_is_not_written_to() {
         .collect();
     assert_eq!(names, ["mine"]);
 }
+
+/// A socket holds a few hundred answers; `migbed` once wrote a thousand requests before it read any.
+#[test]
+fn a_thousand_vms_are_placed_without_a_standstill() {
+    let Some(_turn) = turn("a_thousand_vms_are_placed_without_a_standstill") else {
+        return;
+    };
+    let sandbox = Sandbox::new();
+    let scenario = sandbox.file(
+        "many.toml",
+        r#"
+name = "many"
+duration = "10s"
+
+[[hosts]]
+name = "h"
+count = 2
+cores = 4
+ram = "64GiB"
+
+[[vms]]
+name = "v"
+count = 1000
+ram = "64MiB"
+cpu = { cores = 0.001 }
+writes = "idle"
+
+[balancer]
+policy = "none"
+"#,
+    );
+    run(&sandbox, &scenario, "many");
+    let summary = json_file(&sandbox.work().join("many/summary.json"));
+    assert_eq!(summary["outcome"], "completed");
+}

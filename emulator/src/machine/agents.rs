@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 /// Hidden subcommand of an agent.
 pub(super) const AGENT: &str = "agent";
 
-/// Messages of all agents together that may wait for the machine.
-const INBOX: usize = 1024;
+/// Messages of all agents together that may wait for the machine: several of each of 10,000 VMs.
+const INBOX: usize = 1 << 16;
 
 /// What an agent says, or that it has gone.
 #[derive(Debug)]

@@ -8,16 +8,20 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
+use tokio::sync::mpsc;
 
 /// Hidden subcommand of a machine.
 pub const MACHINE: &str = "machine";
+
+/// Messages that may wait for `migbed`: several answers of each of 10,000 VMs.
+const INBOX: usize = 1 << 16;
 
 /// `migbed`'s end of a machine.
 #[derive(Debug)]
 pub struct Machine {
     launcher: Child,
     to: Sender<ToMachine>,
-    from: Receiver<FromMachine>,
+    inbox: mpsc::Receiver<Result<FromMachine, ControlError>>,
 }
 
 impl Machine {
@@ -36,7 +40,13 @@ impl Machine {
             .spawn()
             .context("cannot start the machine process")?;
         let (to, from) = split(ours)?;
-        Ok(Self { launcher, to, from })
+        let (deliver, inbox) = mpsc::channel(INBOX);
+        tokio::spawn(listen(from, deliver));
+        Ok(Self {
+            launcher,
+            to,
+            inbox,
+        })
     }
 
     /// Process id of the launcher; killing it ends the machine and everything in it.
@@ -58,7 +68,7 @@ impl Machine {
     /// # Errors
     /// When the machine sends what is not a message.
     pub async fn recv(&mut self) -> Result<Option<FromMachine>, ControlError> {
-        self.from.recv().await
+        self.inbox.recv().await.transpose()
     }
 
     /// Waits for the machine's processes to be gone; the PID namespace's init takes its agents
@@ -67,11 +77,25 @@ impl Machine {
     /// # Errors
     /// When the launcher cannot be waited for.
     pub fn wait(mut self) -> Result<()> {
-        drop((self.to, self.from));
+        drop((self.to, self.inbox));
         self.launcher
             .wait()
             .context("waiting for the machine process")?;
         Ok(())
+    }
+}
+
+/// Takes what the machine says off the socket at once: while `migbed` itself is writing, a machine
+/// that cannot get rid of its answers would not read either.
+async fn listen(
+    mut from: Receiver<FromMachine>,
+    deliver: mpsc::Sender<Result<FromMachine, ControlError>>,
+) {
+    while let Some(message) = from.recv().await.transpose() {
+        let broken = message.is_err();
+        if deliver.send(message).await.is_err() || broken {
+            return;
+        }
     }
 }
 
