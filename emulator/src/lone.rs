@@ -15,6 +15,8 @@ use crate::scenario::{
 };
 use anyhow::{Result, anyhow};
 use netmodel::link::LinkSpec;
+use netmodel::schedule::Schedule;
+use netmodel::topology::{Cable, Topology};
 use std::collections::BTreeMap;
 use std::path::Path;
 use traces::class::{Coupling, Locality, PageClass};
@@ -125,8 +127,12 @@ impl Lone {
             flows: Vec::new(),
             network: NetworkSpec {
                 backend: "auto".to_owned(),
-                up: vec![self.link, open],
-                down: vec![self.link, open],
+                topology: Topology::star([
+                    ("source".to_owned(), Cable::symmetric(self.link)),
+                    ("destination".to_owned(), Cable::symmetric(open)),
+                ])
+                .expect("two hosts of different names on one switch"),
+                schedule: Schedule::default(),
                 congestion: self.congestion.clone(),
             },
             balancer: BalancerSpec {

@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use netmodel::backend::Fabric;
+use netmodel::backend::{BackendKind, Fabric};
 use netmodel::calibrate::{Settings, calibrate};
 use netmodel::flow::goodput_bps;
 use netmodel::link::LinkSpec;
@@ -20,7 +20,7 @@ use netmodel::sys::clock::now_ns;
 use netmodel::sys::netns::{create_netns, enter_machine, with_netns};
 use netmodel::sys::probe::probe;
 use netmodel::sys::tcpinfo;
-use netmodel::topology::{HostId, HostLink, LinkId, Topology, host_address};
+use netmodel::topology::{Cable, HostId, LinkId, Topology, host_address};
 use netmodel::units::parse_delay;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -40,12 +40,15 @@ fn main() -> Result<(), Failure> {
         return Ok(());
     }
     enter_machine()?;
-    let link = HostLink::symmetric(asked.spec);
+    let link = Cable::symmetric(asked.spec);
     let topology = Topology::star((1..=asked.hosts).map(|n| (format!("h{n}"), link)))?;
     let ids: Vec<HostId> = topology.hosts().map(|(id, _)| id).collect();
     let hosts = ids.iter().map(|id| Ok((*id, create_netns()?)));
     let hosts = hosts.collect::<Result<BTreeMap<_, _>, Failure>>()?;
-    let fabric = Fabric::build(&Plan::new(topology, &TcpSettings::default()), &hosts)?;
+    let fabric = Fabric::build(
+        &Plan::new(topology, &TcpSettings::default(), BackendKind::Relay),
+        &hosts,
+    )?;
     if asked.calibrate {
         let result = calibrate(&fabric, &hosts, &Settings::default())?;
         println!("{}", serde_json::to_string_pretty(&result)?);

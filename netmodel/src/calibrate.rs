@@ -238,13 +238,7 @@ fn parts<'r>(
 }
 
 fn longest_path(fabric: &Fabric) -> Duration {
-    let links = fabric.plan().topology().links();
-    let longest = links
-        .iter()
-        .map(|link| link.spec.delay)
-        .max()
-        .unwrap_or_default();
-    longest.saturating_mul(2)
+    fabric.plan().topology().longest_delay()
 }
 
 struct Measured {

@@ -13,6 +13,7 @@ pub mod counters;
 pub mod flow;
 pub mod link;
 pub mod plan;
+pub mod schedule;
 pub mod sys;
 pub mod topology;
 pub mod units;

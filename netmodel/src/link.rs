@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::{BitRate, ByteSize};
+use crate::units::{BitRate, ByteSize, Probability};
 
 /// Bytes Ethernet adds to an IP packet: header 14, FCS 4, preamble and SFD 8, inter-frame gap 12.
 pub const OVERHEAD_ETHERNET: u16 = 38;
@@ -25,12 +25,109 @@ pub struct LinkSpec {
     /// One-way delay added after serialisation.
     #[serde(default)]
     pub delay: Duration,
+    /// How the delay varies from packet to packet.
+    #[serde(default)]
+    pub jitter: Jitter,
+    /// Which segments are lost on the way, after they took their share of the rate.
+    #[serde(default)]
+    pub loss: Loss,
     /// Room of the drop-tail queue in wire bytes; ignored while unshaped.
     #[serde(default = "default_queue")]
     pub queue: ByteSize,
+    /// Packets that find more than this in the queue are marked (RFC 3168 CE) if their sender can be told so: the
+    /// step marking of a data-centre switch. `None` never marks.
+    #[serde(default)]
+    pub ecn_threshold: Option<ByteSize>,
     /// What the rate counts over the IP bytes of each segment.
     #[serde(default = "default_overhead")]
     pub overhead_bytes: u16,
+    /// Whether the link carries anything: what is sent into a link that is down is dropped, what is on it arrives.
+    #[serde(default = "default_up")]
+    pub up: bool,
+}
+
+/// How a one-way delay varies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jitter {
+    /// Half the width of a uniform distribution, standard deviation of the others: what netem calls jitter.
+    #[serde(default)]
+    pub spread: Duration,
+    /// Its shape.
+    #[serde(default)]
+    pub distribution: Distribution,
+    /// Whether a packet may overtake another. Without it a packet is never due before the one ahead of it.
+    #[serde(default)]
+    pub reorder: bool,
+}
+
+/// Shapes of jitter, as netem names them. All have mean 0 before what would be negative is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Distribution {
+    /// Evenly within ± the spread.
+    #[default]
+    Uniform,
+    /// Gaussian.
+    Normal,
+    /// Long to the right, as queues in a wide-area network are.
+    Pareto,
+}
+
+/// Which segments a link loses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// None.
+    #[default]
+    None,
+    /// Each with the same probability, whatever became of the others.
+    Independent(Probability),
+    /// In bursts.
+    GilbertElliott(GilbertElliott),
+}
+
+/// Two states with a loss probability each; a step for each segment. Parameters as netem's `loss gemodel`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GilbertElliott {
+    /// From good to bad (netem's p).
+    pub good_to_bad: Probability,
+    /// From bad to good (netem's r).
+    pub bad_to_good: Probability,
+    /// Loss while bad (netem's 1 - h).
+    pub loss_in_bad: Probability,
+    /// Loss while good (netem's 1 - k).
+    pub loss_in_good: Probability,
+}
+
+impl GilbertElliott {
+    /// Share of all segments that are lost in the long run.
+    #[must_use]
+    pub fn mean_loss(&self) -> f64 {
+        let (p, r) = (self.good_to_bad.share(), self.bad_to_good.share());
+        // Never leaving the state it begins in, good.
+        let bad = if p + r > 0.0 { p / (p + r) } else { 0.0 };
+        bad * self.loss_in_bad.share() + (1.0 - bad) * self.loss_in_good.share()
+    }
+}
+
+impl Loss {
+    /// Whether anything can be lost.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.mean() <= 0.0
+    }
+
+    /// Share of all segments that are lost in the long run.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        match self {
+            Self::None => 0.0,
+            Self::Independent(share) => share.share(),
+            Self::GilbertElliott(states) => states.mean_loss(),
+        }
+    }
 }
 
 /// 512 KiB: the shared buffer a port of a shallow-buffered data-centre switch can take.
@@ -42,13 +139,21 @@ fn default_overhead() -> u16 {
     OVERHEAD_ETHERNET
 }
 
+fn default_up() -> bool {
+    true
+}
+
 impl Default for LinkSpec {
     fn default() -> Self {
         Self {
             rate: None,
             delay: Duration::ZERO,
+            jitter: Jitter::default(),
+            loss: Loss::None,
             queue: default_queue(),
+            ecn_threshold: None,
             overhead_bytes: OVERHEAD_ETHERNET,
+            up: true,
         }
     }
 }
@@ -66,13 +171,25 @@ impl LinkSpec {
     /// Nothing to emulate: packets pass at once.
     #[must_use]
     pub fn is_transparent(&self) -> bool {
-        self.rate.is_none() && self.delay.is_zero()
+        self.rate.is_none()
+            && self.delay.is_zero()
+            && self.jitter.spread.is_zero()
+            && self.loss.is_none()
+            && self.up
     }
 
     /// Bytes in flight on the wire when the link is full: rate × delay.
     #[must_use]
     pub fn bytes_in_flight(&self) -> u64 {
         self.rate.map_or(0, |rate| rate.bytes_in(self.delay))
+    }
+
+    /// Longest a packet is under way but for its queue and serialisation: delay and four spreads, which normal jitter
+    /// exceeds once in 30,000 packets.
+    #[must_use]
+    pub fn delay_most(&self) -> Duration {
+        self.delay
+            .saturating_add(self.jitter.spread.saturating_mul(4))
     }
 
     /// Largest super-frame to let onto this link, in IP bytes: what it serialises in 250 µs (a compromise between

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::BackendKind;
 use crate::link::{GSO_LARGEST, MTU};
-use crate::topology::{HostId, PREFIX_LEN, Topology, host_address};
+use crate::topology::{HostId, Link, PREFIX_LEN, Place, Topology, host_address};
 use crate::units::{BitRate, ByteSize};
 
 /// The card of every emulated host.
@@ -130,6 +131,7 @@ impl Default for TcpSettings {
 /// A topology with the ordered steps that build it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
+    backend: BackendKind,
     topology: Topology,
     steps: Vec<Step>,
 }
@@ -137,7 +139,7 @@ pub struct Plan {
 impl Plan {
     /// Lays out the steps: settings before devices (a device copies some when it is born), addresses before up.
     #[must_use]
-    pub fn new(topology: Topology, tcp: &TcpSettings) -> Self {
+    pub fn new(topology: Topology, tcp: &TcpSettings, backend: BackendKind) -> Self {
         let mut steps = vec![Step::LoopbackUp {
             scope: Scope::Fabric,
         }];
@@ -163,8 +165,7 @@ impl Plan {
             let pair = veth(host);
             let port = pair.port.clone();
             steps.push(Step::Veth(pair));
-            let uplink = topology.uplink(host);
-            let payload = uplink.map_or(GSO_LARGEST, |link| link.spec.gso_bytes());
+            let payload = largest_frame(&topology, host);
             let bytes = (payload + GSO_HEADROOM).min(GSO_LARGEST);
             steps.push(Step::GsoMaxSize { host, bytes });
             let address = host_address(host);
@@ -182,7 +183,17 @@ impl Plan {
                 device: port,
             });
         }
-        Self { topology, steps }
+        Self {
+            backend,
+            topology,
+            steps,
+        }
+    }
+
+    /// What carries packets.
+    #[must_use]
+    pub fn backend(&self) -> BackendKind {
+        self.backend
     }
 
     /// The network to build.
@@ -216,6 +227,16 @@ fn sysctl(scope: Scope, key: &str, value: &str) -> Step {
 
 /// TCP subtracts MAX_TCP_HEADER + 1 (at most 320 on 64-bit) from a device's limit before it fills a super-frame.
 const GSO_HEADROOM: u32 = 320;
+
+/// The largest super-frame a host may send: what its own link and every link between switches still serialise in
+/// 250 µs. Links into hosts are left out: one slow host would make everybody's frames small.
+fn largest_frame(topology: &Topology, host: HostId) -> u32 {
+    let between =
+        |link: &&Link| matches!((link.from, link.to), (Place::Switch(_), Place::Switch(_)));
+    let links = topology.links().iter().filter(between);
+    let frames = links.map(|link| link.spec.gso_bytes());
+    frames.fold(topology.uplink(host).spec.gso_bytes(), u32::min)
+}
 
 fn veth(host: HostId) -> VethPair {
     VethPair {
@@ -281,13 +302,11 @@ fn largest_path_bytes(topology: &Topology) -> u64 {
     let rate = specs()
         .map(|s| s.rate.map_or(UNSHAPED_BPS, BitRate::bps))
         .max();
-    let delay = specs().map(|s| s.delay).max().unwrap_or_default();
     let queue = specs()
         .filter(|s| s.rate.is_some())
         .map(|s| s.queue.bytes())
         .max();
-    // A star path is two links there and two back.
-    let round_trip = delay.saturating_mul(4);
+    let round_trip = topology.longest_delay().saturating_mul(2);
     let in_flight = rate
         .and_then(BitRate::from_bps)
         .map_or(0, |rate| rate.bytes_in(round_trip));
@@ -344,8 +363,8 @@ impl fmt::Display for Plan {
             let (delay, queue) = (link.spec.delay, link.spec.queue);
             writeln!(
                 f,
-                "[relay] {}: {rate}, delay {delay:?}, queue {queue}, overhead {} B",
-                link.name, link.spec.overhead_bytes
+                "[{}] {}: {rate}, delay {delay:?}, queue {queue}, overhead {} B",
+                self.backend, link.name, link.spec.overhead_bytes
             )?;
         }
         Ok(())
@@ -356,12 +375,16 @@ impl fmt::Display for Plan {
 mod tests {
     use super::*;
     use crate::link::LinkSpec;
-    use crate::topology::HostLink;
+    use crate::topology::Cable;
 
     fn plan(spec: LinkSpec) -> Plan {
-        let link = HostLink::symmetric(spec);
+        let link = Cable::symmetric(spec);
         let hosts = ["a", "b"].map(|name| (name.to_owned(), link));
-        Plan::new(Topology::star(hosts).unwrap(), &TcpSettings::default())
+        Plan::new(
+            Topology::star(hosts).unwrap(),
+            &TcpSettings::default(),
+            BackendKind::Relay,
+        )
     }
 
     fn value_of<'a>(plan: &'a Plan, wanted: &str) -> &'a str {

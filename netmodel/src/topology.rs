@@ -3,13 +3,21 @@
 //! A cable between two places is two links, one each way, because the ways may differ. Identifiers are dense
 //! and ordered, so that everything made from a topology comes out in the same order. No kernel, no clock.
 
-use std::collections::VecDeque;
-use std::collections::btree_map::{BTreeMap, Entry};
+mod build;
+mod routes;
+mod shapes;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::build::Builder;
+use self::routes::Routes;
+pub use self::shapes::{Rack, Site};
 use crate::link::LinkSpec;
 
 /// An emulated host, numbered from 0.
@@ -41,7 +49,7 @@ pub enum Place {
 pub struct Link {
     /// Its number, also its index in [`Topology::links`].
     pub id: LinkId,
-    /// Name for people and records, `h1-up` or `h1-down` in a star.
+    /// Name for people and records, `h1-up` or `h1-down` for a host's, `a>b` between switches.
     pub name: String,
     /// Where packets enter.
     pub from: Place,
@@ -51,16 +59,16 @@ pub struct Link {
     pub spec: LinkSpec,
 }
 
-/// Both directions of a host's link, as the host sees them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostLink {
-    /// Host to switch.
+/// Both directions of a cable, as its lower end sees them: the host of a host's link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cable {
+    /// Away from the lower end: host to switch.
     pub up: LinkSpec,
-    /// Switch to host.
+    /// Towards the lower end: switch to host.
     pub down: LinkSpec,
 }
 
-impl HostLink {
+impl Cable {
     /// The same both ways.
     #[must_use]
     pub fn symmetric(spec: LinkSpec) -> Self {
@@ -73,7 +81,15 @@ impl HostLink {
 
 /// A checked network: every host has one link out and one in, and reaches every other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Parts", into = "Parts")]
 pub struct Topology {
+    parts: Parts,
+    routes: Routes,
+}
+
+/// What a topology is made of, unchecked; also its stored form.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Parts {
     hosts: Vec<String>,
     switches: Vec<String>,
     links: Vec<Link>,
@@ -97,11 +113,17 @@ pub enum TopologyError {
         /// How many there may be.
         limit: u32,
     },
-    /// Two hosts share a name.
-    #[error("host name `{name}` is used twice")]
-    DuplicateHost {
+    /// Two hosts or switches, or two links, share a name.
+    #[error("the name `{name}` is used twice")]
+    Duplicate {
         /// The name.
         name: String,
+    },
+    /// A link ends somewhere that is not there; only in a stored topology.
+    #[error("link `{link}` does not lead from and to hosts and switches of the network")]
+    NoEnd {
+        /// The link.
+        link: String,
     },
     /// A host must have exactly one link out and one in.
     #[error("host `{name}` has {up} links out and {down} in; it needs one of each")]
@@ -128,100 +150,34 @@ pub const HOSTS_MAX: u32 = (1 << 21) - 2;
 /// Prefix length of the network all hosts and VMs share.
 pub const PREFIX_LEN: u8 = 10;
 
+impl TryFrom<Parts> for Topology {
+    type Error = TopologyError;
+
+    fn try_from(parts: Parts) -> Result<Self, TopologyError> {
+        build::check(&parts)?;
+        let routes = Routes::new(&parts)?;
+        Ok(Self { parts, routes })
+    }
+}
+
+impl From<Topology> for Parts {
+    fn from(topology: Topology) -> Self {
+        topology.parts
+    }
+}
+
 impl Topology {
-    /// Every host on one switch. Links come out as up, down of the first host, then of the second, …
-    ///
-    /// # Errors
-    /// [`TopologyError`] when there are too few or too many hosts, or a name is used twice.
-    pub fn star(
-        hosts: impl IntoIterator<Item = (String, HostLink)>,
-    ) -> Result<Self, TopologyError> {
-        let hub = Place::Switch(SwitchId(0));
-        let mut topology = Self {
-            hosts: Vec::new(),
-            switches: vec!["switch".to_owned()],
-            links: Vec::new(),
-        };
-        for (name, link) in hosts {
-            let host = Place::Host(HostId(index(topology.hosts.len())));
-            topology.push_link(format!("{name}-up"), (host, hub), link.up);
-            topology.push_link(format!("{name}-down"), (hub, host), link.down);
-            topology.hosts.push(name);
-        }
-        topology.check()?;
-        Ok(topology)
-    }
-
-    fn push_link(&mut self, name: String, (from, to): (Place, Place), spec: LinkSpec) {
-        let id = LinkId(index(self.links.len()));
-        self.links.push(Link {
-            id,
-            name,
-            from,
-            to,
-            spec,
-        });
-    }
-
-    fn check(&self) -> Result<(), TopologyError> {
-        let hosts = self.hosts.len();
-        if hosts < 2 {
-            return Err(TopologyError::TooFewHosts { hosts });
-        }
-        if u32::try_from(hosts).map_or(true, |n| n > HOSTS_MAX) {
-            return Err(TopologyError::TooManyHosts {
-                hosts,
-                limit: HOSTS_MAX,
-            });
-        }
-        let mut names: Vec<&String> = self.hosts.iter().collect();
-        names.sort_unstable();
-        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(TopologyError::DuplicateHost {
-                name: pair[0].clone(),
-            });
-        }
-        for (host, name) in self.hosts() {
-            let place = Place::Host(host);
-            let up = self.links.iter().filter(|link| link.from == place).count();
-            let down = self.links.iter().filter(|link| link.to == place).count();
-            if up != 1 || down != 1 {
-                return Err(TopologyError::HostLinks {
-                    name: name.to_owned(),
-                    up,
-                    down,
-                });
-            }
-        }
-        let routes = self.routes();
-        for (from, from_name) in self.hosts() {
-            let entry = self.uplink(from).map(|link| link.to);
-            for (to, to_name) in self.hosts().filter(|(to, _)| *to != from) {
-                let reaches = entry.is_some_and(|place| match place {
-                    Place::Host(host) => host == to,
-                    Place::Switch(switch) => routes.contains_key(&(switch, to)),
-                });
-                if !reaches {
-                    let (from, to) = (from_name.to_owned(), to_name.to_owned());
-                    return Err(TopologyError::Unreachable { from, to });
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Hosts with their names, in order.
     pub fn hosts(&self) -> impl Iterator<Item = (HostId, &str)> {
-        self.hosts
-            .iter()
-            .enumerate()
-            .map(|(i, name)| (HostId(index(i)), name.as_str()))
+        (0..)
+            .map(HostId)
+            .zip(self.parts.hosts.iter().map(String::as_str))
     }
 
     /// How many hosts there are.
     #[must_use]
     pub fn host_count(&self) -> usize {
-        self.hosts.len()
+        self.parts.hosts.len()
     }
 
     /// The host of this name.
@@ -232,81 +188,94 @@ impl Topology {
             .map(|(id, _)| id)
     }
 
-    /// Switches, in order.
+    /// Names of switches, in order.
     #[must_use]
     pub fn switches(&self) -> &[String] {
-        &self.switches
+        &self.parts.switches
     }
 
     /// All links, in order of their ids.
     #[must_use]
     pub fn links(&self) -> &[Link] {
-        &self.links
+        &self.parts.links
+    }
+
+    /// A link by its number.
+    ///
+    /// # Panics
+    /// For a number that is not of this topology.
+    #[must_use]
+    pub fn link(&self, id: LinkId) -> &Link {
+        &self.parts.links[id.0 as usize]
+    }
+
+    /// The link of this name.
+    #[must_use]
+    pub fn link_named(&self, name: &str) -> Option<&Link> {
+        self.links().iter().find(|link| link.name == name)
     }
 
     /// The link that leaves a host.
+    ///
+    /// # Panics
+    /// For a host that is not of this topology.
     #[must_use]
-    pub fn uplink(&self, host: HostId) -> Option<&Link> {
-        self.links
-            .iter()
-            .find(|link| link.from == Place::Host(host))
+    pub fn uplink(&self, host: HostId) -> &Link {
+        self.link(self.routes.uplink(host))
     }
 
     /// The link that enters a host.
+    ///
+    /// # Panics
+    /// For a host that is not of this topology.
     #[must_use]
-    pub fn downlink(&self, host: HostId) -> Option<&Link> {
-        self.links.iter().find(|link| link.to == Place::Host(host))
+    pub fn downlink(&self, host: HostId) -> &Link {
+        self.link(self.routes.downlink(host))
+    }
+
+    /// Where a switch sends what is addressed to a host: along the fewest links, of those the least delay, then the
+    /// lowest link. `None` where no path between hosts leads.
+    #[must_use]
+    pub fn next_link(&self, switch: SwitchId, to: HostId) -> Option<LinkId> {
+        self.routes.next(switch, to)
     }
 
     /// Links a packet crosses between two hosts; empty for a host and itself.
     #[must_use]
     pub fn path(&self, from: HostId, to: HostId) -> Vec<LinkId> {
-        let routes = self.routes();
         let mut path = Vec::new();
-        let mut next = self.uplink(from).filter(|_| from != to);
+        let mut next = (from != to).then(|| self.uplink(from));
         while let Some(link) = next {
             path.push(link.id);
             next = match link.to {
                 Place::Host(_) => None,
-                Place::Switch(switch) => routes
-                    .get(&(switch, to))
-                    .map(|id| &self.links[id.0 as usize]),
+                Place::Switch(switch) => self.next_link(switch, to).map(|id| self.link(id)),
             };
         }
         path
     }
 
-    /// For each switch and destination the next link, along a shortest path (lowest link id on ties).
-    /// Hosts need no entry: they have one link out.
+    /// The longest a packet can be under way between two hosts, queues and serialisation apart (an upper bound: the
+    /// largest delay into, between and out of switches).
     #[must_use]
-    pub fn routes(&self) -> BTreeMap<(SwitchId, HostId), LinkId> {
-        let mut into: BTreeMap<Place, Vec<&Link>> = BTreeMap::new();
-        for link in &self.links {
-            into.entry(link.to).or_default().push(link);
-        }
-        let mut routes = BTreeMap::new();
-        for (destination, _) in self.hosts() {
-            let mut frontier = VecDeque::from([Place::Host(destination)]);
-            while let Some(place) = frontier.pop_front() {
-                for link in into.get(&place).map_or(&[][..], Vec::as_slice) {
-                    // Hosts do not forward: a path ends there.
-                    let Place::Switch(switch) = link.from else {
-                        continue;
-                    };
-                    if let Entry::Vacant(free) = routes.entry((switch, destination)) {
-                        free.insert(link.id);
-                        frontier.push_back(link.from);
-                    }
-                }
-            }
-        }
-        routes
+    pub fn longest_delay(&self) -> Duration {
+        self.routes.longest_delay(&self.parts)
     }
-}
 
-fn index(i: usize) -> u32 {
-    u32::try_from(i)
-        .expect("fewer than 2^32 parts: check() bounds hosts, and links follow from hosts")
+    /// The same network with other promises.
+    ///
+    /// # Errors
+    /// The first of `change`.
+    pub fn with_specs<E>(
+        &self,
+        mut change: impl FnMut(&Link) -> Result<LinkSpec, E>,
+    ) -> Result<Self, E> {
+        let mut other = self.clone();
+        for link in &mut other.parts.links {
+            link.spec = change(link)?;
+        }
+        Ok(other)
+    }
 }
 
 /// The address of a host's own card.
@@ -327,50 +296,14 @@ impl fmt::Display for HostId {
     }
 }
 
-impl fmt::Display for LinkId {
+impl fmt::Display for SwitchId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "link {}", self.0)
+        write!(f, "switch {}", self.0)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn star(n: usize) -> Topology {
-        let link = HostLink::symmetric(LinkSpec::default());
-        Topology::star((1..=n).map(|i| (format!("h{i}"), link))).unwrap()
-    }
-
-    #[test]
-    fn a_star_path_is_up_then_down() {
-        let topology = star(3);
-        assert_eq!(topology.path(HostId(0), HostId(2)), [LinkId(0), LinkId(5)]);
-        assert_eq!(topology.path(HostId(2), HostId(1)), [LinkId(4), LinkId(3)]);
-        assert!(topology.path(HostId(1), HostId(1)).is_empty());
-        assert_eq!(topology.links()[5].name, "h3-down");
-        assert_eq!(topology.host("h2"), Some(HostId(1)));
-    }
-
-    #[test]
-    fn impossible_stars_are_refused() {
-        let link = HostLink::symmetric(LinkSpec::default());
-        let one = Topology::star([("h1".to_owned(), link)]);
-        assert_eq!(one, Err(TopologyError::TooFewHosts { hosts: 1 }));
-        let twice = Topology::star([("h1".to_owned(), link), ("h1".to_owned(), link)]);
-        assert_eq!(
-            twice,
-            Err(TopologyError::DuplicateHost {
-                name: "h1".to_owned()
-            })
-        );
-    }
-
-    #[test]
-    fn addresses_of_hosts_and_vms_do_not_meet() {
-        assert_eq!(host_address(HostId(0)), Ipv4Addr::new(10, 64, 0, 1));
-        assert!(host_address(HostId(HOSTS_MAX - 1)) < vm_address(0).unwrap());
-        assert!(vm_address(HOSTS_MAX - 1).unwrap() < Ipv4Addr::new(10, 127, 255, 255));
-        assert_eq!(vm_address(HOSTS_MAX), None);
+impl fmt::Display for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "link {}", self.0)
     }
 }

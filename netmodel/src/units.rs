@@ -1,4 +1,4 @@
-//! Rates in bit/s, sizes in bytes and delays, with the text forms scenarios use.
+//! Rates in bit/s, sizes in bytes, delays and probabilities, with the text forms scenarios use.
 //!
 //! A rate is always in bits and a size always in bytes; the unit is never optional, because `100M` has
 //! cost people a factor of eight before. Nothing here knows about links or packets.
@@ -21,7 +21,14 @@ pub struct BitRate(u64);
 #[serde(try_from = "String", into = "String")]
 pub struct ByteSize(u64);
 
-/// Why a text is not a rate, a size or a delay.
+/// A probability in parts per billion, so that it is exact, ordered and the same on every backend.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(try_from = "String", into = "String")]
+pub struct Probability(u32);
+
+/// Why a text is not a rate, a size, a delay or a probability.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnitError {
@@ -121,6 +128,81 @@ impl ByteSize {
     #[must_use]
     pub const fn bytes(self) -> u64 {
         self.0
+    }
+}
+
+impl Probability {
+    /// Certainty.
+    pub const ONE: Self = Self(PARTS);
+
+    /// A probability of `parts` in 10⁹; more than that is none.
+    #[must_use]
+    pub const fn from_ppb(parts: u32) -> Option<Self> {
+        if parts > PARTS {
+            None
+        } else {
+            Some(Self(parts))
+        }
+    }
+
+    /// Parts in 10⁹.
+    #[must_use]
+    pub const fn ppb(self) -> u32 {
+        self.0
+    }
+
+    /// As a share, 0 to 1.
+    #[must_use]
+    pub fn share(self) -> f64 {
+        f64::from(self.0) / f64::from(PARTS)
+    }
+}
+
+const PARTS: u32 = 1_000_000_000;
+/// `%` and `ppm`; never a bare number, which would leave 0.1 and 10 % to be mixed up.
+const SHARE_UNITS: [(&str, u64); 2] = [("%", 10_000_000), ("ppm", 1_000)];
+
+impl fmt::Display for Probability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, rest) = (self.0 / 10_000_000, self.0 % 10_000_000);
+        if rest == 0 {
+            return write!(f, "{whole}%");
+        }
+        let decimals = format!("{rest:07}");
+        write!(f, "{whole}.{}%", decimals.trim_end_matches('0'))
+    }
+}
+
+impl FromStr for Probability {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let quantity = Quantity {
+            name: "probability",
+            units: &SHARE_UNITS,
+            example: "0.1%",
+            hint: "write `0.1%` or `50ppm`",
+        };
+        let parts = quantity.parse(text)?;
+        let within = u32::try_from(parts).ok().and_then(Self::from_ppb);
+        within.ok_or_else(|| UnitError::Range {
+            text: text.to_owned(),
+            why: "a probability is at most 100%",
+        })
+    }
+}
+
+impl TryFrom<String> for Probability {
+    type Error = UnitError;
+
+    fn try_from(text: String) -> Result<Self, UnitError> {
+        text.parse()
+    }
+}
+
+impl From<Probability> for String {
+    fn from(probability: Probability) -> Self {
+        probability.to_string()
     }
 }
 
@@ -324,7 +406,24 @@ mod tests {
         assert!(parse_delay("10m").is_err());
     }
 
+    #[test]
+    fn probabilities_need_their_unit() {
+        assert_eq!("0.1%".parse::<Probability>().unwrap().ppb(), 1_000_000);
+        assert_eq!("50ppm".parse::<Probability>().unwrap().ppb(), 50_000);
+        assert_eq!("100%".parse::<Probability>(), Ok(Probability::ONE));
+        assert_eq!("2.5%".parse::<Probability>().unwrap().to_string(), "2.5%");
+        for wrong in ["0.1", "101%", "-1%", "0.00000001%", "%", "1e-3%"] {
+            assert!(wrong.parse::<Probability>().is_err(), "{wrong}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn printed_probabilities_read_back(parts in 0..=1_000_000_000_u32) {
+            let probability = Probability::from_ppb(parts).unwrap();
+            prop_assert_eq!(probability.to_string().parse::<Probability>(), Ok(probability));
+        }
+
         #[test]
         fn printed_values_read_back(bps in 1..u64::MAX, bytes: u64) {
             let rate = BitRate::from_bps(bps).unwrap();
@@ -338,6 +437,7 @@ mod tests {
             let _ = text.parse::<BitRate>();
             let _ = text.parse::<ByteSize>();
             let _ = parse_delay(&text);
+            let _ = text.parse::<Probability>();
         }
     }
 }

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use netmodel::audit::{Finding, Limits, Severity, audit};
-use netmodel::backend::Fabric;
+use netmodel::backend::{BackendKind, Fabric};
 use netmodel::link::LinkSpec;
 use netmodel::plan::{HOST_DEVICE, Plan, TcpSettings};
 use netmodel::sys::clock::now_ns;
@@ -20,7 +20,7 @@ use netmodel::sys::netlink::Netlink;
 use netmodel::sys::netns::{create_netns, enter_machine, with_netns};
 use netmodel::sys::probe::probe;
 use netmodel::sys::tcpinfo;
-use netmodel::topology::{HostId, HostLink, LinkId, Topology, host_address, vm_address};
+use netmodel::topology::{Cable, HostId, LinkId, Topology, host_address, vm_address};
 use netmodel::units::{BitRate, ByteSize};
 
 type Test = (&'static str, fn(&Fabric, &Hosts));
@@ -86,13 +86,17 @@ fn fabric() -> (Fabric, Hosts) {
         ..near
     };
     let star = [("h1", near), ("h2", near), ("h3", far)];
-    let star = star.map(|(name, spec)| (name.to_owned(), HostLink::symmetric(spec)));
+    let star = star.map(|(name, spec)| (name.to_owned(), Cable::symmetric(spec)));
     let topology = Topology::star(star).unwrap();
     let hosts: Hosts = topology
         .hosts()
         .map(|(id, _)| (id, create_netns().unwrap()))
         .collect();
-    let fabric = Fabric::build(&Plan::new(topology, &TcpSettings::default()), &hosts).unwrap();
+    let fabric = Fabric::build(
+        &Plan::new(topology, &TcpSettings::default(), BackendKind::Relay),
+        &hosts,
+    )
+    .unwrap();
     (fabric, hosts)
 }
 

@@ -38,7 +38,7 @@ impl CheckArgs {
         if self.explain {
             say!(
                 "{}",
-                crate::machine::plan(&carried.hosts, &carried.network, carried.divided_by)?
+                crate::machine::plan(&carried.network, carried.divided_by)
             );
         }
         Ok(Exit::Done)

@@ -135,6 +135,7 @@ impl MigrateArgs {
                 delay: Duration::from_nanos(self.delay),
                 queue: ByteSize::from_bytes(self.queue),
                 overhead_bytes: self.overhead_bytes,
+                ..LinkSpec::default()
             },
             congestion: self.congestion.clone(),
             params: MigrationParams {

@@ -2,14 +2,14 @@
 
 use crate::control::message::{AuditFinding, MachineSetup};
 use crate::event::{LinkCalibration, LinkSample};
-use crate::scenario::{HostSpec, NetworkSpec, scale};
+use crate::scenario::{NetworkSpec, scale};
 use anyhow::{Context, Result};
 use netmodel::audit::{Judged, Limits, Severity, audit};
-use netmodel::backend::Fabric;
+use netmodel::backend::{BackendKind, Fabric};
 use netmodel::calibrate::{Calibration, Settings, Verdict, calibrate};
 use netmodel::counters::Counters;
 use netmodel::plan::{Plan, TcpSettings};
-use netmodel::topology::{self, HostLink, Topology, host_address};
+use netmodel::topology::{self, host_address};
 use netmodel::units::ByteSize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,14 +21,13 @@ use std::time::Duration;
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What will be done to the kernel to get a scenario's network; prints step by step.
-///
-/// # Errors
-/// When hosts and links are not a network.
-pub fn plan(hosts: &[HostSpec], network: &NetworkSpec, k: u32) -> Result<Plan> {
-    let links = hosts.iter().zip(network.up.iter().zip(&network.down));
-    let star = links.map(|(host, (&up, &down))| (host.name.clone(), HostLink { up, down }));
-    let topology = Topology::star(star).context("topology")?;
-    Ok(Plan::new(topology, &tcp_settings(k)))
+#[must_use]
+pub fn plan(network: &NetworkSpec, k: u32) -> Plan {
+    Plan::new(
+        network.topology.clone(),
+        &tcp_settings(k),
+        BackendKind::Relay,
+    )
 }
 
 /// Buffers are bytes and scale with space; at full size they are the kernel's own, or larger where
@@ -56,9 +55,9 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Builds the star the setup asks for between the namespaces, by position of the host.
+    /// Builds what the setup asks for between the namespaces, by position of the host.
     pub(super) fn build(setup: &MachineSetup, namespaces: Vec<OwnedFd>) -> Result<Self> {
-        let plan = plan(&setup.hosts, &setup.network, setup.divided_by)?;
+        let plan = plan(&setup.network, setup.divided_by);
         let namespaces = (0u32..).map(topology::HostId).zip(namespaces).collect();
         let fabric = Fabric::build(&plan, &namespaces).context("cannot build the network")?;
         let before = fabric.counters()?;

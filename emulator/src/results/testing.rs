@@ -10,6 +10,8 @@ use crate::ids::{FlowId, HostId, MigrationId, VmId};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::*;
 use crate::scenario::*;
+use netmodel::schedule::Schedule;
+use netmodel::topology::{Cable, Topology};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -104,8 +106,11 @@ fn scenario(e: Example) -> Scenario {
         }],
         network: NetworkSpec {
             backend: "relay".into(),
-            up: Vec::new(),
-            down: Vec::new(),
+            topology: Topology::star(
+                (0..e.hosts.max(2)).map(|h| (format!("h{}", h + 1), Cable::default())),
+            )
+            .unwrap(),
+            schedule: Schedule::default(),
             congestion: "cubic".into(),
         },
         balancer: BalancerSpec {

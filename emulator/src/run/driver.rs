@@ -99,11 +99,11 @@ impl<'a> Driver<'a> {
         let facts: Vec<HostFacts> = scenario
             .hosts
             .iter()
-            .zip(&scenario.network.up)
-            .map(|(host, up)| HostFacts {
+            .zip((0..).map(HostId))
+            .map(|(host, id)| HostFacts {
                 cores: host.cores,
                 ram_bytes: host.ram_bytes,
-                link_bps: up.rate.map(|rate| rate.bps()),
+                link_bps: scenario.network.up(id).rate.map(|rate| rate.bps()),
             })
             .collect();
         let vcpus: Vec<u32> = scenario.vms.iter().map(|vm| vm.vcpus).collect();

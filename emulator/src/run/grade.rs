@@ -63,12 +63,9 @@ const SHARE: [f64; 3] = [0.01, 0.03, 0.10];
 
 /// Names of the links a migration's bytes cross.
 #[must_use]
-pub fn path_links(scenario: &Scenario, source: HostId, destination: HostId) -> [String; 2] {
-    let name = |host: HostId| &scenario.hosts[host.index()].name;
-    [
-        format!("{}-up", name(source)),
-        format!("{}-down", name(destination)),
-    ]
+pub fn path_links(scenario: &Scenario, source: HostId, destination: HostId) -> Vec<String> {
+    let path = scenario.network.path(source, destination);
+    path.into_iter().map(|link| link.name.clone()).collect()
 }
 
 /// The worst of several grades, with the reason of each that is not A.
@@ -163,7 +160,7 @@ pub fn migration_grade(
     record: &MigrationRecord,
     calibration: &[LinkCalibration],
     links: &[LinkSample],
-    path: &[String; 2],
+    path: &[String],
 ) -> (Grade, Vec<String>) {
     let mut worst = Worst::new();
     worst.measured(calibration);

@@ -99,16 +99,13 @@ impl Driver<'_> {
         cores: f64,
     ) -> Vec<Prediction> {
         let scenario = self.scenario;
-        let (up, down) = (
-            &scenario.network.up[source.index()],
-            &scenario.network.down[destination.index()],
-        );
+        let path = scenario.network.path(source, destination);
         let spec = &scenario.vms[vm.index()];
         let classes = self.predictor.classes(scenario, vm);
         let behaviour: u64 = classes.iter().map(|c| u64::from(c.pages) * PAGE_SIZE).sum();
         let params = &scenario.migration;
-        let mut rate =
-            flow::path_goodput_bps([up, down]).map_or(UNSHAPED_BYTES_PER_S, |bps| bps / 8.0);
+        let goodput = flow::path_goodput_bps(path.iter().map(|link| &link.spec));
+        let mut rate = goodput.map_or(UNSHAPED_BYTES_PER_S, |bps| bps / 8.0);
         if params.max_bandwidth > 0 {
             rate = rate.min(params.max_bandwidth as f64);
         }

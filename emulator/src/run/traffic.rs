@@ -97,17 +97,9 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// The round trip of the longest path: up, down, and back.
+    /// The round trip of the longest path.
     fn longest_rtt(&self) -> Duration {
-        let network = &self.scenario.network;
-        let longest = |links: &[netmodel::link::LinkSpec]| {
-            links
-                .iter()
-                .map(|link| link.delay)
-                .max()
-                .unwrap_or_default()
-        };
-        (longest(&network.up) + longest(&network.down)) * 2
+        self.scenario.network.topology.longest_delay() * 2
     }
 
     pub(super) async fn heard_traffic(&mut self, message: FromAgent) -> Result<(), RunError> {

@@ -1,6 +1,7 @@
 //! A scenario as text for people: what it resolves to.
 
-use super::{CpuSource, HostSpec, Scenario, VmSpec, WriteSource};
+use super::{CpuSource, Scenario, VmSpec, WriteSource};
+use crate::ids::HostId;
 use crate::units::{show_size, show_time};
 use comfy_table::{Table, presets};
 use netmodel::link::LinkSpec;
@@ -94,31 +95,18 @@ fn hosts(scenario: &Scenario) -> Table {
     let rows = scenario
         .hosts
         .iter()
-        .zip(network.up.iter().zip(&network.down))
-        .enumerate()
-        .map(
-            |(
-                index,
-                (
-                    HostSpec {
-                        name,
-                        cores,
-                        ram_bytes,
-                    },
-                    (up, down),
-                ),
-            )| {
-                let used = used.get(&index).copied().unwrap_or(0);
-                let cells = [
-                    cores.to_string(),
-                    show_size(*ram_bytes),
-                    show_size(used),
-                    link(up),
-                    link(down),
-                ];
-                (name.clone(), cells.to_vec())
-            },
-        );
+        .zip((0..).map(HostId))
+        .map(|(host, id)| {
+            let used = used.get(&id.index()).copied().unwrap_or(0);
+            let cells = [
+                host.cores.to_string(),
+                show_size(host.ram_bytes),
+                show_size(used),
+                link(network.up(id)),
+                link(network.down(id)),
+            ];
+            (host.name.clone(), cells.to_vec())
+        });
     grouped(&mut table, rows);
     table
 }

@@ -17,6 +17,9 @@ pub use problem::{Problem, ProblemKind, Problems, ScenarioError};
 
 use crate::ids::{HostId, VmId};
 use crate::migration::params::MigrationParams;
+use netmodel::link::LinkSpec;
+use netmodel::schedule::Schedule;
+use netmodel::topology::{Link, Topology};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -164,17 +167,44 @@ pub struct FlowSpec {
     pub rate_bps: Option<u64>,
 }
 
-/// The network: a star of hosts around one switch.
+/// The network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NetworkSpec {
-    /// Backend asked for: `auto`, `relay`.
+    /// Backend asked for: `auto`, `relay`, `netem`, `htb`.
     pub backend: String,
-    /// Host to switch, by host.
-    pub up: Vec<netmodel::link::LinkSpec>,
-    /// Switch to host, by host.
-    pub down: Vec<netmodel::link::LinkSpec>,
+    /// Hosts, by [`HostId`], switches and the links between them.
+    pub topology: Topology,
+    /// How links change.
+    pub schedule: Schedule,
     /// Congestion control of every socket.
     pub congestion: String,
+}
+
+impl NetworkSpec {
+    /// The links a transfer crosses.
+    #[must_use]
+    pub fn path(&self, from: HostId, to: HostId) -> Vec<&Link> {
+        let path = self.topology.path(net_host(from), net_host(to));
+        path.into_iter().map(|id| self.topology.link(id)).collect()
+    }
+
+    /// Out of a host.
+    #[must_use]
+    pub fn up(&self, host: HostId) -> &LinkSpec {
+        &self.topology.uplink(net_host(host)).spec
+    }
+
+    /// Into a host.
+    #[must_use]
+    pub fn down(&self, host: HostId) -> &LinkSpec {
+        &self.topology.downlink(net_host(host)).spec
+    }
+}
+
+/// A host as the network numbers it.
+#[must_use]
+pub fn net_host(host: HostId) -> netmodel::topology::HostId {
+    netmodel::topology::HostId(host.0)
 }
 
 /// The balancer and its options.

@@ -6,7 +6,9 @@
 
 use super::{NetworkSpec, Scenario, VmSpec, WriteSource};
 use netmodel::link::{LinkSpec, MTU};
+use netmodel::topology::{Link, Topology};
 use netmodel::units::{BitRate, ByteSize};
+use std::time::Duration;
 use traces::units::PAGE_SIZE;
 
 /// A byte or page constant of an engine, of the kernel or of a guest.
@@ -442,22 +444,40 @@ fn divide_vm(vm: &mut VmSpec, k: u32) -> Result<(), ScaleError> {
 }
 
 fn divide_network(scenario: &mut Scenario, k: u32) -> Result<(), ScaleError> {
-    let NetworkSpec { up, down, .. } = &mut scenario.network;
-    for ((host, up), down) in scenario.hosts.iter().zip(up).zip(down) {
-        check_links(&host.name, up, down, k)?;
-        *up = divide_link(&host.name, up, k)?;
-        *down = divide_link(&host.name, down, k)?;
-    }
+    let NetworkSpec {
+        topology, schedule, ..
+    } = &mut scenario.network;
+    let divided = topology.with_specs(|link| {
+        check_link(&link.name, &link.spec, back_delay(topology, link), k)?;
+        divide_link(&link.name, &link.spec, k)
+    })?;
+    *schedule = schedule.with_specs(|change| {
+        let link = topology.link(change.link);
+        check_link(&link.name, &change.spec, back_delay(topology, link), k)?;
+        divide_link(&link.name, &change.spec, k)
+    })?;
+    *topology = divided;
     Ok(())
 }
 
-fn divide_link(host: &str, link: &LinkSpec, k: u32) -> Result<LinkSpec, ScaleError> {
+/// The delay of the same cable's other direction.
+fn back_delay(topology: &Topology, link: &Link) -> Duration {
+    let links = topology.links().iter();
+    let back = links
+        .filter(|other| (other.from, other.to) == (link.to, link.from))
+        .map(|other| other.spec.delay);
+    back.min().unwrap_or_default()
+}
+
+fn divide_link(name: &str, link: &LinkSpec, k: u32) -> Result<LinkSpec, ScaleError> {
     let rate = link
         .rate
-        .map(|rate| divided_rate(&format!("link of {host}"), rate.bps(), k));
+        .map(|rate| divided_rate(&format!("link {name}"), rate.bps(), k));
+    let divided = |bytes: ByteSize| ByteSize::from_bytes(bytes.bytes().div_ceil(u64::from(k)));
     Ok(LinkSpec {
         rate: rate.transpose()?.and_then(BitRate::from_bps),
-        queue: ByteSize::from_bytes(link.queue.bytes().div_ceil(u64::from(k))),
+        queue: divided(link.queue),
+        ecn_threshold: link.ecn_threshold.map(divided),
         ..*link
     })
 }
@@ -473,45 +493,43 @@ fn divided_rate(what: &str, rate_bps: u64, k: u32) -> Result<u64, ScaleError> {
     }
 }
 
-/// Whether both directions of a host's link can be carried at k.
+/// Whether a direction of a link can be carried at k.
 ///
-/// The round trip is the shortest the link can be part of: its own two delays.
+/// The round trip is the shortest the link can be part of: its own delay and that of its way `back`.
 ///
 /// # Errors
-/// When a shaped direction holds too few segments.
-pub fn check_links(host: &str, up: &LinkSpec, down: &LinkSpec, k: u32) -> Result<(), ScaleError> {
+/// When it is shaped and holds too few segments.
+pub fn check_link(name: &str, link: &LinkSpec, back: Duration, k: u32) -> Result<(), ScaleError> {
     if k == 0 {
         return Err(ScaleError::Zero);
     }
-    let round_trip = up.delay.saturating_add(down.delay);
-    for (direction, link) in [("up", up), ("down", down)] {
-        let Some(rate) = link.rate else { continue };
-        let name = || format!("{host} {direction}");
-        let segment_bytes = u64::from(MTU) + u64::from(link.overhead_bytes);
-        let queue_bytes = link.queue.bytes() / u64::from(k);
-        let segments = queue_bytes / segment_bytes;
-        if segments < QUEUE_SEGMENTS_MIN {
-            return Err(ScaleError::Queue {
-                link: name(),
-                k,
-                queue_bytes,
-                segments,
-                segment_bytes,
-            });
-        }
-        let bdp_bytes = rate.bytes_in(round_trip) / u64::from(k);
-        let segments = bdp_bytes.saturating_add(queue_bytes) / segment_bytes;
-        if segments < PIPE_SEGMENTS_MIN {
-            let link = name();
-            return Err(ScaleError::Pipe {
-                link,
-                k,
-                bdp_bytes,
-                queue_bytes,
-                segments,
-                segment_bytes,
-            });
-        }
+    let Some(rate) = link.rate else {
+        return Ok(());
+    };
+    let segment_bytes = u64::from(MTU) + u64::from(link.overhead_bytes);
+    let queue_bytes = link.queue.bytes() / u64::from(k);
+    let segments = queue_bytes / segment_bytes;
+    if segments < QUEUE_SEGMENTS_MIN {
+        return Err(ScaleError::Queue {
+            link: name.into(),
+            k,
+            queue_bytes,
+            segments,
+            segment_bytes,
+        });
+    }
+    let round_trip = link.delay.saturating_add(back);
+    let bdp_bytes = rate.bytes_in(round_trip) / u64::from(k);
+    let segments = bdp_bytes.saturating_add(queue_bytes) / segment_bytes;
+    if segments < PIPE_SEGMENTS_MIN {
+        return Err(ScaleError::Pipe {
+            link: name.into(),
+            k,
+            bdp_bytes,
+            queue_bytes,
+            segments,
+            segment_bytes,
+        });
     }
     Ok(())
 }

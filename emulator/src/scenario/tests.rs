@@ -122,11 +122,11 @@ fn a_good_file_becomes_what_it_says() {
         ]
     );
     assert_eq!(scenario.vms[3].offset_ns, 22_000_000_000);
-    let rate = |link: &netmodel::link::LinkSpec| link.rate.unwrap().bps();
-    assert_eq!(rate(&scenario.network.up[0]), 1_000_000_000);
-    assert_eq!(rate(&scenario.network.down[0]), 500_000_000);
-    assert_eq!(rate(&scenario.network.down[3]), 2_500_000_000);
-    assert_eq!(scenario.network.up[3].queue.bytes(), 512_000);
+    let rate = |link: &LinkSpec| link.rate.unwrap().bps();
+    assert_eq!(rate(scenario.network.up(HostId(0))), 1_000_000_000);
+    assert_eq!(rate(scenario.network.down(HostId(0))), 500_000_000);
+    assert_eq!(rate(scenario.network.down(HostId(3))), 2_500_000_000);
+    assert_eq!(scenario.network.up(HostId(3)).queue.bytes(), 512_000);
     assert_eq!(scenario.flows[FlowId(1).index()].rate_bps, None);
     assert_eq!(scenario.balancer.options.get("threshold"), Some(&0.7));
     assert_eq!(scenario.balancer.window_ns, 30_000_000_000);
@@ -152,7 +152,7 @@ fn a_scenario_survives_json() {
 #[test]
 fn an_unknown_key_is_shown_with_its_place_and_the_key_meant() {
     let text = refused(
-        "duration = \"2h\"\n[[hosts]]\nname = \"h\"\ncroes = 4\ncores = 2\nram = \"4GiB\"\n",
+        "duration = \"2h\"\n[[hosts]]\nname = \"h\"\ncroes = 4\ncount = 2\ncores = 2\nram = \"4GiB\"\n",
     );
     let expected = "\
 error: unknown key `croes` in [[hosts]]
@@ -322,9 +322,15 @@ fn dividing_by_k_divides_space_alone() {
     };
     assert_eq!((classes[0].pages, classes[1].pages), (250, 3));
     assert!((classes[1].rate - 20.0).abs() < f64::EPSILON);
-    assert_eq!(carried.network.up[0].rate.unwrap().bps(), 250_000_000);
-    assert_eq!(carried.network.up[0].delay, full.network.up[0].delay);
-    assert_eq!(carried.network.up[0].queue.bytes(), 128_000);
+    assert_eq!(
+        carried.network.up(HostId(0)).rate.unwrap().bps(),
+        250_000_000
+    );
+    assert_eq!(
+        carried.network.up(HostId(0)).delay,
+        full.network.up(HostId(0)).delay
+    );
+    assert_eq!(carried.network.up(HostId(0)).queue.bytes(), 128_000);
     assert_eq!(carried.flows[0].rate_bps, Some(12_500_000));
     assert_eq!(carried.migration.max_bandwidth, 16 << 20);
     assert_eq!(
@@ -401,7 +407,7 @@ fn traced(folder: &Path, trace: &str, writes: &str, ram: &str) -> PathBuf {
     let recordings = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/traces");
     fs::copy(format!("{recordings}/{trace}.mbpw"), folder.join("t.mbpw")).unwrap();
     let text = format!(
-        "duration = \"1h\"\n[traces.t]\nfile = \"t.mbpw\"\n[[hosts]]\nname = \"h\"\ncores = 4\n\
+        "duration = \"1h\"\n[traces.t]\nfile = \"t.mbpw\"\n[[hosts]]\nname = \"h\"\ncount = 2\ncores = 4\n\
          ram = \"16GiB\"\n[[vms]]\nname = \"v\"\ncount = 3\nram = \"{ram}\"\n\
          cpu = {{ trace = \"t\", scale = 2 }}\nwrites = {{ {writes} = \"t\" }}\n"
     );
@@ -497,7 +503,7 @@ fn a_recording_larger_than_its_vm_is_refused_with_figures() {
         text.contains("VM `v1` needs") && text.contains("but has 8 MiB of RAM"),
         "{text}"
     );
-    assert!(text.contains("s.toml:9:8"), "{text}");
+    assert!(text.contains("s.toml:10:8"), "{text}");
 }
 
 #[test]

@@ -276,6 +276,7 @@ impl Configuration {
             delay: Duration::from_micros(line.delay_us),
             queue: ByteSize::from_bytes(line.queue_bytes_used.unwrap_or(500_000)),
             overhead_bytes: line.overhead_bytes.unwrap_or(38),
+            ..LinkSpec::default()
         }
     }
 

@@ -1,8 +1,9 @@
 //! What makes a plan real and carries packets.
 //!
-//! `Fabric` executes the plan's steps over netlink and owns the backend. Today's backend is the relay; kernel qdiscs
-//! take their place beside it, behind the same handle.
+//! `Fabric` executes the plan's steps over netlink and owns the backend: the relay, or qdiscs of the kernel behind the
+//! same trait.
 
+mod kind;
 mod relay;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::kind::{BackendKind, CannotCarry, Property, UnknownBackend};
 use self::relay::Relay;
 pub use self::relay::RelayError;
 use crate::counters::Counters;
@@ -39,6 +41,12 @@ pub enum FabricError {
     NoLink {
         /// The link.
         link: LinkId,
+    },
+    /// The backend cannot be built here.
+    #[error("backend `{kind}` is not available")]
+    NotHere {
+        /// Which.
+        kind: BackendKind,
     },
     /// A namespace cannot be entered.
     #[error(transparent)]
@@ -72,12 +80,27 @@ pub struct SysctlOutcome {
     pub got: Result<String, String>,
 }
 
+/// What carries packets over the links of a plan. Dropping it ends it.
+trait Backend: std::fmt::Debug + Send + Sync {
+    /// Its counters of links, ports and of itself now; the devices' are added by [`Fabric`].
+    fn counters(&self) -> Result<Counters, FabricError>;
+
+    /// Changes a link in place; what is on it stays.
+    fn change(&self, link: LinkId, spec: LinkSpec) -> Result<(), FabricError>;
+
+    /// Sends what is addressed to `address` to a host, or nowhere, from now on.
+    fn route(&self, address: Ipv4Addr, host: Option<HostId>) -> Result<(), FabricError>;
+
+    /// Waits until nothing waits, is serialised or on its way; false when that took longer than `patience`.
+    fn drained(&self, patience: Duration) -> Result<bool, FabricError>;
+}
+
 /// A network that runs: devices, settings and the relay between them. Its namespaces hold everything, so that nothing
 /// is left when the descriptors are closed.
 #[derive(Debug)]
 pub struct Fabric {
     plan: Plan,
-    relay: Relay,
+    backend: Box<dyn Backend>,
     sysctls: Vec<SysctlOutcome>,
     netlink: Mutex<Netlink>,
     backlog_drops_before: Option<u64>,
@@ -101,12 +124,15 @@ impl Fabric {
                 }
             }
         }
-        let relay = Relay::start(plan)?;
+        let backend: Box<dyn Backend> = match plan.backend() {
+            BackendKind::Relay => Box::new(Relay::start(plan)?),
+            kind => return Err(FabricError::NotHere { kind }),
+        };
         let backlog_drops_before = procfs::backlog_drops();
         let netlink = Mutex::new(netlink);
         Ok(Self {
             plan: plan.clone(),
-            relay,
+            backend,
             sysctls,
             netlink,
             backlog_drops_before,
@@ -130,7 +156,7 @@ impl Fabric {
     /// # Errors
     /// [`FabricError`] when the relay or the kernel does not answer.
     pub fn counters(&self) -> Result<Counters, FabricError> {
-        let mut counters = self.relay.counters()?;
+        let mut counters = self.backend.counters()?;
         // A panic elsewhere leaves the socket usable: every exchange has its own sequence number.
         let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
         let drops = netlink.device_drops()?;
@@ -153,7 +179,7 @@ impl Fabric {
         if self.plan.topology().links().get(link.0 as usize).is_none() {
             return Err(FabricError::NoLink { link });
         }
-        Ok(self.relay.change(link, spec)?)
+        self.backend.change(link, spec)
     }
 
     /// Sends what is addressed to `address` to `host` from now on: how a VM's address moves.
@@ -164,7 +190,7 @@ impl Fabric {
         if host.0 as usize >= self.plan.topology().host_count() {
             return Err(FabricError::NoNamespace { host });
         }
-        Ok(self.relay.route(address, Some(host))?)
+        self.backend.route(address, Some(host))
     }
 
     /// Forgets an address.
@@ -172,7 +198,7 @@ impl Fabric {
     /// # Errors
     /// The relay's.
     pub fn unroute(&self, address: Ipv4Addr) -> Result<(), FabricError> {
-        Ok(self.relay.route(address, None)?)
+        self.backend.route(address, None)
     }
 
     /// Waits until no packet waits, is serialised or on its way; false when that took longer than `patience`.
@@ -180,7 +206,7 @@ impl Fabric {
     /// # Errors
     /// The relay's.
     pub fn drained(&self, patience: Duration) -> Result<bool, FabricError> {
-        Ok(self.relay.drained(patience)?)
+        self.backend.drained(patience)
     }
 }
 

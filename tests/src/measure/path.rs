@@ -7,12 +7,12 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::Result;
-use netmodel::backend::Fabric;
+use netmodel::backend::{BackendKind, Fabric};
 use netmodel::counters::{Counters, Lateness, LinkCounters};
 use netmodel::link::LinkSpec;
 use netmodel::plan::{Plan, TcpSettings};
 use netmodel::sys::netns::{create_netns, enter_machine, with_netns};
-use netmodel::topology::{HostId, HostLink, Topology, host_address};
+use netmodel::topology::{Cable, HostId, Topology, host_address};
 
 /// The host whose link is shaped, and where streams begin.
 pub const NEAR: HostId = HostId(0);
@@ -34,11 +34,14 @@ impl Path {
     /// When the kernel refuses namespaces or devices.
     pub fn enter(spec: LinkSpec) -> Result<Self> {
         enter_machine()?;
-        let open = HostLink::symmetric(LinkSpec::default());
-        let links = [("near", HostLink::symmetric(spec)), ("far", open)];
+        let open = Cable::symmetric(LinkSpec::default());
+        let links = [("near", Cable::symmetric(spec)), ("far", open)];
         let topology = Topology::star(links.map(|(name, link)| (name.to_owned(), link)))?;
         let hosts = BTreeMap::from([(NEAR, create_netns()?), (FAR, create_netns()?)]);
-        let fabric = Fabric::build(&Plan::new(topology, &TcpSettings::default()), &hosts)?;
+        let fabric = Fabric::build(
+            &Plan::new(topology, &TcpSettings::default(), BackendKind::Relay),
+            &hosts,
+        )?;
         Ok(Self { hosts, fabric })
     }
 
@@ -68,11 +71,8 @@ impl Path {
     #[must_use]
     pub fn between(&self, before: &Counters, after: &Counters) -> Carried {
         let uplink = self.fabric.plan().topology().uplink(NEAR);
-        let link = |counters: &Counters| {
-            let id = uplink.map(|link| link.id);
-            id.and_then(|id| counters.links.get(&id).copied())
-                .unwrap_or_default()
-        };
+        let link =
+            |counters: &Counters| counters.links.get(&uplink.id).copied().unwrap_or_default();
         let (then, now): (LinkCounters, LinkCounters) = (link(before), link(after));
         let run = |counters: &Counters| counters.relay.run_ns.unwrap_or(0);
         let wait = |counters: &Counters| counters.relay.run_delay_ns.unwrap_or(0);

@@ -5,6 +5,8 @@ use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
 use crate::scenario::{HostSpec, NetworkSpec, scale};
 use netmodel::link::LinkSpec;
+use netmodel::schedule::Schedule;
+use netmodel::topology::{Cable, Topology, TopologyError};
 use netmodel::units::ByteSize;
 use std::time::Duration;
 use traces::units::PAGE_SIZE;
@@ -15,13 +17,8 @@ pub(super) struct Machines {
     pub(super) hosts: Vec<HostSpec>,
     pub(super) names: Names,
     pub(super) network: NetworkSpec,
-}
-
-/// Both directions of a host's link.
-#[derive(Debug, Clone, Copy, Default)]
-struct Links {
-    up: LinkSpec,
-    down: LinkSpec,
+    /// Each host's link, by host.
+    cables: Vec<Cable>,
 }
 
 /// Congestion control when none is asked for: Linux's default, and that of the real runs compared
@@ -33,11 +30,11 @@ const BACKENDS: &[(&str, &str)] = &[("auto", "auto"), ("relay", "relay")];
 pub(super) fn read(root: &Table<'_>, text: &str, k: u32) -> Machines {
     let mut network = NetworkSpec {
         backend: "auto".into(),
-        up: Vec::new(),
-        down: Vec::new(),
+        topology: nothing(),
+        schedule: Schedule::default(),
         congestion: CONGESTION.into(),
     };
-    let mut all = Links::default();
+    let mut all = Cable::default();
     if let Some(value) = root.get("network") {
         value.table("[network]", "a table", |table| {
             let word = |key, words| table.get(key).and_then(|v| v.word(key, words));
@@ -45,7 +42,7 @@ pub(super) fn read(root: &Table<'_>, text: &str, k: u32) -> Machines {
             network.backend = word("backend", BACKENDS).unwrap_or("auto").into();
             network.congestion = word("congestion", CONGESTIONS).unwrap_or(CONGESTION).into();
             if let Some(value) = table.get("link") {
-                all = links(&value, Links::default());
+                all = links(&value, Cable::default());
                 check_links("of every host", &value, all, k);
             }
         });
@@ -54,6 +51,7 @@ pub(super) fn read(root: &Table<'_>, text: &str, k: u32) -> Machines {
         hosts: Vec::new(),
         names: Names::default(),
         network,
+        cables: Vec::new(),
     };
     if let Some(value) = root.need("hosts", "[[hosts]]") {
         if value
@@ -65,11 +63,30 @@ pub(super) fn read(root: &Table<'_>, text: &str, k: u32) -> Machines {
         each(root, "hosts", |table| {
             hosts(table, text, k, all, &mut machines);
         });
+        star(&value, &mut machines);
     }
     machines
 }
 
-fn hosts(table: &Table<'_>, text: &str, k: u32, all: Links, machines: &mut Machines) {
+/// A network of nothing in particular, in place of one that has been found wrong.
+fn nothing() -> Topology {
+    let hosts = ["a", "b"].map(|name| (name.to_owned(), Cable::default()));
+    Topology::star(hosts).expect("two hosts of different names on one switch")
+}
+
+fn star(hosts: &Value<'_>, machines: &mut Machines) {
+    let names = machines.hosts.iter().map(|host| host.name.clone());
+    match Topology::star(names.zip(machines.cables.iter().copied())) {
+        Ok(topology) => machines.network.topology = topology,
+        Err(TopologyError::TooFewHosts { hosts: found }) if found > 0 => {
+            hosts.out_of_bounds(format!("{found} host"), "at least two hosts");
+        }
+        // Names used twice, and no hosts at all, have been noted where they stand.
+        Err(_) => {}
+    }
+}
+
+fn hosts(table: &Table<'_>, text: &str, k: u32, all: Cable, machines: &mut Machines) {
     let name = table
         .need("name", "name = \"h\"")
         .and_then(|v| v.name().map(|n| (n, v.span)));
@@ -111,8 +128,7 @@ fn hosts(table: &Table<'_>, text: &str, k: u32, all: Links, machines: &mut Machi
             cores,
             ram_bytes: ram.unwrap_or(u64::MAX / 2),
         });
-        machines.network.up.push(own.up);
-        machines.network.down.push(own.down);
+        machines.cables.push(own);
     }
 }
 
@@ -131,9 +147,9 @@ pub(super) fn ram_bytes(value: &Value<'_>) -> Option<u64> {
 }
 
 /// A link: keys for both directions, overridden by those of `up` and `down`.
-fn links(value: &Value<'_>, base: Links) -> Links {
+fn links(value: &Value<'_>, base: Cable) -> Cable {
     let read = |table: &Table<'_>| {
-        let both = Links {
+        let both = Cable {
             up: link(table, base.up),
             down: link(table, base.down),
         };
@@ -141,7 +157,7 @@ fn links(value: &Value<'_>, base: Links) -> Links {
             let value = table.get(key)?;
             value.table(format!("link.{key}"), "a table", |table| link(table, base))
         };
-        Links {
+        Cable {
             up: one("up", both.up).unwrap_or(both.up),
             down: one("down", both.down).unwrap_or(both.down),
         }
@@ -177,6 +193,7 @@ fn link(table: &Table<'_>, base: LinkSpec) -> LinkSpec {
         delay,
         queue: queue.unwrap_or(base.queue),
         overhead_bytes: overhead.unwrap_or(base.overhead_bytes),
+        ..base
     }
 }
 
@@ -195,8 +212,11 @@ fn delay(value: &Value<'_>) -> Option<Duration> {
     Some(Duration::from_nanos(ns))
 }
 
-fn check_links(host: &str, value: &Value<'_>, links: Links, k: u32) {
-    if let Err(error) = scale::check_links(host, &links.up, &links.down, k) {
-        value.note(error.into());
+fn check_links(host: &str, value: &Value<'_>, links: Cable, k: u32) {
+    for (direction, link, back) in [("up", links.up, links.down), ("down", links.down, links.up)] {
+        let name = format!("{host} {direction}");
+        if let Err(error) = scale::check_link(&name, &link, back.delay, k) {
+            return value.note(error.into());
+        }
     }
 }

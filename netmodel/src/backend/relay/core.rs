@@ -15,7 +15,7 @@ use super::line::Line;
 use super::queue::Queue;
 use crate::counters::LinkCounters;
 use crate::link::{LinkSpec, PacketSize};
-use crate::topology::{HostId, LinkId, Place, Topology};
+use crate::topology::{HostId, LinkId, Place, SwitchId, Topology};
 
 /// What became of a packet.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,20 +56,22 @@ struct Carried<P> {
 impl<P> Core<P> {
     pub(super) fn new(topology: &Topology) -> Self {
         let place = |id: LinkId| id.0 as usize;
-        let hosts = topology.host_count();
-        let uplink = |host| place(topology.uplink(host).expect("checked by Topology").id);
-        let mut routes = vec![vec![None; hosts]; topology.switches().len()];
-        for ((switch, host), link) in topology.routes() {
-            routes[switch.0 as usize][host.0 as usize] = Some(place(link));
-        }
+        let switches = (0..).map(SwitchId).take(topology.switches().len());
+        let from = |switch| {
+            let to_host = |(host, _)| topology.next_link(switch, host).map(place);
+            topology.hosts().map(to_host).collect()
+        };
         Self {
             links: topology
                 .links()
                 .iter()
                 .map(|link| LinkState::new(link.to, link.spec))
                 .collect(),
-            uplinks: topology.hosts().map(|(host, _)| uplink(host)).collect(),
-            routes,
+            uplinks: topology
+                .hosts()
+                .map(|(host, _)| place(topology.uplink(host).id))
+                .collect(),
+            routes: switches.map(from).collect(),
             due: BinaryHeap::new(),
         }
     }

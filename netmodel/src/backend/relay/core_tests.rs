@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::topology::HostLink;
+use crate::topology::Cable;
 use crate::units::{BitRate, ByteSize};
 
 type Delivery = (HostId, u32, u64);
@@ -16,6 +16,7 @@ fn spec(mbit: u64, delay_us: u64, queue: u64) -> LinkSpec {
         delay: Duration::from_micros(delay_us),
         queue: ByteSize::from_bytes(queue),
         overhead_bytes: 0,
+        ..LinkSpec::default()
     }
 }
 
@@ -23,7 +24,7 @@ fn star(hosts: &[(LinkSpec, LinkSpec)]) -> Core<u32> {
     let hosts = hosts
         .iter()
         .enumerate()
-        .map(|(i, &(up, down))| (format!("h{i}"), HostLink { up, down }));
+        .map(|(i, &(up, down))| (format!("h{i}"), Cable { up, down }));
     Core::new(&Topology::star(hosts).unwrap())
 }
 

@@ -21,6 +21,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use self::core::Core;
 use self::slab::Slab;
 use self::worker::{Command, Port, Worker};
+use super::{Backend, FabricError};
 use crate::counters::Counters;
 use crate::link::LinkSpec;
 use crate::plan::{Plan, UNSHAPED_BPS};
@@ -103,27 +104,6 @@ impl Relay {
         })
     }
 
-    pub(super) fn counters(&self) -> Result<Counters, RelayError> {
-        self.ask(ANSWER_WITHIN, Command::Counters)
-    }
-
-    pub(super) fn change(&self, link: LinkId, spec: LinkSpec) -> Result<(), RelayError> {
-        self.ask(ANSWER_WITHIN, |answer| Command::Change(link, spec, answer))
-    }
-
-    pub(super) fn route(&self, to: Ipv4Addr, host: Option<HostId>) -> Result<(), RelayError> {
-        self.ask(ANSWER_WITHIN, |answer| Command::Route(to, host, answer))
-    }
-
-    /// True when everything had left within `patience`.
-    pub(super) fn drained(&self, patience: Duration) -> Result<bool, RelayError> {
-        match self.ask(patience, Command::Drain) {
-            Ok(()) => Ok(true),
-            Err(RelayError::Silent { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     fn ask<T>(
         &self,
         patience: Duration,
@@ -143,6 +123,28 @@ impl Relay {
             RecvTimeoutError::Timeout => RelayError::Silent { waited: patience },
             RecvTimeoutError::Disconnected => RelayError::Gone,
         })
+    }
+}
+
+impl Backend for Relay {
+    fn counters(&self) -> Result<Counters, FabricError> {
+        Ok(self.ask(ANSWER_WITHIN, Command::Counters)?)
+    }
+
+    fn change(&self, link: LinkId, spec: LinkSpec) -> Result<(), FabricError> {
+        Ok(self.ask(ANSWER_WITHIN, |answer| Command::Change(link, spec, answer))?)
+    }
+
+    fn route(&self, to: Ipv4Addr, host: Option<HostId>) -> Result<(), FabricError> {
+        Ok(self.ask(ANSWER_WITHIN, |answer| Command::Route(to, host, answer))?)
+    }
+
+    fn drained(&self, patience: Duration) -> Result<bool, FabricError> {
+        match self.ask(patience, Command::Drain) {
+            Ok(()) => Ok(true),
+            Err(RelayError::Silent { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
