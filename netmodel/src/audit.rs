@@ -25,13 +25,13 @@ pub enum Severity {
 #[serde(rename_all = "snake_case", tag = "kind")]
 #[non_exhaustive]
 pub enum Finding {
-    /// received ≠ sent + dropped + held.
+    /// received ≠ sent + dropped + lost + held.
     NotConserved {
         /// The link.
         link: LinkId,
         /// Wire bytes received.
         received_bytes: u64,
-        /// Wire bytes sent, dropped and held.
+        /// Wire bytes sent, dropped, lost and held.
         accounted_bytes: u64,
     },
     /// Packets were still on a link that should be empty.
@@ -154,10 +154,11 @@ fn audit_link(link: LinkId, counters: &LinkCounters, limits: &Limits, out: &mut 
         received,
         sent,
         dropped,
+        lost,
         held,
         ..
     } = counters;
-    let sum = |field: fn(&Tally) -> u64| field(sent) + field(dropped) + field(held);
+    let sum = |field: fn(&Tally) -> u64| field(sent) + field(dropped) + field(lost) + field(held);
     let fields: [fn(&Tally) -> u64; 3] = [|t| t.packets, |t| t.segments, |t| t.wire_bytes];
     if fields.iter().any(|field| field(received) != sum(*field)) {
         let accounted_bytes = sum(|t| t.wire_bytes);

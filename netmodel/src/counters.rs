@@ -36,21 +36,35 @@ impl Tally {
     }
 }
 
-/// One direction of a link. Conservation: `received = sent + dropped + held`, in every field.
+/// One direction of a link. Conservation: `received = sent + dropped + lost + held`, in every field that the backend
+/// counts (the kernel's qdiscs count what they send in segments and what they drop in frames).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LinkCounters {
     /// Offered to the link.
     pub received: Tally,
     /// Left its far end.
     pub sent: Tally,
-    /// Refused because the queue was full.
+    /// Refused because the queue was full, or the link down.
     pub dropped: Tally,
+    /// Lost on the wire, as the spec asks.
+    pub lost: Tally,
     /// Waiting, being serialised, or on the delay line.
     pub held: Tally,
     /// Highest backlog, in wire bytes.
     pub queue_bytes_max: u64,
-    /// Time the link spent serialising, of what was accepted so far.
+    /// Time the link has spent serialising, up to now.
     pub busy_ns: u64,
+    /// Frames marked with congestion experienced.
+    pub marked_packets: u64,
+}
+
+/// A few links at one instant, cheap enough to be taken every 10 ms.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Sample {
+    /// The instant, on the monotonic clock.
+    pub at_ns: u64,
+    /// The links asked for, in that order.
+    pub links: Vec<LinkCounters>,
 }
 
 /// How late the relay acted against the logical instants it computed; two significant digits.
