@@ -20,10 +20,11 @@ use self::relay::Relay;
 pub use self::relay::RelayError;
 use crate::counters::{Counters, Sample};
 use crate::link::LinkSpec;
-use crate::plan::{HOST_DEVICE, Plan, Scope, Step};
+use crate::plan::{HOST_DEVICE, Plan, Scope, Step, TunPort};
 use crate::sys::netlink::{Netlink, NetlinkError};
 use crate::sys::netns::{NetnsError, with_netns};
 use crate::sys::procfs;
+use crate::sys::tun::TunDevice;
 use crate::topology::{HostId, LinkId};
 
 /// Why a fabric cannot be built or used.
@@ -118,6 +119,8 @@ pub struct Fabric {
     backend: Box<dyn Backend>,
     sysctls: Vec<SysctlOutcome>,
     netlink: Mutex<Netlink>,
+    /// Sockets in the namespaces of hosts whose card is their port.
+    cards: Mutex<BTreeMap<HostId, Netlink>>,
     backlog_drops_before: Option<u64>,
 }
 
@@ -128,28 +131,36 @@ impl Fabric {
     /// [`FabricError`]; devices made so far stay until their namespaces go.
     pub fn build(plan: &Plan, hosts: &BTreeMap<HostId, OwnedFd>) -> Result<Self, FabricError> {
         let mut netlink = Netlink::open()?;
-        let mut sysctls = Vec::new();
+        let (mut sysctls, mut tuns, mut cards) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for steps in plan.steps().chunk_by(|a, b| a.scope() == b.scope()) {
             match steps[0].scope() {
-                Scope::Fabric => sysctls.extend(execute(steps, &mut netlink, hosts)?),
+                Scope::Fabric => sysctls.extend(execute(steps, &mut netlink, hosts)?.sysctls),
                 Scope::Host(host) => {
                     let netns = hosts.get(&host).ok_or(FabricError::NoNamespace { host })?;
-                    let inside = || execute(steps, &mut Netlink::open()?, hosts);
-                    sysctls.extend(with_netns(netns.as_fd(), inside)??);
+                    let inside = || {
+                        let mut netlink = Netlink::open()?;
+                        Ok::<_, FabricError>((execute(steps, &mut netlink, hosts)?, netlink))
+                    };
+                    let (made, netlink) = with_netns(netns.as_fd(), inside)??;
+                    sysctls.extend(made.sysctls);
+                    if let Some(tun) = made.tun {
+                        tuns.insert(host, tun);
+                        cards.insert(host, netlink);
+                    }
                 }
             }
         }
         let backend: Box<dyn Backend> = match plan.backend() {
-            BackendKind::Relay => Box::new(Relay::start(plan)?),
+            BackendKind::Relay => Box::new(Relay::start(plan, tuns)?),
             kind => return Err(FabricError::NotHere { kind }),
         };
         let backlog_drops_before = procfs::backlog_drops();
-        let netlink = Mutex::new(netlink);
         Ok(Self {
             plan: plan.clone(),
             backend,
             sysctls,
-            netlink,
+            netlink: Mutex::new(netlink),
+            cards: Mutex::new(cards),
             backlog_drops_before,
         })
     }
@@ -178,6 +189,11 @@ impl Fabric {
         for pair in self.plan.pairs() {
             let dropped = drops.get(&pair.port).copied().unwrap_or(0);
             counters.ports.entry(pair.host).or_default().device_drops = dropped;
+        }
+        let mut cards = self.cards.lock().unwrap_or_else(PoisonError::into_inner);
+        for (&host, netlink) in cards.iter_mut() {
+            let dropped = netlink.device_drops()?.get(HOST_DEVICE).copied();
+            counters.ports.entry(host).or_default().device_drops = dropped.unwrap_or(0);
         }
         let before = self.backlog_drops_before;
         counters.relay.backlog_drops = procfs::backlog_drops()
@@ -243,18 +259,25 @@ impl Fabric {
     }
 }
 
+/// What steps leave beside devices.
+#[derive(Default)]
+struct Made {
+    sysctls: Vec<SysctlOutcome>,
+    tun: Option<TunDevice>,
+}
+
 /// Does steps in the calling thread's namespace.
 fn execute(
     steps: &[Step],
     netlink: &mut Netlink,
     hosts: &BTreeMap<HostId, OwnedFd>,
-) -> Result<Vec<SysctlOutcome>, FabricError> {
-    let mut sysctls = Vec::new();
+) -> Result<Made, FabricError> {
+    let mut made = Made::default();
     for step in steps {
         let done = match step {
             Step::LoopbackUp { .. } => netlink.set_up("lo"),
             Step::Sysctl { scope, key, value } => {
-                sysctls.push(sysctl(*scope, key, value));
+                made.sysctls.push(sysctl(*scope, key, value));
                 Ok(())
             }
             Step::Veth(pair) => {
@@ -262,6 +285,7 @@ fn execute(
                 let peer = hosts.get(&host).ok_or(FabricError::NoNamespace { host })?;
                 netlink.create_veth(pair, peer.as_fd())
             }
+            Step::Tun(port) => tun(port, netlink).map(|device| made.tun = Some(device)),
             Step::GsoMaxSize { bytes, .. } => netlink.set_gso_max_size(HOST_DEVICE, *bytes),
             Step::Address {
                 address,
@@ -275,7 +299,17 @@ fn execute(
             source,
         })?;
     }
-    Ok(sysctls)
+    Ok(made)
+}
+
+/// Makes a host's card in the calling thread's namespace.
+fn tun(port: &TunPort, netlink: &mut Netlink) -> Result<TunDevice, NetlinkError> {
+    let device = TunDevice::create(HOST_DEVICE).map_err(|source| NetlinkError::Tun {
+        name: HOST_DEVICE.to_owned(),
+        source,
+    })?;
+    netlink.set_sizes(HOST_DEVICE, port.mtu, port.txqueuelen)?;
+    Ok(device)
 }
 
 fn sysctl(scope: Scope, key: &str, value: &str) -> SysctlOutcome {

@@ -10,3 +10,4 @@ pub mod probe;
 pub mod procfs;
 pub mod sched;
 pub mod tcpinfo;
+pub(crate) mod tun;

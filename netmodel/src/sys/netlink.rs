@@ -47,6 +47,14 @@ pub enum NetlinkError {
         /// What is wrong with it.
         detail: String,
     },
+    /// A TUN device cannot be made.
+    #[error("cannot make the TUN device `{name}`: {source}; `ports = packet` needs none")]
+    Tun {
+        /// The name.
+        name: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// There is no device of this name here.
     #[error("no device `{name}` in this namespace: {source}")]
     NoDevice {
@@ -123,6 +131,26 @@ impl Netlink {
         link.header.flags = LinkFlags::Up;
         link.header.change_mask = LinkFlags::Up;
         let what = format!("bring {device} up");
+        self.acknowledged(&what, RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    /// Sets MTU and transmit queue length of a device.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NoDevice`] or [`NetlinkError::Refused`].
+    pub fn set_sizes(
+        &mut self,
+        device: &str,
+        mtu: u32,
+        txqueuelen: u32,
+    ) -> Result<(), NetlinkError> {
+        let mut link = LinkMessage::default();
+        link.header.index = device_index(device)?;
+        link.attributes = vec![
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::TxQueueLen(txqueuelen),
+        ];
+        let what = format!("give {device} an MTU of {mtu} and a queue of {txqueuelen}");
         self.acknowledged(&what, RouteNetlinkMessage::SetLink(link), 0)
     }
 
