@@ -224,6 +224,12 @@ impl Plan {
             let pair = veth(host);
             let port = pair.port.clone();
             steps.push(Step::Veth(pair));
+            // Before its peer: whichever comes up second is usable at once, and the host must not send into a device that
+            // drops everything until the kernel has noticed its carrier. The relay waits for its own ends.
+            steps.push(Step::Up {
+                scope: Scope::Fabric,
+                device: port,
+            });
             let payload = largest_frame(&topology, host);
             let bytes = (payload + GSO_HEADROOM).min(GSO_LARGEST);
             steps.push(Step::GsoMaxSize { host, bytes });
@@ -236,10 +242,6 @@ impl Plan {
             steps.push(Step::Up {
                 scope,
                 device: HOST_DEVICE.to_owned(),
-            });
-            steps.push(Step::Up {
-                scope: Scope::Fabric,
-                device: port,
             });
         }
         Self {

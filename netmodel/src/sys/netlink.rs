@@ -1,6 +1,6 @@
 //! Devices and addresses over netlink, synchronously, with the kernel's own words in every error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,7 +11,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -218,6 +218,31 @@ impl Netlink {
             drops.extend(name.map(|name| (name, dropped)));
         })?;
         Ok(drops)
+    }
+
+    /// Devices of this namespace that are up and have a carrier, as the kernel has noticed.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn usable_devices(&mut self) -> Result<BTreeSet<String>, NetlinkError> {
+        let mut usable = BTreeSet::new();
+        let dump = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        self.exchange("read device states", dump, NLM_F_DUMP, |answer| {
+            let RouteNetlinkMessage::NewLink(link) = answer else {
+                return;
+            };
+            let state = LinkAttribute::OperState(State::Up);
+            let is_up = link.attributes.contains(&state);
+            let name = link
+                .attributes
+                .into_iter()
+                .find_map(|attribute| match attribute {
+                    LinkAttribute::IfName(name) => Some(name),
+                    _ => None,
+                });
+            usable.extend(name.filter(|_| is_up));
+        })?;
+        Ok(usable)
     }
 
     fn acknowledged(

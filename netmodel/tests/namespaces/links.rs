@@ -23,12 +23,14 @@ struct Net {
     hosts: BTreeMap<HostId, OwnedFd>,
 }
 
+type Test = (&'static str, fn(&Net));
+
 const UP: LinkId = LinkId(0);
 const PORT: u16 = 4001;
 
 pub(crate) fn run(ports: PortKind) {
     let net = Net::new(ports);
-    let tests: [(&str, fn(&Net)); 4] = [
+    let tests: [Test; 4] = [
         ("a_stream_over_a_lossy_link_arrives_intact", intact_stream),
         (
             "datagrams_are_lost_by_their_share_and_keep_order",
@@ -141,7 +143,7 @@ fn intact_stream(net: &Net) {
     receiver
         .set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
-    let data: Vec<u8> = (0..BYTES).map(|i| (i % 251) as u8).collect();
+    let data: Vec<u8> = (0..BYTES).map(|i| i.to_le_bytes()[0] % 251).collect();
     let mut got = Vec::new();
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -164,13 +166,14 @@ fn datagrams(net: &Net) {
     const ROUNDS: u32 = 400;
     const EACH: u32 = 10;
     const SIZE: usize = 1000;
+    const SEGMENT: i32 = 1000;
     net.set(LinkSpec {
         jitter: jitter(),
         loss: Loss::Independent("20%".parse().unwrap()),
         ..gigabit()
     });
     let (receiver, sender) = net.datagram_pair();
-    setsockopt(&sender, sockopt::UdpGsoSegment, &(SIZE as i32)).unwrap();
+    setsockopt(&sender, sockopt::UdpGsoSegment, &SEGMENT).unwrap();
     let before = net.up();
     let mut got: Vec<u32> = Vec::new();
     let mut word = [0; SIZE];

@@ -27,6 +27,7 @@ use std::time::Duration;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use self::core::Core;
+use self::jitter::nanoseconds;
 use self::port::Port;
 use self::slab::Slab;
 use self::worker::{Command, Worker};
@@ -34,8 +35,8 @@ use super::{Backend, FabricError};
 use crate::counters::{Counters, Sample};
 use crate::link::LinkSpec;
 use crate::plan::{Plan, UNSHAPED_BPS};
-use crate::sys::clock::now_ns;
-use crate::sys::netlink::NetlinkError;
+use crate::sys::clock::{now_ns, wait_until};
+use crate::sys::netlink::{Netlink, NetlinkError};
 use crate::sys::tun::TunDevice;
 use crate::topology::{HostId, Link, LinkId};
 use crate::units::BitRate;
@@ -55,6 +56,14 @@ pub enum RelayError {
     /// The port's device is not there.
     #[error(transparent)]
     Device(#[from] NetlinkError),
+    /// A port stays without a carrier.
+    #[error("{port} has no carrier after {waited:?}; is the host's end up?")]
+    NoCarrier {
+        /// The device.
+        port: String,
+        /// How long we waited.
+        waited: Duration,
+    },
     /// The data thread cannot be started.
     #[error("cannot start the relay's data thread: {source}")]
     Start {
@@ -93,6 +102,7 @@ impl Relay {
     ) -> Result<Self, RelayError> {
         let pairs = plan.pairs().map(|pair| Ok((pair.host, Port::open(pair)?)));
         let mut ports = pairs.collect::<Result<BTreeMap<_, _>, RelayError>>()?;
+        wait_for_carriers(plan)?;
         ports.extend(tuns.into_iter().map(|(host, tun)| (host, Port::Tun(tun))));
         let ports = ports.into_values().collect();
         let links = plan.topology().links().iter();
@@ -169,6 +179,29 @@ impl Backend for Relay {
             Err(RelayError::Silent { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Longest the kernel may take to notice that both ends of a pair are up; it does so at once unless it is very busy.
+const CARRIER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Waits until what is written to a port leaves it: before, a device drops everything without a word.
+fn wait_for_carriers(plan: &Plan) -> Result<(), RelayError> {
+    let mut netlink = Netlink::open()?;
+    let give_up_ns = now_ns().saturating_add(nanoseconds(CARRIER_WITHIN));
+    loop {
+        let usable = netlink.usable_devices()?;
+        let Some(pair) = plan.pairs().find(|pair| !usable.contains(&pair.port)) else {
+            return Ok(());
+        };
+        let now = now_ns();
+        if now > give_up_ns {
+            return Err(RelayError::NoCarrier {
+                port: pair.port.clone(),
+                waited: CARRIER_WITHIN,
+            });
+        }
+        wait_until(now + 1_000_000).map_err(|source| RelayError::Start { source })?;
     }
 }
 
