@@ -6,12 +6,13 @@ use crate::ids::{FlowId, HostId, MigrationId, VmId};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport};
 use crate::scenario::{HostSpec, NetworkSpec, VmSpec};
+use netmodel::link::LinkSpec;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Version of these messages.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// `migbed` → `machine`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -73,6 +74,8 @@ pub enum FromMachine {
     AgentLost(HostId),
     /// Counters of every link direction.
     Links(Vec<LinkSample>),
+    /// Links that were changed, as the schedule asks.
+    LinksChanged(Vec<LinkChange>),
     /// No packet is queued or in flight.
     Drained,
     /// Findings of the audit.
@@ -99,6 +102,21 @@ pub struct MachineReady {
     pub warnings: Vec<String>,
     /// ns from the first message to ready.
     pub took_ns: u64,
+}
+
+/// A link was changed in place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkChange {
+    /// By name.
+    pub link: String,
+    /// What it is now.
+    pub spec: LinkSpec,
+    /// Trace instant of the change, or of the landing of the jump that passed it.
+    pub trace_ns: u64,
+    /// The same on the monotonic clock.
+    pub due_ns: u64,
+    /// How much later it was done.
+    pub late_ns: u64,
 }
 
 /// Something the audit of the network found.

@@ -8,11 +8,12 @@ pub mod log;
 
 use crate::ids::{FlowId, HostId, MigrationId, VmId};
 use crate::migration::record::{MigrationRecord, Phase};
+use netmodel::link::LinkSpec;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Version of the event schema, in the first event of every log.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -123,6 +124,16 @@ pub enum EventKind {
         received_bytes: u64,
         /// How long it was open, ns.
         open_ns: u64,
+    },
+    /// A link was changed in place, as the schedule asks. The event's instants are those of the
+    /// change, or of the landing of the jump that passed it.
+    LinkChanged {
+        /// By name.
+        link: String,
+        /// What it is now.
+        spec: LinkSpec,
+        /// How much later than its instant it was done, µs.
+        late_us: f64,
     },
     /// A link's counters since the run began.
     LinkSample(LinkSample),

@@ -14,6 +14,7 @@ use netmodel::units::ByteSize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What the longest queue and delay line take to empty, with room: a link whose queue takes longer
@@ -48,7 +49,7 @@ fn tcp_settings(k: u32) -> TcpSettings {
 /// The fabric and the namespaces it joins.
 #[derive(Debug)]
 pub(super) struct Network {
-    fabric: Fabric,
+    fabric: Arc<Fabric>,
     namespaces: BTreeMap<topology::HostId, OwnedFd>,
     /// Counters when the run began: calibration is not part of it.
     before: Counters,
@@ -62,10 +63,15 @@ impl Network {
         let fabric = Fabric::build(&plan, &namespaces).context("cannot build the network")?;
         let before = fabric.counters()?;
         Ok(Self {
-            fabric,
+            fabric: Arc::new(fabric),
             namespaces,
             before,
         })
+    }
+
+    /// What carries packets, for threads that change or watch links.
+    pub(super) fn fabric(&self) -> Arc<Fabric> {
+        Arc::clone(&self.fabric)
     }
 
     /// Data address of every host, in order; ports are chosen by whoever listens.

@@ -1,7 +1,9 @@
 //! PID 1 of a machine: builds the fabric, starts the agents, routes control messages.
 
 use super::agents::{AgentSays, Agents};
+use super::changes::{Changes, Report};
 use super::fabric::Network;
+use super::timetable::Timetable;
 use crate::clock::mono_ns;
 use crate::control::channel::{Receiver, Sender, check_protocol, split};
 use crate::control::message::{
@@ -9,7 +11,9 @@ use crate::control::message::{
 };
 use crate::ids::HostId;
 use anyhow::{Result, anyhow, bail};
+use netmodel::schedule::Schedule;
 use netmodel::sys::netns::NetnsError;
+use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::ExitCode;
 
@@ -86,7 +90,8 @@ impl Init {
             took_ns: mono_ns() - begun_ns,
         };
         self.to.send(&FromMachine::Ready(Box::new(ready))).await?;
-        self.route(&network).await
+        let schedule = setup.network.schedule.clone();
+        self.route(&network, schedule).await
     }
 
     async fn progress(&mut self, what: &str) -> Result<()> {
@@ -155,13 +160,16 @@ impl Init {
         }
     }
 
-    /// Passes messages on until the end.
-    async fn route(&mut self, network: &Network) -> Result<()> {
+    /// Passes messages on and keeps the schedule of links until the end.
+    async fn route(&mut self, network: &Network, schedule: Schedule) -> Result<()> {
+        let timetable = Timetable::new(schedule, MonoNs(mono_ns()));
+        let mut changes = Changes::start(network.fabric(), timetable)?;
         loop {
             tokio::select! {
+                Some(report) = changes.next() => self.changed(report).await?,
                 message = self.from.recv() => match message? {
                     None | Some(ToMachine::Shutdown) => break,
-                    Some(message) => self.obey(message, network).await?,
+                    Some(message) => self.obey(message, network, &changes).await?,
                 },
                 (host, said) = self.agents.next() => match said {
                     AgentSays::Message(message) => {
@@ -178,10 +186,21 @@ impl Init {
         Ok(())
     }
 
-    async fn obey(&mut self, message: ToMachine, network: &Network) -> Result<()> {
+    async fn obey(
+        &mut self,
+        message: ToMachine,
+        network: &Network,
+        changes: &Changes,
+    ) -> Result<()> {
         match message {
             ToMachine::Agent(host, message) => self.agents.send(host, &message).await,
-            ToMachine::AllAgents(message) => self.agents.send_all(&message).await,
+            ToMachine::AllAgents(message) => {
+                // Links first: what an agent sends after a jump must meet them as they are then.
+                if let Some(report) = follow(changes, &message) {
+                    self.changed(report).await?;
+                }
+                self.agents.send_all(&message).await;
+            }
             ToMachine::SampleLinks => {
                 self.to.send(&FromMachine::Links(network.sample()?)).await?;
             }
@@ -196,6 +215,15 @@ impl Init {
             }
             ToMachine::Setup(_) => bail!("a machine is set up once"),
             ToMachine::Shutdown => {}
+        }
+        Ok(())
+    }
+
+    /// Tells of links that were changed.
+    async fn changed(&mut self, report: Report) -> Result<()> {
+        let changed = report?;
+        if !changed.is_empty() {
+            self.to.send(&FromMachine::LinksChanged(changed)).await?;
         }
         Ok(())
     }
@@ -215,5 +243,31 @@ impl Init {
         if tokio::time::timeout(patience, all_gone).await.is_err() {
             tracing::warn!("agents did not end in {patience:?}; they are killed");
         }
+    }
+}
+
+/// Tells the schedule of links what a message says of trace time, if it does.
+fn follow(changes: &Changes, message: &ToAgent) -> Option<Report> {
+    match *message {
+        ToAgent::Advance { seq, to_trace_ns } => Some(changes.jump(seq, TraceNs(to_trace_ns))),
+        ToAgent::Go {
+            number,
+            run,
+            at_ns,
+            trace_ns,
+        } => {
+            let kind = if run {
+                SegmentKind::Run
+            } else {
+                SegmentKind::Hold
+            };
+            Some(changes.begin(Segment {
+                number,
+                kind,
+                at: MonoNs(at_ns),
+                trace: TraceNs(trace_ns),
+            }))
+        }
+        _ => None,
     }
 }

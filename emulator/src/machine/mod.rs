@@ -15,9 +15,11 @@
 //! what happens when.
 
 mod agents;
+mod changes;
 mod fabric;
 mod init;
 pub mod launch;
+mod timetable;
 
 pub use fabric::plan;
 pub use launch::machine_main;

@@ -381,6 +381,21 @@ impl<'a> Driver<'a> {
                 self.links = links;
                 Ok(())
             }
+            FromMachine::LinksChanged(changes) => {
+                for change in changes {
+                    let kind = EventKind::LinkChanged {
+                        link: change.link,
+                        spec: change.spec,
+                        late_us: change.late_ns as f64 / 1e3,
+                    };
+                    self.log.append(&Event {
+                        mono_ns: change.due_ns,
+                        trace_ns: change.trace_ns,
+                        kind,
+                    })?;
+                }
+                Ok(())
+            }
             FromMachine::Drained => {
                 let hold_at_ns = mono_ns() + GO_AHEAD_NS;
                 self.segment(SegmentKind::Hold, hold_at_ns, true).await?;
