@@ -2,6 +2,7 @@
 //!
 //! Inside: arguments, one file a subcommand, text for people. Never inside: what a run does.
 
+mod backend;
 mod check;
 mod doctor;
 mod migrate;

@@ -6,6 +6,7 @@ use crate::ids::{FlowId, HostId, MigrationId, VmId};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport};
 use crate::scenario::{HostSpec, NetworkSpec, VmSpec};
+use netmodel::backend::BackendKind;
 use netmodel::link::LinkSpec;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -52,6 +53,10 @@ pub struct MachineSetup {
     pub divided_by: u32,
     /// Whether to load every link before the run and compare it with its spec.
     pub calibrate: bool,
+    /// What carries the network.
+    pub backend: BackendKind,
+    /// Whether a host is a process, or a network namespace alone.
+    pub agents: bool,
 }
 
 /// `machine` → `migbed`.
@@ -96,8 +101,6 @@ pub struct MachineReady {
     pub calibration: Vec<LinkCalibration>,
     /// Data address of every host.
     pub addresses: Vec<SocketAddr>,
-    /// Backend in use.
-    pub backend: String,
     /// Things to read before trusting the numbers.
     pub warnings: Vec<String>,
     /// ns from the first message to ready.

@@ -85,7 +85,6 @@ impl Init {
         let ready = MachineReady {
             calibration,
             addresses: network.addresses(),
-            backend: "relay".to_owned(),
             warnings: network.warnings(),
             took_ns: mono_ns() - begun_ns,
         };
