@@ -294,25 +294,9 @@ impl Collected {
             EventKind::RunStarted { tag, .. } => self.tag = tag,
             EventKind::Segment { span, .. } => self.segment(mono_ns, trace_ns, span),
             EventKind::Jumped { from_trace_ns } => self.jump(mono_ns, from_trace_ns, trace_ns),
-            EventKind::LinkCalibrated(c) => {
-                let link = self.links.entry(c.link.clone()).or_default();
-                link.calibration = Some(c);
-            }
-            EventKind::LinkSample(s) => {
-                let link = self.links.entry(s.link.clone()).or_default();
-                link.last = Some(s);
-            }
-            EventKind::LinkChanged {
-                link,
-                spec,
-                late_us,
-            } => self.changes.add(Changed {
-                mono_ns,
-                trace_ns,
-                link,
-                spec,
-                late_us,
-            }),
+            EventKind::LinkCalibrated(_)
+            | EventKind::LinkSample(_)
+            | EventKind::LinkChanged { .. } => self.link(mono_ns, trace_ns, kind),
             EventKind::HostSample(s) => {
                 self.bins.add(trace_ns, &s);
                 self.usage.add_host(trace_ns, &s);
@@ -358,6 +342,29 @@ impl Collected {
             EventKind::Placed { .. }
             | EventKind::MigrationPhase { .. }
             | EventKind::FlowOpened { .. } => {}
+        }
+    }
+
+    fn link(&mut self, mono_ns: u64, trace_ns: u64, kind: EventKind) {
+        match kind {
+            EventKind::LinkCalibrated(c) => {
+                self.links.entry(c.link.clone()).or_default().calibration = Some(c);
+            }
+            EventKind::LinkSample(s) => {
+                self.links.entry(s.link.clone()).or_default().last = Some(s);
+            }
+            EventKind::LinkChanged {
+                link,
+                spec,
+                late_us,
+            } => self.changes.add(Changed {
+                mono_ns,
+                trace_ns,
+                link,
+                spec,
+                late_us,
+            }),
+            _ => {}
         }
     }
 
