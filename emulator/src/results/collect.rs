@@ -348,10 +348,12 @@ impl Collected {
     fn link(&mut self, mono_ns: u64, trace_ns: u64, kind: EventKind) {
         match kind {
             EventKind::LinkCalibrated(c) => {
-                self.links.entry(c.link.clone()).or_default().calibration = Some(c);
+                let link = self.links.entry(c.link.clone()).or_default();
+                link.calibration = Some(c);
             }
             EventKind::LinkSample(s) => {
-                self.links.entry(s.link.clone()).or_default().last = Some(s);
+                let link = self.links.entry(s.link.clone()).or_default();
+                link.last = Some(s);
             }
             EventKind::LinkChanged {
                 link,
