@@ -99,12 +99,27 @@ pub enum FromMachine {
 pub struct MachineReady {
     /// Asked against got, by link direction.
     pub calibration: Vec<LinkCalibration>,
+    /// What the audit of the measurement itself found.
+    pub findings: Vec<AuditFinding>,
     /// Data address of every host.
     pub addresses: Vec<SocketAddr>,
     /// Things to read before trusting the numbers.
     pub warnings: Vec<String>,
-    /// ns from the first message to ready.
-    pub took_ns: u64,
+    /// What it took.
+    pub built: Built,
+}
+
+/// What a network took to build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Built {
+    /// From the first message until links could carry, ns.
+    pub build_ns: u64,
+    /// Measuring links, ns.
+    pub calibrate_ns: u64,
+    /// Memory of the machine and its agents that no other process shares, bytes.
+    pub unique_bytes: u64,
+    /// How much less memory the computer had to give afterwards, the kernel's part included.
+    pub taken_bytes: u64,
 }
 
 /// A link was changed in place.
@@ -253,8 +268,9 @@ pub enum FromAgent {
         /// [`PROTOCOL`].
         protocol: u16,
     },
-    /// Setup is done, or the agent cannot go on.
-    SetUp(Result<(), String>),
+    /// Setup is done, with the memory that is this process's alone, in bytes; or the agent cannot
+    /// go on.
+    SetUp(Result<u64, String>),
     /// A VM was placed, or could not be.
     Placed(VmId, Result<(), String>),
     /// Answer to `Advance` and `Sample`.

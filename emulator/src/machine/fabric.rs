@@ -79,11 +79,12 @@ impl Network {
     }
 
     /// Loads every link and compares it with its spec.
-    pub(super) fn calibrate(&mut self) -> Result<Vec<LinkCalibration>> {
+    pub(super) fn calibrate(&mut self) -> Result<(Vec<LinkCalibration>, Vec<AuditFinding>)> {
         let measured = calibrate(&self.fabric, &self.namespaces, &Settings::default())
             .context("calibrating links")?;
         self.before = self.fabric.counters()?;
-        Ok(calibrations(&measured))
+        let findings = measured.findings.iter().map(finding).collect();
+        Ok((calibrations(&measured), findings))
     }
 
     /// Settings the kernel refused: the results carry them.

@@ -5,14 +5,16 @@ use super::changes::{Changes, Report};
 use super::fabric::Network;
 use super::timetable::Timetable;
 use crate::clock::mono_ns;
+use crate::computer;
 use crate::control::channel::{Receiver, Sender, check_protocol, split};
 use crate::control::message::{
-    AgentSetup, FromAgent, FromMachine, MachineReady, MachineSetup, PROTOCOL, ToAgent, ToMachine,
+    AgentSetup, Built, FromAgent, FromMachine, MachineReady, MachineSetup, PROTOCOL, ToAgent,
+    ToMachine,
 };
 use crate::ids::HostId;
 use anyhow::{Result, anyhow, bail};
 use netmodel::schedule::Schedule;
-use netmodel::sys::netns::NetnsError;
+use netmodel::sys::netns::{self, NetnsError};
 use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::ExitCode;
@@ -75,18 +77,27 @@ impl Init {
             None => return Ok(()),
         };
         check_protocol(setup.protocol)?;
-        let mut network = self.build(&setup).await?;
-        let calibration = if setup.calibrate {
-            self.progress("calibrating links").await?;
-            network.calibrate()?
-        } else {
-            Vec::new()
+        let available = computer::available_bytes().unwrap_or(0);
+        let (mut network, agents_bytes) = self.build(&setup).await?;
+        let mut built = Built {
+            build_ns: mono_ns() - begun_ns,
+            unique_bytes: agents_bytes + computer::own_unique_bytes().unwrap_or(0),
+            taken_bytes: available.saturating_sub(computer::available_bytes().unwrap_or(0)),
+            ..Built::default()
         };
+        let (mut calibration, mut findings) = (Vec::new(), Vec::new());
+        if setup.calibrate {
+            self.progress("calibrating links").await?;
+            let begun_ns = mono_ns();
+            (calibration, findings) = network.calibrate()?;
+            built.calibrate_ns = mono_ns() - begun_ns;
+        }
         let ready = MachineReady {
             calibration,
+            findings,
             addresses: network.addresses(),
             warnings: network.warnings(),
-            took_ns: mono_ns() - begun_ns,
+            built,
         };
         self.to.send(&FromMachine::Ready(Box::new(ready))).await?;
         let schedule = setup.network.schedule.clone();
@@ -101,7 +112,11 @@ impl Init {
     }
 
     /// Namespaces and agents first, then the links between them, then the agents' own setup.
-    async fn build(&mut self, setup: &MachineSetup) -> Result<Network> {
+    /// Returns what agents need of memory together, in bytes.
+    async fn build(&mut self, setup: &MachineSetup) -> Result<(Network, u64)> {
+        if !setup.agents {
+            return Ok((self.build_bare(setup).await?, 0));
+        }
         let hosts: Vec<HostId> = (0u32..).map(HostId).take(setup.hosts.len()).collect();
         self.progress(&format!("starting {} hosts", hosts.len()))
             .await?;
@@ -128,15 +143,28 @@ impl Init {
                 .send(host, &ToAgent::Setup(Box::new(agent)))
                 .await;
         }
-        let mut waiting = hosts.len();
+        let (mut waiting, mut agents_bytes) = (hosts.len(), 0);
         while waiting > 0 {
-            waiting -= usize::from(self.agent_is_up().await?);
+            if let Some(bytes) = self.agent_is_up().await? {
+                waiting -= 1;
+                agents_bytes += bytes;
+            }
         }
-        Ok(network)
+        Ok((network, agents_bytes))
     }
 
-    /// One message of an agent that is being set up; whether it is up with it.
-    async fn agent_is_up(&mut self) -> Result<bool> {
+    /// A network of which hosts are namespaces and nothing else: links alone are of interest.
+    async fn build_bare(&mut self, setup: &MachineSetup) -> Result<Network> {
+        let hosts = setup.hosts.len();
+        self.progress(&format!("making {hosts} namespaces")).await?;
+        let namespaces = (0..hosts).map(|_| netns::create_netns());
+        let namespaces = namespaces.collect::<Result<Vec<_>, NetnsError>>()?;
+        self.progress("building the network").await?;
+        Network::build(setup, namespaces)
+    }
+
+    /// One message of an agent that is being set up; with its memory when it is up.
+    async fn agent_is_up(&mut self) -> Result<Option<u64>> {
         match self.agents.next().await {
             (host, AgentSays::Gone) => Err(anyhow!(
                 "the agent of host {} ended while it was set up",
@@ -145,11 +173,11 @@ impl Init {
             (host, AgentSays::Message(message)) => match *message {
                 FromAgent::Hello { protocol } => {
                     check_protocol(protocol)?;
-                    Ok(false)
+                    Ok(None)
                 }
                 FromAgent::SetUp(done) => {
-                    done.map_err(|error| anyhow!("host {}: {error}", host.0))?;
-                    Ok(true)
+                    let bytes = done.map_err(|error| anyhow!("host {}: {error}", host.0))?;
+                    Ok(Some(bytes))
                 }
                 other => Err(anyhow!(
                     "host {}: expected its setup, got {other:?}",

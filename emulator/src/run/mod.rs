@@ -9,6 +9,7 @@ mod driver;
 mod error;
 pub mod flows;
 pub mod grade;
+pub mod links;
 mod migrate;
 mod predict;
 pub mod progress;
@@ -201,7 +202,7 @@ fn outcome_name(drive: &Drive) -> &'static str {
 }
 
 /// The scenario at the size the machine carries.
-fn carried(scenario: &Scenario) -> anyhow::Result<Scenario> {
+pub(crate) fn carried(scenario: &Scenario) -> anyhow::Result<Scenario> {
     let refused = |error: ScaleError| Unusable(format!("{error}\n  {}", error.remedy()));
     Ok(scale::apply(scenario, scenario.scale).map_err(refused)?)
 }
