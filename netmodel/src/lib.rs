@@ -9,10 +9,12 @@
 pub mod audit;
 pub mod backend;
 pub mod calibrate;
+pub mod capacity;
 pub mod counters;
 pub mod flow;
 pub mod link;
 pub mod plan;
+pub mod residual;
 pub mod schedule;
 pub mod sys;
 pub mod topology;

@@ -205,10 +205,10 @@ impl<P> Core<P> {
         self.links.iter().all(LinkState::is_idle)
     }
 
-    /// Counters of all links, in order of their ids.
-    pub(super) fn counters(&self) -> impl Iterator<Item = LinkCounters> {
-        self.links.iter().map(|link| LinkCounters {
-            busy_ns: link.queue.busy_ns(),
+    /// Counters of all links at `now_ns`, in order of their ids.
+    pub(super) fn counters(&self, now_ns: u64) -> impl Iterator<Item = LinkCounters> {
+        self.links.iter().map(move |link| LinkCounters {
+            busy_ns: link.queue.busy_ns(now_ns),
             ..link.counters
         })
     }

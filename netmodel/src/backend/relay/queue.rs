@@ -122,9 +122,10 @@ impl<P> Queue<P> {
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
-    /// Time spent serialising everything accepted so far, its future included.
-    pub(super) fn busy_ns(&self) -> u64 {
-        self.busy_ns
+    /// Time spent serialising, up to `now_ns`: what is accepted and lies ahead is one stretch without a gap.
+    pub(super) fn busy_ns(&self, now_ns: u64) -> u64 {
+        let ahead_ns = self.clock.ns.saturating_sub(now_ns);
+        self.busy_ns.saturating_sub(ahead_ns)
     }
 
     /// Changes rate and room in place. What waits keeps its order; what is being serialised keeps the share already
@@ -193,7 +194,9 @@ mod tests {
             .map(|waiting| (waiting.item, waiting.departure_ns))
             .collect();
         assert_eq!(left, [('a', 13_304), ('b', 25_608), ('c', 112_304)]);
-        assert_eq!(queue.busy_ns(), 3 * 12_304);
+        assert_eq!(queue.busy_ns(u64::MAX), 3 * 12_304);
+        // The third is under way.
+        assert_eq!(queue.busy_ns(101_000), 2 * 12_304 + 1_000);
     }
 
     #[test]
@@ -242,7 +245,7 @@ mod tests {
             queue.pop_departed(u64::MAX).unwrap().departure_ns,
             3_500_000
         );
-        assert_eq!(queue.busy_ns(), 3_500_000);
+        assert_eq!(queue.busy_ns(3_500_000), 3_500_000);
         queue.offer(3_500_000, 'c', 1000).unwrap();
         queue.change(4_000_000, None, 0);
         assert_eq!(queue.pop_departed(4_000_000).unwrap().item, 'c');

@@ -259,9 +259,10 @@ impl Worker {
         for (port, counters) in self.io.ports.iter_mut().zip(&mut self.io.counters) {
             counters.socket_drops = port.socket.drops();
         }
+        let at_ns = now_ns();
         Counters {
-            at_ns: now_ns(),
-            links: (0..).map(LinkId).zip(self.core.counters()).collect(),
+            at_ns,
+            links: (0..).map(LinkId).zip(self.core.counters(at_ns)).collect(),
             ports: (0..)
                 .map(HostId)
                 .zip(self.io.counters.iter().copied())
