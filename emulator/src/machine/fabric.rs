@@ -144,25 +144,23 @@ impl Network {
     }
 }
 
-/// Asked against got. Paths share their delay over their links: what a path of two links adds
-/// beyond what was asked is put to both in halves.
+/// Asked against got.
 fn calibrations(measured: &Calibration) -> Vec<LinkCalibration> {
-    let us = |ns: u64| ns as f64 / 1e3;
     let one = |link: &netmodel::calibrate::LinkCalibration| {
         let asked_delay_us = link.asked.delay.as_nanos() as f64 / 1e3;
-        let added = link.path_delay_got_ns.map_or(0.0, us) - us(link.path_delay_asked_ns);
+        let added_us = link.delay_error_ns.unwrap_or(0) as f64 / 1e3;
         LinkCalibration {
             link: link.name.clone(),
-            // A link that its stream did not fill was not measured: nothing was asked of it.
+            // A link that its streams did not fill was not measured: nothing was asked of it.
             asked_rate_bps: match link.rate {
-                Verdict::NotLoaded | Verdict::Unshaped => None,
+                Verdict::NotLoaded | Verdict::Unshaped | Verdict::NotJudged => None,
                 Verdict::Pass | Verdict::Fail => link.asked.rate.map(|rate| rate.bps()),
             },
             got_rate_bps: link.got_rate_bps,
             asked_delay_us,
-            got_delay_us: asked_delay_us + added / 2.0,
+            got_delay_us: asked_delay_us + added_us,
             queue_bytes: link.asked.queue.bytes(),
-            ok: link.rate != Verdict::Fail && link.delay != Verdict::Fail,
+            ok: link.passed(),
         }
     };
     measured.links.iter().map(one).collect()
