@@ -98,11 +98,14 @@ fn tell(report: &LinksReport) {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_header([
         "link",
-        "rate asked, Mbit/s",
+        "Mbit/s asked",
         "got",
         "error",
-        "delay asked, ms",
+        "over 10 ms, 100 ms, 1 s",
+        "ms asked",
         "got",
+        "loss asked",
+        "path lost",
         "queue, KiB",
         "",
     ]);
@@ -149,19 +152,36 @@ fn tell(report: &LinksReport) {
     say!("grade: {}", report.grade);
 }
 
-fn row(link: &LinkCalibration) -> [String; 8] {
+/// What was not asked or could not be judged is a dash.
+fn row(link: &LinkCalibration) -> [String; 11] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let mbit = |bps: f64| format!("{:.3}", bps / 1e6);
     let ms = |us: f64| format!("{:.3}", us / 1e3);
-    let asked = link.asked_rate_bps.map(|bps| bps as f64);
-    let error = asked.map(|asked| (link.got_rate_bps / asked - 1.0) * 100.0);
+    let percent = |share: f64| format!("{:+.2} %", share * 100.0);
+    let windows = link.window_errors.map(|error| or_dash(error.map(percent)));
+    let mut delay = ms(link.asked_delay_us);
+    if link.asked_jitter_us > 0.0 {
+        delay += &format!(" ± {}", ms(link.asked_jitter_us));
+    }
+    let loss = (link.asked_loss > 0.0).then(|| format!("{:.3} %", link.asked_loss * 100.0));
+    let lost = link.lost.map(|(sent, lost)| format!("{lost} of {sent}"));
+    let state = match (link.ok, link.disturbed) {
+        (true, false) => String::new(),
+        (true, true) => "disturbed".to_owned(),
+        (false, _) => format!("OFF: {}", link.off.join(", ")),
+    };
     [
         link.link.clone(),
-        asked.map_or_else(|| "–".to_owned(), mbit),
+        or_dash(link.asked_rate_bps.map(|bps| mbit(bps as f64))),
         mbit(link.got_rate_bps),
-        error.map_or_else(|| "–".to_owned(), |error| format!("{error:+.2} %")),
-        ms(link.asked_delay_us),
-        ms(link.got_delay_us),
+        link.rate_error
+            .map_or_else(|| "not full".to_owned(), percent),
+        windows.join(", "),
+        delay,
+        or_dash(link.got_delay_us.map(ms)),
+        or_dash(loss),
+        or_dash(lost),
         format!("{:.0}", link.queue_bytes as f64 / 1024.0),
-        if link.ok { "" } else { "OFF" }.to_owned(),
+        state,
     ]
 }

@@ -4,13 +4,17 @@
 use crate::event::{HostSample, LinkCalibration, LinkSample, VmSample};
 use crate::ids::{FlowId, HostId, MigrationId, VmId};
 use crate::migration::params::MigrationParams;
-use crate::migration::record::{DestinationReport, Phase, SourceReport};
+use crate::migration::record::{DestinationReport, Phase, SourceReport, TcpSample};
 use crate::scenario::{HostSpec, NetworkSpec, VmSpec};
 use netmodel::backend::BackendKind;
 use netmodel::link::LinkSpec;
+use netmodel::residual::Residuals;
+use netmodel::residual::idle::PathIdle;
+use netmodel::topology::LinkId;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Version of these messages.
 pub const PROTOCOL: u16 = 2;
@@ -26,6 +30,20 @@ pub enum ToMachine {
     AllAgents(Box<ToAgent>),
     /// Answer with [`FromMachine::Links`].
     SampleLinks,
+    /// Watch the links of a migration that begins now; its source's `SourceDone` ends that.
+    Watch {
+        /// Number.
+        migration: MigrationId,
+        /// The links its bytes cross, in their order.
+        links: Vec<LinkId>,
+    },
+    /// Answer with [`FromMachine::Watched`]: the migration is over.
+    Unwatch {
+        /// Number.
+        migration: MigrationId,
+        /// When its source was sending, if it got as far.
+        sending: Option<Box<Sending>>,
+    },
     /// Answer with [`FromMachine::Drained`] once no packet is queued or in flight.
     Drain,
     /// Audit the network, answer with [`FromMachine::Audited`].
@@ -81,6 +99,8 @@ pub enum FromMachine {
     Links(Vec<LinkSample>),
     /// Links that were changed, as the schedule asks.
     LinksChanged(Vec<LinkChange>),
+    /// What was seen of a migration's path; nothing, if it was not watched.
+    Watched(MigrationId, Option<Box<PathSeen>>),
     /// No packet is queued or in flight.
     Drained,
     /// Findings of the audit.
@@ -135,6 +155,51 @@ pub struct LinkChange {
     pub due_ns: u64,
     /// How much later it was done.
     pub late_ns: u64,
+}
+
+/// The time in which a source had something to send.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sending {
+    /// From, monotonic ns.
+    pub from_ns: u64,
+    /// To, monotonic ns.
+    pub to_ns: u64,
+    /// Its connection's state in this time.
+    pub tcp: Vec<TcpSample>,
+    /// What the way back takes while idle.
+    pub back: Duration,
+}
+
+/// What was seen of a migration's path while it was under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PathSeen {
+    /// Its links, in the order its bytes cross them.
+    pub links: Vec<LinkSeen>,
+    /// Where its time went; nothing, if no link of its path has a rate.
+    pub idle: Option<PathIdle>,
+    /// How often its links were sampled while its source was sending.
+    pub samples: u32,
+    /// How late packets left links of the whole fabric from its begin to its source's end, mean.
+    pub late_mean_ns: f64,
+    /// 99th percentile.
+    pub late_p99_ns: u64,
+    /// Maximum.
+    pub late_max_ns: u64,
+    /// From its begin to its source's end.
+    pub span_ns: u64,
+    /// How long the relay waited for a CPU in it, if the kernel tells.
+    pub run_delay_ns: Option<u64>,
+    /// Share of this computer's CPU time in it that was stolen from below, if the kernel tells.
+    pub steal_share: Option<f64>,
+}
+
+/// A link of a migration's path.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkSeen {
+    /// By name.
+    pub link: String,
+    /// Errors of its rate.
+    pub residuals: Residuals,
 }
 
 /// Something the audit of the network found.

@@ -4,6 +4,7 @@
 //! when what is due (that is `timetable`'s).
 
 use super::timetable::{Due, Timetable};
+use super::watch;
 use crate::clock::mono_ns;
 use crate::control::message::LinkChange;
 use netmodel::backend::{Fabric, FabricError};
@@ -25,6 +26,9 @@ pub(super) enum ChangesError {
     /// A segment that turns time back.
     #[error(transparent)]
     Clock(#[from] ClockError),
+    /// Packet-delivery traces cannot be told where they begin.
+    #[error("aligning delivery traces with trace time: {0}")]
+    Align(#[from] FabricError),
     /// A link that cannot be changed.
     #[error("changing {link} at trace instant {trace_ns} ns: {source}")]
     Link {
@@ -43,6 +47,8 @@ pub(super) type Report = Result<Vec<LinkChange>, ChangesError>;
 #[derive(Debug)]
 struct Shared {
     fabric: Arc<Fabric>,
+    /// Whoever judges links has to know what they are.
+    watched: Arc<watch::Shared>,
     state: Mutex<State>,
     news: Condvar,
 }
@@ -66,11 +72,16 @@ impl Changes {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(super) fn start(fabric: Arc<Fabric>, timetable: Timetable) -> std::io::Result<Self> {
+    pub(super) fn start(
+        fabric: Arc<Fabric>,
+        watched: Arc<watch::Shared>,
+        timetable: Timetable,
+    ) -> std::io::Result<Self> {
         let needed = !timetable.is_empty();
         let (report, reports) = mpsc::channel(REPORTS);
         let shared = Arc::new(Shared {
             fabric,
+            watched,
             state: Mutex::new(State {
                 timetable,
                 ended: false,
@@ -115,6 +126,9 @@ impl Changes {
         begin(&mut state.timetable)?;
         let made = self.shared.make_due(&mut state);
         self.shared.news.notify_one();
+        let origin_ns = state.timetable.origin_ns();
+        drop(state);
+        self.shared.fabric.align(origin_ns)?;
         made
     }
 
@@ -192,12 +206,14 @@ impl Shared {
             trace_ns: due.trace_ns,
             source: Box::new(source),
         })?;
+        let now_ns = mono_ns();
+        self.watched.changed(due.link, now_ns, due.spec);
         Ok(LinkChange {
             link: link.clone(),
             spec: due.spec,
             trace_ns: due.trace_ns,
             due_ns: due.at_ns,
-            late_ns: mono_ns().saturating_sub(due.at_ns),
+            late_ns: now_ns.saturating_sub(due.at_ns),
         })
     }
 }

@@ -6,7 +6,7 @@ use crate::scenario::{NetworkSpec, scale};
 use anyhow::{Context, Result};
 use netmodel::audit::{Judged, Limits, Severity, audit};
 use netmodel::backend::{BackendKind, Fabric};
-use netmodel::calibrate::{Calibration, Settings, Verdict, calibrate};
+use netmodel::calibrate::{Settings, Verdict, calibrate};
 use netmodel::counters::Counters;
 use netmodel::plan::{Plan, TcpSettings};
 use netmodel::topology::{self, host_address};
@@ -84,7 +84,7 @@ impl Network {
             .context("calibrating links")?;
         self.before = self.fabric.counters()?;
         let findings = measured.findings.iter().map(finding).collect();
-        Ok((calibrations(&measured), findings))
+        Ok((measured.links.iter().map(calibrated).collect(), findings))
     }
 
     /// Settings the kernel refused: the results carry them.
@@ -124,6 +124,9 @@ impl Network {
                 wire_bytes_out: now.sent.wire_bytes - then.sent.wire_bytes,
                 dropped_bytes: now.dropped.wire_bytes - then.dropped.wire_bytes,
                 dropped_segments: now.dropped.segments - then.dropped.segments,
+                lost_bytes: now.lost.wire_bytes - then.lost.wire_bytes,
+                lost_segments: now.lost.segments - then.lost.segments,
+                marked_packets: now.marked_packets - then.marked_packets,
                 queued_bytes: now.held.wire_bytes,
                 queue_bytes_max: now.queue_bytes_max,
                 late_us_mean: late.mean_ns() / 1e3,
@@ -144,26 +147,37 @@ impl Network {
     }
 }
 
-/// Asked against got.
-fn calibrations(measured: &Calibration) -> Vec<LinkCalibration> {
-    let one = |link: &netmodel::calibrate::LinkCalibration| {
-        let asked_delay_us = link.asked.delay.as_nanos() as f64 / 1e3;
-        let added_us = link.delay_error_ns.unwrap_or(0) as f64 / 1e3;
-        LinkCalibration {
-            link: link.name.clone(),
-            // A link that its streams did not fill was not measured: nothing was asked of it.
-            asked_rate_bps: match link.rate {
-                Verdict::NotLoaded | Verdict::Unshaped | Verdict::NotJudged => None,
-                Verdict::Pass | Verdict::Fail => link.asked.rate.map(|rate| rate.bps()),
-            },
-            got_rate_bps: link.got_rate_bps,
-            asked_delay_us,
-            got_delay_us: asked_delay_us + added_us,
-            queue_bytes: link.asked.queue.bytes(),
-            ok: link.passed(),
-        }
-    };
-    measured.links.iter().map(one).collect()
+/// Asked against got, for the results.
+fn calibrated(link: &netmodel::calibrate::LinkCalibration) -> LinkCalibration {
+    let us = |span: Duration| span.as_nanos() as f64 / 1e3;
+    let asked = &link.asked;
+    let error_us = link.delay_error_ns.map(|ns| ns as f64 / 1e3);
+    let verdicts = [
+        ("rate", link.rate),
+        ("delay", link.delay),
+        ("jitter", link.jitter),
+        ("loss", link.loss),
+    ];
+    let off = verdicts.iter().filter(|(_, v)| *v == Verdict::Fail);
+    let windows = link.residuals.map(|residuals| residuals.windows);
+    LinkCalibration {
+        link: link.name.clone(),
+        asked_rate_bps: asked.rate.map(|rate| rate.bps()),
+        got_rate_bps: link.got_rate_bps,
+        rate_error: link.rate_error,
+        window_errors: windows.map_or([None; 3], |windows| {
+            windows.map(|errors| (errors.windows > 0).then_some(errors.p95))
+        }),
+        asked_delay_us: us(asked.delay),
+        got_delay_us: error_us.map(|error_us| us(asked.delay) + error_us),
+        asked_jitter_us: us(asked.jitter.spread),
+        asked_loss: asked.loss.mean(),
+        lost: link.losses,
+        queue_bytes: asked.queue.bytes(),
+        ok: link.passed(),
+        off: off.map(|(what, _)| (*what).to_owned()).collect(),
+        disturbed: link.disturbed,
+    }
 }
 
 fn finding(judged: &Judged) -> AuditFinding {

@@ -4,6 +4,7 @@ use super::agents::{AgentSays, Agents};
 use super::changes::{Changes, Report};
 use super::fabric::Network;
 use super::timetable::Timetable;
+use super::watch::Watches;
 use crate::clock::mono_ns;
 use crate::computer;
 use crate::control::channel::{Receiver, Sender, check_protocol, split};
@@ -190,16 +191,23 @@ impl Init {
     /// Passes messages on and keeps the schedule of links until the end.
     async fn route(&mut self, network: &Network, schedule: Schedule) -> Result<()> {
         let timetable = Timetable::new(schedule, MonoNs(mono_ns()));
-        let mut changes = Changes::start(network.fabric(), timetable)?;
+        let mut watches = Watches::start(network.fabric())?;
+        let mut changes = Changes::start(network.fabric(), watches.shared(), timetable)?;
         loop {
             tokio::select! {
                 Some(report) = changes.next() => self.changed(report).await?,
+                (migration, seen) = watches.next() => {
+                    self.to.send(&FromMachine::Watched(migration, seen)).await?;
+                }
                 message = self.from.recv() => match message? {
                     None | Some(ToMachine::Shutdown) => break,
-                    Some(message) => self.obey(message, network, &changes).await?,
+                    Some(message) => self.obey(message, network, &changes, &watches).await?,
                 },
                 (host, said) = self.agents.next() => match said {
                     AgentSays::Message(message) => {
+                        if let FromAgent::SourceDone { migration, .. } = *message {
+                            watches.stop(migration)?;
+                        }
                         self.to.send(&FromMachine::Agent(host, message)).await?;
                     }
                     AgentSays::Gone => {
@@ -218,6 +226,7 @@ impl Init {
         message: ToMachine,
         network: &Network,
         changes: &Changes,
+        watches: &Watches,
     ) -> Result<()> {
         match message {
             ToMachine::Agent(host, message) => self.agents.send(host, &message).await,
@@ -230,6 +239,10 @@ impl Init {
             }
             ToMachine::SampleLinks => {
                 self.to.send(&FromMachine::Links(network.sample()?)).await?;
+            }
+            ToMachine::Watch { migration, links } => watches.begin(migration, links)?,
+            ToMachine::Unwatch { migration, sending } => {
+                watches.finish(migration, sending.map(|sending| *sending))?;
             }
             ToMachine::Drain => {
                 network.drain()?;

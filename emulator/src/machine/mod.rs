@@ -20,6 +20,7 @@ mod fabric;
 mod init;
 pub mod launch;
 mod timetable;
+mod watch;
 
 pub use fabric::plan;
 pub use launch::machine_main;

@@ -86,6 +86,15 @@ impl Timetable {
         })
     }
 
+    /// The monotonic instant at which trace time was 0, or would have been, had it always run as
+    /// the newest segment does; negative if that is before the computer started.
+    pub(super) fn origin_ns(&self) -> i64 {
+        let segment = self.clock.current();
+        // Both are far below 2^63 ns, which is 292 years.
+        let signed = |ns: u64| i64::try_from(ns).unwrap_or(i64::MAX);
+        signed(segment.at.0) - signed(segment.trace.0)
+    }
+
     /// What is due by now, the last change of each link only, and as done from here on.
     pub(super) fn take_due(&mut self, now: MonoNs) -> Vec<Due> {
         let current = self.clock.current();
@@ -189,6 +198,15 @@ mod tests {
         assert_eq!(table.take_due(MonoNs(1049)), []);
         assert_eq!(table.take_due(MonoNs(1060)), [due(100, 1050, 0, 1)]);
         assert_eq!(table.next_at(), Some(MonoNs(1100)));
+    }
+
+    #[test]
+    fn traces_begin_where_trace_time_does() {
+        let mut table = timetable(&[], 500);
+        table.begin(segment(1, SegmentKind::Run, 1000, 50)).unwrap();
+        assert_eq!(table.origin_ns(), 950);
+        table.jump(2, TraceNs(9000), MonoNs(2000)).unwrap();
+        assert_eq!(table.origin_ns(), -7000);
     }
 
     #[test]

@@ -393,6 +393,7 @@ impl<'a> Driver<'a> {
                 self.links = links;
                 Ok(())
             }
+            FromMachine::Watched(migration, seen) => self.watched(migration, seen.as_deref()),
             FromMachine::LinksChanged(changes) => {
                 for change in changes {
                     let kind = EventKind::LinkChanged {

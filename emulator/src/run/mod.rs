@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod book;
+pub mod budget;
 mod driver;
 mod error;
 pub mod flows;
