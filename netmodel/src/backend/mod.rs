@@ -199,6 +199,7 @@ impl Fabric {
         counters.relay.backlog_drops = procfs::backlog_drops()
             .zip(before)
             .map(|(now, before)| now.saturating_sub(before));
+        counters.relay.computer = procfs::computer_time();
         Ok(counters)
     }
 
