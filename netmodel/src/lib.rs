@@ -11,6 +11,7 @@ pub mod backend;
 pub mod calibrate;
 pub mod capacity;
 pub mod counters;
+pub mod delivery;
 pub mod flow;
 pub mod link;
 pub mod plan;

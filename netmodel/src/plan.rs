@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::BackendKind;
-use crate::link::{GSO_LARGEST, MTU};
+use crate::link::{GSO_LARGEST, LinkSpec, MTU};
 use crate::topology::{HostId, Link, PREFIX_LEN, Place, Topology, host_address};
 use crate::units::{BitRate, ByteSize};
 
@@ -133,6 +133,8 @@ impl Default for TcpSettings {
 pub struct Plan {
     backend: BackendKind,
     topology: Topology,
+    #[serde(default)]
+    seed: u64,
     steps: Vec<Step>,
 }
 
@@ -186,8 +188,21 @@ impl Plan {
         Self {
             backend,
             topology,
+            seed: 0,
             steps,
         }
+    }
+
+    /// The same plan with what randomness is drawn from: jitter and losses of the relay.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// What randomness is drawn from.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// What carries packets.
@@ -234,8 +249,15 @@ fn largest_frame(topology: &Topology, host: HostId) -> u32 {
     let between =
         |link: &&Link| matches!((link.from, link.to), (Place::Switch(_), Place::Switch(_)));
     let links = topology.links().iter().filter(between);
-    let frames = links.map(|link| link.spec.gso_bytes());
-    frames.fold(topology.uplink(host).spec.gso_bytes(), u32::min)
+    links
+        .map(link_frame)
+        .fold(link_frame(topology.uplink(host)), u32::min)
+}
+
+/// What a link serialises in 250 µs; a traced one on average.
+fn link_frame(link: &Link) -> u32 {
+    let rate = link.delivery.as_ref().map(|trace| trace.mean_rate());
+    rate.map_or(link.spec, LinkSpec::with_rate).gso_bytes()
 }
 
 fn veth(host: HostId) -> VethPair {
@@ -298,13 +320,17 @@ fn tcp_sysctls(topology: &Topology, tcp: &TcpSettings) -> Vec<(&'static str, Str
 
 /// Bytes in flight plus queues on the fattest and longest way there and back.
 fn largest_path_bytes(topology: &Topology) -> u64 {
-    let specs = || topology.links().iter().map(|link| &link.spec);
-    let rate = specs()
-        .map(|s| s.rate.map_or(UNSHAPED_BPS, BitRate::bps))
+    let rate = |link: &Link| match &link.delivery {
+        Some(trace) => Some(trace.mean_rate()),
+        None => link.spec.rate,
+    };
+    let links = || topology.links().iter();
+    let queue = links()
+        .filter(|link| rate(link).is_some())
+        .map(|link| link.spec.queue.bytes())
         .max();
-    let queue = specs()
-        .filter(|s| s.rate.is_some())
-        .map(|s| s.queue.bytes())
+    let rate = links()
+        .map(|link| rate(link).map_or(UNSHAPED_BPS, BitRate::bps))
         .max();
     let round_trip = topology.longest_delay().saturating_mul(2);
     let in_flight = rate
@@ -356,10 +382,11 @@ impl fmt::Display for Plan {
             writeln!(f, "{step}")?;
         }
         for link in self.topology.links() {
-            let rate = link
-                .spec
-                .rate
-                .map_or("unshaped".to_owned(), |rate| rate.to_string());
+            let rate = match (&link.delivery, link.spec.rate) {
+                (Some(trace), _) => format!("{trace:?}"),
+                (None, Some(rate)) => rate.to_string(),
+                (None, None) => "unshaped".to_owned(),
+            };
             let (delay, queue) = (link.spec.delay, link.spec.queue);
             writeln!(
                 f,
@@ -374,7 +401,6 @@ impl fmt::Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::LinkSpec;
     use crate::topology::Cable;
 
     fn plan(spec: LinkSpec) -> Plan {

@@ -76,6 +76,21 @@ impl BackendKind {
         }
         Ok(())
     }
+
+    /// Whether it can serve a link by a packet-delivery trace.
+    ///
+    /// # Errors
+    /// [`Property::DeliveryTrace`] for the kernel's.
+    pub fn check_delivery(self, link: &str) -> Result<(), CannotCarry> {
+        if self.is_kernel() {
+            return Err(CannotCarry {
+                backend: self,
+                link: link.to_owned(),
+                property: Property::DeliveryTrace,
+            });
+        }
+        Ok(())
+    }
 }
 
 /// What a link may ask for and not every backend can do.
@@ -201,6 +216,12 @@ mod tests {
         assert_eq!(
             refused.to_string(),
             "backend `netem` cannot give link h1-up ECN marking; `relay` can"
+        );
+        assert_eq!(BackendKind::Relay.check_delivery("l"), Ok(()));
+        let refused = BackendKind::Htb.check_delivery("h1-up").unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "backend `htb` cannot give link h1-up a packet-delivery trace; `relay` can"
         );
     }
 }
