@@ -8,6 +8,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::counters::{Counters, LinkCounters, Tally};
+use crate::residual::Residuals;
+use crate::sys::procfs::ComputerTime;
 use crate::topology::{HostId, LinkId};
 
 /// How bad a finding is.
@@ -83,6 +85,31 @@ pub enum Finding {
         /// What is allowed.
         limit_per_mille: u64,
     },
+    /// The hypervisor took CPUs from this computer while they had something to do.
+    Steal {
+        /// Stolen per mille of the time of all CPUs.
+        per_mille: u64,
+        /// What is allowed.
+        limit_per_mille: u64,
+    },
+    /// Something on this computer waited for a CPU.
+    Pressure {
+        /// Per mille of the span in which somebody waited.
+        per_mille: u64,
+        /// What is allowed.
+        limit_per_mille: u64,
+    },
+    /// A link delivered another rate than it promised: it was changed, or its backend did not keep up.
+    OffRate {
+        /// The link.
+        link: LinkId,
+        /// Size of the windows.
+        window_ms: u64,
+        /// Error that 5 % of the windows exceed, per mille of the rate.
+        per_mille: u64,
+        /// What is allowed.
+        limit_per_mille: u64,
+    },
 }
 
 /// A finding with its weight.
@@ -102,6 +129,12 @@ pub struct Limits {
     pub late_p99_ns: u64,
     /// Share of time the relay may wait for a CPU.
     pub run_delay_per_mille: u64,
+    /// Share of the time of all CPUs that the hypervisor may take.
+    pub steal_per_mille: u64,
+    /// Share of time in which something on this computer may wait for a CPU.
+    pub pressure_per_mille: u64,
+    /// Error of a link's rate that 5 % of its windows may exceed: above it a warning, above ten times it an error.
+    pub rate_per_mille: u64,
     /// Whether links must be empty at the end.
     pub drained: bool,
 }
@@ -113,6 +146,9 @@ impl Default for Limits {
         Self {
             late_p99_ns: 1_000_000,
             run_delay_per_mille: 50,
+            steal_per_mille: 10,
+            pressure_per_mille: 500,
+            rate_per_mille: 10,
             drained: true,
         }
     }
@@ -147,6 +183,37 @@ pub fn audit(before: &Counters, after: &Counters, limits: &Limits) -> Vec<Judged
     }
     audit_relay(before, after, limits, &mut findings);
     findings
+}
+
+/// Judges the rate of a link by its samples ([`crate::residual`]): changed behind the plan's back, or not kept up with.
+#[must_use]
+pub fn audit_rate(link: LinkId, residuals: &Residuals, limits: &Limits) -> Vec<Judged> {
+    let limit_per_mille = limits.rate_per_mille;
+    let off = residuals.windows.iter().filter_map(|errors| {
+        let limit = limit_per_mille as f64 / 1000.0;
+        if errors.p95 <= limit {
+            return None;
+        }
+        let judge = if errors.p95 > limit * 10.0 {
+            error
+        } else {
+            warning
+        };
+        // A rate is off by 100 %, and too fast by no more than 2^53 ‰, at the most.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an error is not negative, and one too large to hold saturates"
+        )]
+        let per_mille = (errors.p95 * 1000.0).round() as u64;
+        Some(judge(Finding::OffRate {
+            link,
+            window_ms: errors.window_ms,
+            per_mille,
+            limit_per_mille,
+        }))
+    });
+    off.collect()
 }
 
 fn audit_link(link: LinkId, counters: &LinkCounters, limits: &Limits, out: &mut Vec<Judged>) {
@@ -202,17 +269,53 @@ fn audit_relay(before: &Counters, after: &Counters, limits: &Limits, out: &mut V
     }
     let span_ns = after.at_ns.saturating_sub(before.at_ns);
     let waited_ns = since(now.run_delay_ns, then.run_delay_ns);
-    let per_mille = waited_ns
-        .saturating_mul(1000)
-        .checked_div(span_ns)
-        .unwrap_or(0);
-    let limit_per_mille = limits.run_delay_per_mille;
+    let (per_mille, limit_per_mille) = (share(waited_ns, span_ns), limits.run_delay_per_mille);
     if per_mille > limit_per_mille {
         out.push(warning(Finding::RunDelay {
             per_mille,
             limit_per_mille,
         }));
     }
+    if let (Some(then), Some(now)) = (&then.computer, &now.computer) {
+        audit_computer(then, now, span_ns, limits, out);
+    }
+}
+
+fn audit_computer(
+    then: &ComputerTime,
+    now: &ComputerTime,
+    span_ns: u64,
+    limits: &Limits,
+    out: &mut Vec<Judged>,
+) {
+    let stolen_ns = now.steal_ns.saturating_sub(then.steal_ns);
+    let per_mille = share(stolen_ns, now.cpu_ns.saturating_sub(then.cpu_ns));
+    let limit_per_mille = limits.steal_per_mille;
+    if per_mille > limit_per_mille {
+        out.push(warning(Finding::Steal {
+            per_mille,
+            limit_per_mille,
+        }));
+    }
+    let Some((then_ns, now_ns)) = then.pressure_ns.zip(now.pressure_ns) else {
+        return;
+    };
+    let per_mille = share(now_ns.saturating_sub(then_ns), span_ns);
+    let limit_per_mille = limits.pressure_per_mille;
+    if per_mille > limit_per_mille {
+        out.push(warning(Finding::Pressure {
+            per_mille,
+            limit_per_mille,
+        }));
+    }
+}
+
+/// Per mille; zero of nothing.
+fn share(part_ns: u64, whole_ns: u64) -> u64 {
+    part_ns
+        .saturating_mul(1000)
+        .checked_div(whole_ns)
+        .unwrap_or(0)
 }
 
 fn error(finding: Finding) -> Judged {
@@ -275,6 +378,30 @@ impl fmt::Display for Finding {
             } => write!(
                 f,
                 "the relay waited for a CPU {per_mille} ‰ of the time ({limit_per_mille} ‰ allowed)"
+            ),
+            Self::Steal {
+                per_mille,
+                limit_per_mille,
+            } => write!(
+                f,
+                "the hypervisor took {per_mille} ‰ of this computer's CPUs ({limit_per_mille} ‰ allowed)"
+            ),
+            Self::Pressure {
+                per_mille,
+                limit_per_mille,
+            } => write!(
+                f,
+                "something on this computer waited for a CPU {per_mille} ‰ of the time ({limit_per_mille} ‰ allowed)"
+            ),
+            Self::OffRate {
+                link,
+                window_ms,
+                per_mille,
+                limit_per_mille,
+            } => write!(
+                f,
+                "{link} was {per_mille} ‰ off its rate in 5 % of the windows of {window_ms} ms \
+                 ({limit_per_mille} ‰ allowed)"
             ),
         }
     }
