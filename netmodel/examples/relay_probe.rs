@@ -1,6 +1,6 @@
-//! Asks the relay for a link and measures what it gives: TCP goodput and added round-trip delay, in its own namespaces.
+//! Asks a backend for a link and measures what it gives: TCP goodput and added round-trip delay, in its own namespaces.
 //!
-//!     relay_probe [--rate 1Gbit] [--delay 10ms] [--queue 512KiB] [--seconds 3] [--hosts 2] [--calibrate true]
+//!     relay_probe [--rate 1Gbit] [--delay 10ms] [--queue 512KiB] [--seconds 3] [--hosts 2] [--backend relay] [--calibrate true]
 //!     relay_probe --doctor true
 //!
 //! Needs no privileges. Prints one JSON object.
@@ -31,6 +31,7 @@ struct Asked {
     hosts: u32,
     calibrate: bool,
     doctor: bool,
+    backend: BackendKind,
 }
 
 fn main() -> Result<(), Failure> {
@@ -46,7 +47,7 @@ fn main() -> Result<(), Failure> {
     let hosts = ids.iter().map(|id| Ok((*id, create_netns()?)));
     let hosts = hosts.collect::<Result<BTreeMap<_, _>, Failure>>()?;
     let fabric = Fabric::build(
-        &Plan::new(topology, &TcpSettings::default(), BackendKind::Relay),
+        &Plan::new(topology, &TcpSettings::default(), asked.backend),
         &hosts,
     )?;
     if asked.calibrate {
@@ -93,6 +94,7 @@ fn arguments() -> Result<Asked, Failure> {
         hosts: 2,
         calibrate: false,
         doctor: false,
+        backend: BackendKind::Relay,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
@@ -106,6 +108,7 @@ fn arguments() -> Result<Asked, Failure> {
             "--seconds" => asked.seconds = value.parse()?,
             "--calibrate" => asked.calibrate = value.parse()?,
             "--doctor" => asked.doctor = value.parse()?,
+            "--backend" => asked.backend = value.parse()?,
             "--hosts" => asked.hosts = value.parse()?,
             _ => return Err(format!("unknown option {name}").into()),
         }

@@ -13,6 +13,7 @@ pub mod counters;
 pub mod flow;
 pub mod link;
 pub mod plan;
+pub mod qdisc;
 pub mod schedule;
 pub mod sys;
 pub mod topology;

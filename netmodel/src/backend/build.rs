@@ -1,0 +1,135 @@
+//! Executing a plan: every step in the namespace it belongs to, and every qdisc read back once it is made.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::{FabricError, SysctlOutcome, kernel};
+use crate::plan::{HOST_DEVICE, Hop, Plan, Scope, Step};
+use crate::sys::netlink::{Netlink, device_index};
+use crate::sys::netns::{create_netns, with_netns};
+use crate::sys::procfs;
+use crate::topology::{HostId, SwitchId};
+
+/// The namespaces of a fabric, while it is built.
+pub(super) struct Namespaces<'a> {
+    hosts: &'a BTreeMap<HostId, OwnedFd>,
+    switches: BTreeMap<SwitchId, OwnedFd>,
+}
+
+impl<'a> Namespaces<'a> {
+    /// Makes those of the switches, if the kernel is to forward.
+    pub(super) fn new(
+        plan: &Plan,
+        hosts: &'a BTreeMap<HostId, OwnedFd>,
+    ) -> Result<Self, FabricError> {
+        let switches = plan.topology().switches().len();
+        let switches = if plan.backend().is_kernel() {
+            switches
+        } else {
+            0
+        };
+        let made = (0..).map(SwitchId).take(switches);
+        let made = made.map(|switch| Ok((switch, create_netns()?)));
+        Ok(Self {
+            hosts,
+            switches: made.collect::<Result<_, FabricError>>()?,
+        })
+    }
+
+    /// The switches' namespaces, to be held as long as there is to be a fabric.
+    pub(super) fn into_switches(self) -> BTreeMap<SwitchId, OwnedFd> {
+        self.switches
+    }
+
+    /// Does all steps, in order; neighbours of one namespace together.
+    pub(super) fn execute(
+        &mut self,
+        plan: &Plan,
+        netlink: &mut Netlink,
+    ) -> Result<Vec<SysctlOutcome>, FabricError> {
+        let mut sysctls = Vec::new();
+        for steps in plan.steps().chunk_by(|a, b| a.scope() == b.scope()) {
+            let netns = match steps[0].scope() {
+                Scope::Fabric => {
+                    sysctls.extend(self.here(steps, netlink)?);
+                    continue;
+                }
+                Scope::Host(host) => self.host(host)?,
+                Scope::Switch(switch) => self.switches.get(&switch).expect(
+                    "only plans of the kernel's backends have switches, and theirs have all",
+                ),
+            };
+            let inside = || self.here(steps, &mut Netlink::open()?);
+            sysctls.extend(with_netns(netns.as_fd(), inside)??);
+        }
+        Ok(sysctls)
+    }
+
+    fn host(&self, host: HostId) -> Result<&OwnedFd, FabricError> {
+        self.hosts
+            .get(&host)
+            .ok_or(FabricError::NoNamespace { host })
+    }
+
+    /// Does steps in the calling thread's namespace.
+    fn here(
+        &self,
+        steps: &[Step],
+        netlink: &mut Netlink,
+    ) -> Result<Vec<SysctlOutcome>, FabricError> {
+        let mut sysctls = Vec::new();
+        for step in steps {
+            if let Step::Sysctl { scope, key, value } = step {
+                sysctls.push(sysctl(*scope, key, value));
+                continue;
+            }
+            self.one(step, netlink)?;
+        }
+        kernel::read_back(steps, netlink)?;
+        Ok(sysctls)
+    }
+
+    fn one(&self, step: &Step, netlink: &mut Netlink) -> Result<(), FabricError> {
+        let done = match step {
+            Step::LoopbackUp { .. } => netlink.set_up("lo"),
+            Step::Sysctl { .. } => Ok(()),
+            Step::Veth(pair) => netlink.create_veth(pair, self.host(pair.host)?.as_fd()),
+            Step::GsoMaxSize { bytes, .. } => netlink.set_gso_max_size(HOST_DEVICE, *bytes),
+            Step::SingleSegments { .. } => netlink.set_gso_max_segments(HOST_DEVICE, 1),
+            Step::Address {
+                address,
+                prefix_len,
+                ..
+            } => netlink.add_address(HOST_DEVICE, *address, *prefix_len),
+            Step::Up { device, .. } => netlink.set_up(device),
+            Step::Trunk(trunk) => {
+                let peer = &self.switches[&trunk.to];
+                netlink.create_trunk(trunk, peer.as_fd())
+            }
+            Step::Ifb { device, .. } => netlink.create_ifb(device),
+            Step::Queue { device, object, .. } => netlink.add_queue(device, object),
+            Step::Route { route, .. } => {
+                let device = route
+                    .hop
+                    .as_ref()
+                    .map(|hop: &Hop| device_index(&hop.device));
+                let device = device.transpose().map(|device| device.unwrap_or(0));
+                device.and_then(|device| netlink.set_route(route, device))
+            }
+        };
+        done.map_err(|source| FabricError::Step {
+            step: step.to_string(),
+            source,
+        })
+    }
+}
+
+fn sysctl(scope: Scope, key: &str, value: &str) -> SysctlOutcome {
+    let got = procfs::write_sysctl(key, value).map_err(|error| error.to_string());
+    SysctlOutcome {
+        scope,
+        key: key.to_owned(),
+        asked: value.to_owned(),
+        got,
+    }
+}
