@@ -126,12 +126,13 @@ impl Lone {
             vms: vec![vm],
             flows: Vec::new(),
             network: NetworkSpec {
-                backend: "auto".to_owned(),
+                backend: None,
                 topology: Topology::star([
                     ("source".to_owned(), Cable::symmetric(self.link)),
                     ("destination".to_owned(), Cable::symmetric(open)),
                 ])
                 .expect("two hosts of different names on one switch"),
+                internet: None,
                 schedule: Schedule::default(),
                 congestion: self.congestion.clone(),
             },

@@ -10,6 +10,7 @@ pub mod audit;
 pub mod backend;
 pub mod calibrate;
 pub mod counters;
+pub mod delivery;
 pub mod flow;
 pub mod link;
 pub mod plan;

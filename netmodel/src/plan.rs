@@ -15,9 +15,9 @@ mod kernel;
 pub(crate) use self::kernel::{default_route, hop, line, root, seed};
 use crate::backend::BackendKind;
 use crate::link::{GSO_LARGEST, LinkSpec, MTU};
-use crate::qdisc::{Framing, Object};
+use crate::qdisc::{Framing, Object, Qdisc};
 use crate::schedule::Schedule;
-use crate::topology::{HostId, Link, PREFIX_LEN, Place, SwitchId, Topology, host_address};
+use crate::topology::{HostId, Link, LinkId, PREFIX_LEN, Place, SwitchId, Topology, host_address};
 use crate::units::{BitRate, ByteSize};
 
 /// The card of every emulated host.
@@ -221,6 +221,8 @@ pub struct Plan {
     backend: BackendKind,
     topology: Topology,
     framing: Framing,
+    #[serde(default)]
+    seed: u64,
     steps: Vec<Step>,
 }
 
@@ -257,6 +259,7 @@ impl Plan {
             backend,
             topology,
             framing,
+            seed: 0,
             steps,
         }
     }
@@ -265,6 +268,32 @@ impl Plan {
     #[must_use]
     pub fn framing(&self) -> Framing {
         self.framing
+    }
+
+    /// The same plan with what randomness is drawn from: jitter and losses.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        let other = kernel::seed(self.seed, LinkId(0), 0) ^ kernel::seed(seed, LinkId(0), 0);
+        for step in &mut self.steps {
+            if let Step::Queue {
+                object:
+                    Object::Qdisc {
+                        kind: Qdisc::Netem(netem),
+                        ..
+                    },
+                ..
+            } = step
+            {
+                netem.seed ^= other;
+            }
+        }
+        Self { seed, ..self }
+    }
+
+    /// What randomness is drawn from.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// What carries packets.
@@ -380,8 +409,15 @@ fn largest_frame(topology: &Topology, host: HostId) -> u32 {
     let between =
         |link: &&Link| matches!((link.from, link.to), (Place::Switch(_), Place::Switch(_)));
     let links = topology.links().iter().filter(between);
-    let frames = links.map(|link| link.spec.gso_bytes());
-    frames.fold(topology.uplink(host).spec.gso_bytes(), u32::min)
+    links
+        .map(link_frame)
+        .fold(link_frame(topology.uplink(host)), u32::min)
+}
+
+/// What a link serialises in 250 µs; a traced one on average.
+fn link_frame(link: &Link) -> u32 {
+    let rate = link.delivery.as_ref().map(|trace| trace.mean_rate());
+    rate.map_or(link.spec, LinkSpec::with_rate).gso_bytes()
 }
 
 fn veth(host: HostId, at: Scope) -> VethPair {
@@ -446,13 +482,17 @@ fn tcp_sysctls(topology: &Topology, tcp: &TcpSettings) -> Vec<(&'static str, Str
 
 /// Bytes in flight plus queues on the fattest and longest way there and back.
 fn largest_path_bytes(topology: &Topology) -> u64 {
-    let specs = || topology.links().iter().map(|link| &link.spec);
-    let rate = specs()
-        .map(|s| s.rate.map_or(UNSHAPED_BPS, BitRate::bps))
+    let rate = |link: &Link| match &link.delivery {
+        Some(trace) => Some(trace.mean_rate()),
+        None => link.spec.rate,
+    };
+    let links = || topology.links().iter();
+    let queue = links()
+        .filter(|link| rate(link).is_some())
+        .map(|link| link.spec.queue.bytes())
         .max();
-    let queue = specs()
-        .filter(|s| s.rate.is_some())
-        .map(|s| s.queue.bytes())
+    let rate = links()
+        .map(|link| rate(link).map_or(UNSHAPED_BPS, BitRate::bps))
         .max();
     let round_trip = topology.longest_delay().saturating_mul(2);
     let in_flight = rate
@@ -532,10 +572,11 @@ impl fmt::Display for Plan {
             writeln!(f, "{step}")?;
         }
         for link in self.topology.links() {
-            let rate = link
-                .spec
-                .rate
-                .map_or("unshaped".to_owned(), |rate| rate.to_string());
+            let rate = match (&link.delivery, link.spec.rate) {
+                (Some(trace), _) => format!("{trace:?}"),
+                (None, Some(rate)) => rate.to_string(),
+                (None, None) => "unshaped".to_owned(),
+            };
             let (delay, queue) = (link.spec.delay, link.spec.queue);
             writeln!(
                 f,
@@ -550,7 +591,6 @@ impl fmt::Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::LinkSpec;
     use crate::topology::Cable;
 
     fn plan(spec: LinkSpec) -> Plan {

@@ -9,6 +9,7 @@ use crate::scenario::inputs::{Inputs, Needs};
 use crate::scenario::{self, Pace, Scenario};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use netmodel::backend::BackendKind;
 use std::path::{Path, PathBuf};
 
 /// Options that replace what a scenario says, and that choose where results go.
@@ -140,8 +141,8 @@ impl RunOptions {
         }
         if let Some(backend) = self.backend {
             scenario.network.backend = match backend {
-                BackendArg::Auto => "auto".to_owned(),
-                BackendArg::Relay => "relay".to_owned(),
+                BackendArg::Auto => None,
+                BackendArg::Relay => Some(BackendKind::Relay),
             };
         }
         scenario

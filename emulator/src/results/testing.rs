@@ -10,6 +10,7 @@ use crate::ids::{FlowId, HostId, MigrationId, VmId};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::*;
 use crate::scenario::*;
+use netmodel::backend::BackendKind;
 use netmodel::schedule::Schedule;
 use netmodel::topology::{Cable, Topology};
 use std::collections::BTreeMap;
@@ -100,16 +101,17 @@ fn scenario(e: Example) -> Scenario {
         hosts: (0..e.hosts).map(host).collect(),
         vms: (0..e.vms).map(vm).collect(),
         flows: vec![FlowSpec {
-            from: VmId(0),
-            to: VmId(1),
+            from: Endpoint::Vm(VmId(0)),
+            to: Endpoint::Vm(VmId(1)),
             rate_bps: None,
         }],
         network: NetworkSpec {
-            backend: "relay".into(),
+            backend: Some(BackendKind::Relay),
             topology: Topology::star(
                 (0..e.hosts.max(2)).map(|h| (format!("h{}", h + 1), Cable::default())),
             )
             .unwrap(),
+            internet: None,
             schedule: Schedule::default(),
             congestion: "cubic".into(),
         },

@@ -199,7 +199,7 @@ fn header(request: &RunRequest, scenario: &Scenario, capabilities: &Capabilities
         scenario: request.scenario.clone(),
         scenario_file: request.file.clone(),
         kernel: kernel(),
-        backend: scenario.network.backend.clone(),
+        backend: scenario.network.backend_name().to_owned(),
         capabilities: serde_json::to_value(capabilities).unwrap_or_default(),
         seed: scenario.seed,
         k: scenario.scale,

@@ -77,6 +77,21 @@ impl BackendKind {
         }
         Ok(())
     }
+
+    /// Whether it can serve a link by a packet-delivery trace.
+    ///
+    /// # Errors
+    /// [`Property::DeliveryTrace`] for the kernel's.
+    pub fn check_delivery(self, link: &str) -> Result<(), CannotCarry> {
+        if self.is_kernel() {
+            return Err(CannotCarry {
+                backend: self,
+                link: link.to_owned(),
+                property: Property::DeliveryTrace,
+            });
+        }
+        Ok(())
+    }
 }
 
 impl BackendKind {
@@ -87,6 +102,9 @@ impl BackendKind {
     pub fn check_all(self, topology: &Topology) -> Result<(), CannotCarry> {
         for link in topology.links() {
             self.check(&link.name, &link.spec)?;
+            if link.delivery.is_some() {
+                self.check_delivery(&link.name)?;
+            }
         }
         for (host, _) in topology.hosts().filter(|_| self.is_kernel()) {
             let (up, down) = (topology.uplink(host), topology.downlink(host));
@@ -242,6 +260,12 @@ mod tests {
         assert_eq!(
             refused.to_string(),
             "backend `netem` cannot give link h1-up ECN marking; `relay` can"
+        );
+        assert_eq!(BackendKind::Relay.check_delivery("l"), Ok(()));
+        let refused = BackendKind::Htb.check_delivery("h1-up").unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "backend `htb` cannot give link h1-up a packet-delivery trace; `relay` can"
         );
     }
 }

@@ -9,6 +9,7 @@ mod kind;
 mod relay;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
@@ -91,6 +92,12 @@ pub enum FabricError {
     /// Device counters cannot be read.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// The kernel has no timer to wait with.
+    #[error("cannot wait for links to empty: {source}")]
+    Wait {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The relay failed.
     #[error(transparent)]
     Relay(#[from] RelayError),
@@ -129,6 +136,11 @@ trait Backend: std::fmt::Debug + Send + Sync {
 
     /// Sends what is addressed to `address` to a host, or nowhere, from now on.
     fn route(&self, address: Ipv4Addr, host: Option<HostId>) -> Result<(), FabricError>;
+
+    /// Delivery traces begin at this instant of the monotonic clock; nothing to do for a backend without any.
+    fn align(&self, _origin_ns: i64) -> Result<(), FabricError> {
+        Ok(())
+    }
 
     /// Waits until nothing waits, is serialised or on its way; false when that took longer than `patience`.
     fn drained(&self, patience: Duration) -> Result<bool, FabricError>;
@@ -223,6 +235,16 @@ impl Fabric {
             return Err(FabricError::NoLink { link });
         }
         self.backend.change(link, spec)
+    }
+
+    /// Says which instant of the monotonic clock is trace time 0, where packet-delivery traces begin. It may lie before
+    /// the computer was started (a jump in trace time) or ahead; traces go round and round in either direction. Until this
+    /// is called they begin with the fabric. What waits is re-timed in place.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn align(&self, origin_ns: i64) -> Result<(), FabricError> {
+        self.backend.align(origin_ns)
     }
 
     /// Sends what is addressed to `address` to `host` from now on: how a VM's address moves.

@@ -42,9 +42,12 @@ pub(crate) fn line(link: &Link) -> Option<Line> {
     Some(Line { switch, device })
 }
 
-/// Seed of a link's random numbers: every link its own, every change of it another, every run the same.
-pub(crate) fn seed(link: LinkId, changes: u32) -> u64 {
-    (u64::from(changes) << 32) | u64::from(link.0)
+/// Seed of a link's random numbers: every run, every link and every change of it has its own.
+pub(crate) fn seed(run: u64, link: LinkId, changes: u32) -> u64 {
+    // The finaliser of SplitMix64, a bijection that spreads the run's seed over all bits and leaves 0.
+    let run = (run ^ (run >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let run = (run ^ (run >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    run ^ (run >> 31) ^ (u64::from(changes) << 32) ^ u64::from(link.0)
 }
 
 /// All steps, in order.
@@ -209,7 +212,7 @@ fn shaped(link: &Link, backend: BackendKind, framing: Framing) -> Vec<Step> {
         });
         steps.extend([ingress, redirect].map(|object| queue(&port(host), object)));
     }
-    let shape = Shape::new(backend, &link.spec, framing, seed(link.id, 0));
+    let shape = Shape::new(backend, &link.spec, framing, seed(0, link.id, 0));
     let objects = shape.objects().into_iter();
     steps.extend(objects.map(|object| queue(&device, object)));
     steps

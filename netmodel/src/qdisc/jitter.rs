@@ -42,10 +42,9 @@ fn entry(spreads: f64) -> i16 {
     (spreads * SCALE).round() as i16
 }
 
-/// Pareto with shape 3, the least with a variance, as iproute2's: mean 3/2, variance 3/4; here moved and scaled to
-/// mean 0 and standard deviation 1. (iproute2 divides by the variance instead, so its table is wider by 15 %.)
+/// Pareto with shape 3, mean 3/2 and variance 3/4, as iproute2 and the relay have it: (x - 3/2) × 4/3.
 fn pareto(share: f64) -> f64 {
-    ((1.0 - share).powf(-1.0 / 3.0) - 1.5) / 0.75_f64.sqrt()
+    ((1.0 - share).powf(-1.0 / 3.0) - 1.5) * 4.0 / 3.0
 }
 
 /// Inverse of the normal distribution function by bisection over [`below`]: exact enough for 16 bits, and no constants
@@ -95,8 +94,9 @@ mod tests {
             // Half the width is the spread: 1/√3.
             (Distribution::Uniform, 0.5774, 0.0001),
             (Distribution::Normal, 1.0, 0.002),
-            // A fifth of its variance lies beyond 4 spreads: ∫ of the tail, by hand, leaves 0.84.
-            (Distribution::Pareto, 0.84, 0.03),
+            // By hand, cut where x = 4.5: E[x²] = 3 (1 - 1/4.5) + 1/4.5 = 2.5556, E[x] = 1.5 - 1/40.5 = 1.4753, so
+            // 4/3 × √(2.5556 - 2.1765).
+            (Distribution::Pareto, 0.821, 0.01),
         ];
         for (distribution, spread, within) in all {
             let (mean, deviation) = moments(distribution);
@@ -115,7 +115,7 @@ mod tests {
         assert!((at(Distribution::Normal, 3993) - 1.96).abs() < 0.01);
         assert!((at(Distribution::Normal, 2048)).abs() < 0.001);
         assert!((at(Distribution::Uniform, 1024) + 0.5).abs() < 0.001);
-        // Median of Pareto(3): 2^(1/3) = 1.2599, so −0.277 spreads; the cut mean moves it by 0.02.
-        assert!((at(Distribution::Pareto, 2048) + 0.277).abs() < 0.03);
+        // Median of Pareto(3): 2^(1/3) = 1.2599, so -0.320 spreads; the cut mean moves it by 4/3 / 40.5 = 0.033.
+        assert!((at(Distribution::Pareto, 2048) + 0.287).abs() < 0.003);
     }
 }

@@ -32,6 +32,7 @@ use crate::topology::{HostId, LinkId, Place, SwitchId, Topology};
 pub(super) struct Kernel {
     kind: BackendKind,
     framing: Framing,
+    seed: u64,
     topology: Topology,
     switches: BTreeMap<SwitchId, Switch>,
     lines: BTreeMap<LinkId, Mutex<Shaped>>,
@@ -94,7 +95,7 @@ impl Kernel {
                 device: switches[&line.switch].devices[&line.device],
                 name: line.device,
                 spec: link.spec,
-                shape: Shape::new(kind, &link.spec, framing, seed(link.id, 0)),
+                shape: Shape::new(kind, &link.spec, framing, seed(plan.seed(), link.id, 0)),
                 changes: 0,
                 account: Account::default(),
             };
@@ -103,6 +104,7 @@ impl Kernel {
         Ok(Self {
             kind,
             framing,
+            seed: plan.seed(),
             routing: Mutex::new(Routing::new(plan.topology())),
             topology: plan.topology().clone(),
             switches,
@@ -218,7 +220,7 @@ impl Backend for Kernel {
         }
         let mut line = self.line(id)?;
         let changes = line.changes.wrapping_add(1);
-        let shape = Shape::new(self.kind, &spec, self.framing, seed(id, changes));
+        let shape = Shape::new(self.kind, &spec, self.framing, seed(self.seed, id, changes));
         // What was counted so far was counted under the old promise.
         let reading = self.read(&line)?;
         let old = line.spec;
@@ -275,7 +277,8 @@ impl Backend for Kernel {
             if now >= deadline {
                 return Ok(false);
             }
-            wait_until((now + LOOK_AGAIN_NS).min(deadline))?;
+            wait_until((now + LOOK_AGAIN_NS).min(deadline))
+                .map_err(|source| FabricError::Wait { source })?;
         }
     }
 }

@@ -3,10 +3,16 @@
 //! The handle here only sends commands; packets never pass through it.
 
 mod core;
+mod draw;
 mod frame;
+mod hop;
+mod jitter;
 mod line;
+mod loss;
 mod queue;
+mod service;
 mod slab;
+mod split;
 mod worker;
 
 use std::io;
@@ -22,12 +28,13 @@ use self::core::Core;
 use self::slab::Slab;
 use self::worker::{Command, Port, Worker};
 use super::{Backend, FabricError};
-use crate::counters::Counters;
+use crate::counters::{Counters, Sample};
 use crate::link::LinkSpec;
 use crate::plan::{Plan, UNSHAPED_BPS};
+use crate::sys::clock::now_ns;
 use crate::sys::netlink::{NetlinkError, device_index};
 use crate::sys::packet::PacketSocket;
-use crate::topology::{HostId, LinkId};
+use crate::topology::{HostId, Link, LinkId};
 use crate::units::BitRate;
 
 /// Why the relay cannot be started or does not answer.
@@ -79,17 +86,16 @@ impl Relay {
     /// Opens the ports (in the calling thread's namespace) and starts relaying.
     pub(super) fn start(plan: &Plan) -> Result<Self, RelayError> {
         let ports = plan.pairs().map(open_port).collect::<Result<Vec<_>, _>>()?;
-        let specs = plan.topology().links().iter().map(|link| link.spec);
-        let held = specs
-            .map(|spec| most_held(&spec))
-            .fold(0, u64::saturating_add);
+        let links = plan.topology().links().iter();
+        let held = links.map(most_held).fold(0, u64::saturating_add);
+        let origin_ns = i64::try_from(now_ns()).unwrap_or(i64::MAX);
+        let core = Core::new(plan.topology(), plan.seed(), origin_ns);
         let (commands, receiver) = sync_channel(COMMANDS);
         let start = |source| RelayError::Start { source };
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = Arc::new(EventFd::from_flags(flags).map_err(|e| start(e.into()))?);
         let control = (receiver, Arc::clone(&wake));
-        let worker = Worker::new(Core::new(plan.topology()), ports, Slab::new(held), control)
-            .map_err(start)?;
+        let worker = Worker::new(core, ports, Slab::new(held), control).map_err(start)?;
         let thread = std::thread::Builder::new()
             .name("relay".to_owned())
             .spawn(move || {
@@ -131,6 +137,15 @@ impl Backend for Relay {
         Ok(self.ask(ANSWER_WITHIN, Command::Counters)?)
     }
 
+    fn sample(&self, links: &[LinkId]) -> Result<Sample, FabricError> {
+        let links = links.to_vec();
+        Ok(self.ask(ANSWER_WITHIN, |answer| Command::Sample(links, answer))?)
+    }
+
+    fn align(&self, origin_ns: i64) -> Result<(), FabricError> {
+        Ok(self.ask(ANSWER_WITHIN, |answer| Command::Align(origin_ns, answer))?)
+    }
+
     fn change(&self, link: LinkId, spec: LinkSpec) -> Result<(), FabricError> {
         Ok(self.ask(ANSWER_WITHIN, |answer| Command::Change(link, spec, answer))?)
     }
@@ -149,10 +164,16 @@ impl Backend for Relay {
 }
 
 /// Bytes a link may hold: its queue and its delay line, which fills without a rate, too.
-fn most_held(spec: &LinkSpec) -> u64 {
-    let rate = spec.rate.or(BitRate::from_bps(UNSHAPED_BPS));
-    let on_the_line = rate.map_or(0, |rate| rate.bytes_in(spec.delay));
-    on_the_line.saturating_add(spec.queue.bytes())
+fn most_held(link: &Link) -> u64 {
+    let delay = link.spec.delay_most();
+    let on_the_line = match &link.delivery {
+        Some(trace) => trace.most_bytes_in(delay),
+        None => {
+            let rate = link.spec.rate.or(BitRate::from_bps(UNSHAPED_BPS));
+            rate.map_or(0, |rate| rate.bytes_in(delay))
+        }
+    };
+    on_the_line.saturating_add(link.spec.queue.bytes())
 }
 
 fn open_port(pair: &crate::plan::VethPair) -> Result<Port, RelayError> {

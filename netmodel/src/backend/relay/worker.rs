@@ -13,9 +13,11 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::EventFd;
 
 use super::core::{Core, Outcome};
-use super::frame::{self, FRAME_MAX, FrameError};
+use super::frame::{self, FRAME_MAX, FrameError, Layer};
+use super::hop::{Fate, Parcel};
 use super::slab::{Slab, Slot};
-use crate::counters::{Counters, PortCounters, RelayCounters};
+use super::split::split;
+use crate::counters::{Counters, PortCounters, RelayCounters, Sample};
 use crate::link::LinkSpec;
 use crate::sys::clock::{Alarm, now_ns, set_tight_timers};
 use crate::sys::packet::PacketSocket;
@@ -26,6 +28,9 @@ use crate::topology::{HostId, LinkId, host_address};
 /// What can be asked of the data thread.
 pub(super) enum Command {
     Counters(SyncSender<Counters>),
+    Sample(Vec<LinkId>, SyncSender<Sample>),
+    /// Delivery traces begin at this instant.
+    Align(i64, SyncSender<()>),
     Change(LinkId, LinkSpec, SyncSender<()>),
     Route(Ipv4Addr, Option<HostId>, SyncSender<()>),
     /// Answered when nothing waits anywhere.
@@ -63,6 +68,7 @@ struct PortIo {
     counters: Vec<PortCounters>,
     slab: Slab,
     relay: RelayCounters,
+    layer: Layer,
     /// The instant frames are being taken in, to tell them from those that were timed.
     entered_ns: u64,
 }
@@ -108,6 +114,7 @@ impl Worker {
                 counters,
                 slab,
                 relay,
+                layer: Layer::Ethernet,
                 entered_ns: 0,
             },
             routes,
@@ -231,6 +238,13 @@ impl Worker {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Counters(answer)) => reply(&answer, self.counters()),
+                Ok(Command::Sample(links, answer)) => reply(&answer, self.sample(&links)),
+                Ok(Command::Align(origin_ns, answer)) => {
+                    let Self { core, io, .. } = self;
+                    io.entered_ns = u64::MAX;
+                    core.align(now_ns(), origin_ns, &mut |outcome| io.settle(&outcome));
+                    reply(&answer, ());
+                }
                 Ok(Command::Change(link, spec, answer)) => {
                     let Self { core, io, .. } = self;
                     io.entered_ns = u64::MAX;
@@ -259,15 +273,29 @@ impl Worker {
         for (port, counters) in self.io.ports.iter_mut().zip(&mut self.io.counters) {
             counters.socket_drops = port.socket.drops();
         }
+        let at_ns = now_ns();
+        let links = self.core.all_counters(at_ns);
         Counters {
-            at_ns: now_ns(),
-            links: (0..).map(LinkId).zip(self.core.counters()).collect(),
+            at_ns,
+            links: (0..).map(LinkId).zip(links).collect(),
             ports: (0..)
                 .map(HostId)
                 .zip(self.io.counters.iter().copied())
                 .collect(),
             relay,
             ..Counters::default()
+        }
+    }
+}
+
+impl Worker {
+    /// Only what is asked for, no histogram: cheap at any rate of asking.
+    fn sample(&self, links: &[LinkId]) -> Sample {
+        let at_ns = now_ns();
+        let of = |link: &LinkId| self.core.counters(at_ns, *link).unwrap_or_default();
+        Sample {
+            at_ns,
+            links: links.iter().map(of).collect(),
         }
     }
 }
@@ -281,7 +309,7 @@ fn enter(
 ) {
     let counters = &mut io.counters[source.0 as usize];
     counters.read_packets += 1;
-    let frame = match frame::parse(bytes) {
+    let frame = match frame::parse(bytes, io.layer) {
         Ok(frame) => frame,
         Err(FrameError::NotIpv4) => return counters.not_ipv4 += 1,
         Err(FrameError::Malformed) => return counters.malformed += 1,
@@ -295,38 +323,57 @@ fn enter(
     };
     io.entered_ns = now_ns();
     let way = (source, destination);
-    core.enter(io.entered_ns, way, (slot, frame.size), &mut |outcome| {
+    let parcel = Parcel {
+        size: frame.size,
+        segment_payload: frame.segment_payload,
+        ecn_capable: frame.ecn_capable,
+    };
+    core.enter(io.entered_ns, way, (slot, parcel), &mut |outcome| {
         io.settle(&outcome);
     });
 }
 
 impl PortIo {
-    /// Writes what was delivered, forgets what was dropped.
+    /// Writes what was delivered, forgets what was dropped or lost.
     fn settle(&mut self, outcome: &Outcome<Slot>) {
         let slot = match *outcome {
-            Outcome::Dropped { packet } => packet,
+            Outcome::Dropped { packet } | Outcome::Lost { packet } => packet,
             Outcome::Delivered {
                 host,
                 packet,
+                fate,
                 at_ns,
             } => {
-                self.deliver(host, packet, at_ns);
+                self.deliver(host, (packet, fate), at_ns);
                 packet
             }
         };
         self.slab.release(slot);
     }
 
-    fn deliver(&mut self, host: HostId, packet: Slot, at_ns: u64) {
+    fn deliver(&mut self, host: HostId, (packet, fate): (Slot, Fate), at_ns: u64) {
         let index = host.0 as usize;
-        let port = &self.ports[index];
+        let (port, counters) = (&self.ports[index], &mut self.counters[index]);
         let bytes = self.slab.frame(packet);
-        frame::readdress(bytes, port.host_mac, port.port_mac);
+        if self.layer == Layer::Ethernet {
+            frame::readdress(bytes, port.host_mac, port.port_mac);
+        }
+        if fate.marked {
+            frame::mark(bytes, self.layer);
+        }
         // Before the write, which on veth runs the receiver's protocol stack.
         let late_ns = (at_ns != self.entered_ns).then(|| now_ns().saturating_sub(at_ns));
-        match port.socket.write(bytes) {
-            Ok(_) => self.counters[index].written_packets += 1,
-            Err(_) => self.counters[index].write_refused += 1,
+        let mut count = |written: io::Result<usize>| match written {
+            Ok(_) => counters.written_packets += 1,
+            Err(_) => counters.write_refused += 1,
+        };
+        if fate.lost == 0 {
+            count(port.socket.write(bytes));
+        } else {
+            let pieces = split(bytes, self.layer, fate.lost, |headers, payload| {
+                count(port.socket.write_parts(headers, payload));
+            });
+            pieces.expect("only a frame that parsed as divisible loses a part of itself");
         }
         if let Some(late_ns) = late_ns {
             self.relay.lateness.record(late_ns);
