@@ -1,7 +1,7 @@
-//! Asks the relay for a link and measures what it gives: TCP goodput and added round-trip delay, in its own namespaces.
+//! Asks a backend for a link and measures what it gives: TCP goodput and added round-trip delay, in its own namespaces.
 //!
 //!     relay_probe [--rate 1Gbit] [--delay 10ms] [--queue 512KiB] [--seconds 3] [--hosts 2] [--ports auto]
-//!         [--loss 1%] [--seed 0] [--calibrate true]
+//!         [--backend relay] [--loss 1%] [--seed 0] [--calibrate true]
 //!     relay_probe --doctor true
 //!
 //! Needs no privileges. Prints one JSON object.
@@ -37,6 +37,7 @@ struct Asked {
     seed: u64,
     calibrate: bool,
     doctor: bool,
+    backend: BackendKind,
 }
 
 fn main() -> Result<(), Failure> {
@@ -51,7 +52,7 @@ fn main() -> Result<(), Failure> {
     let ids: Vec<HostId> = topology.hosts().map(|(id, _)| id).collect();
     let hosts = ids.iter().map(|id| Ok((*id, create_netns()?)));
     let hosts = hosts.collect::<Result<BTreeMap<_, _>, Failure>>()?;
-    let plan = Plan::new(topology, &TcpSettings::default(), BackendKind::Relay);
+    let plan = Plan::new(topology, &TcpSettings::default(), asked.backend);
     let plan = plan.with_ports(asked.ports).with_seed(asked.seed);
     let fabric = Fabric::build(&plan, &hosts)?;
     if asked.calibrate {
@@ -102,6 +103,7 @@ fn arguments() -> Result<Asked, Failure> {
         seed: 0,
         calibrate: false,
         doctor: false,
+        backend: BackendKind::Relay,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
@@ -118,6 +120,7 @@ fn arguments() -> Result<Asked, Failure> {
             "--ports" => asked.ports = value.parse()?,
             "--seed" => asked.seed = value.parse()?,
             "--loss" => asked.spec.loss = Loss::Independent(value.parse()?),
+            "--backend" => asked.backend = value.parse()?,
             "--hosts" => asked.hosts = value.parse()?,
             _ => return Err(format!("unknown option {name}").into()),
         }

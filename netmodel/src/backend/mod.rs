@@ -3,28 +3,30 @@
 //! `Fabric` executes the plan's steps over netlink and owns the backend: the relay, or qdiscs of the kernel behind the
 //! same trait.
 
+mod build;
+mod kernel;
 mod kind;
 mod relay;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use self::kernel::Kernel;
 pub use self::kind::{BackendKind, CannotCarry, Property, UnknownBackend};
 use self::relay::Relay;
 pub use self::relay::RelayError;
 use crate::counters::{Counters, Sample};
 use crate::link::LinkSpec;
-use crate::plan::{HOST_DEVICE, Plan, Scope, Step, TunPort};
+use crate::plan::{HOST_DEVICE, Plan, Scope};
 use crate::sys::netlink::{Netlink, NetlinkError};
-use crate::sys::netns::{NetnsError, with_netns};
+use crate::sys::netns::NetnsError;
 use crate::sys::procfs;
-use crate::sys::tun::TunDevice;
 use crate::topology::{HostId, LinkId};
 
 /// Why a fabric cannot be built or used.
@@ -43,11 +45,38 @@ pub enum FabricError {
         /// The link.
         link: LinkId,
     },
-    /// The backend cannot be built here.
-    #[error("backend `{kind}` is not available")]
-    NotHere {
-        /// Which.
-        kind: BackendKind,
+    /// The backend cannot do what a link asks.
+    #[error(transparent)]
+    CannotCarry(#[from] CannotCarry),
+    /// The kernel did not make of a qdisc, class or filter what was asked.
+    #[error("{device}: `{object}`: asked for {field} {asked}, the kernel has {}", got.map_or("none".to_owned(), |got| got.to_string()))]
+    ReadBack {
+        /// The device.
+        device: String,
+        /// What was asked, as the plan prints it.
+        object: String,
+        /// The parameter that differs.
+        field: String,
+        /// Its value.
+        asked: u64,
+        /// What is there.
+        got: Option<u64>,
+    },
+    /// A qdisc, class or filter is not there after it was made.
+    #[error("{device}: `{object}` is not there after it was made")]
+    NotThere {
+        /// The device.
+        device: String,
+        /// What was asked, as the plan prints it.
+        object: String,
+    },
+    /// netem draws loss and jitter per frame, and hosts send super-frames.
+    #[error(
+        "link {link} cannot get loss or jitter now: hosts send super-frames, and netem would treat each as one packet;          lay the plan out with `Plan::foreseeing`"
+    )]
+    SuperFrames {
+        /// The link.
+        link: String,
     },
     /// A namespace cannot be entered.
     #[error(transparent)]
@@ -63,6 +92,12 @@ pub enum FabricError {
     /// Device counters cannot be read.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// The kernel has no timer to wait with.
+    #[error("cannot wait for links to empty: {source}")]
+    Wait {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The relay failed.
     #[error(transparent)]
     Relay(#[from] RelayError),
@@ -125,34 +160,24 @@ pub struct Fabric {
 }
 
 impl Fabric {
-    /// Builds a plan from the calling thread's namespace, which becomes the fabric's, and starts relaying.
+    /// Builds a plan from the calling thread's namespace, which becomes the fabric's, and starts carrying packets.
     ///
     /// # Errors
     /// [`FabricError`]; devices made so far stay until their namespaces go.
     pub fn build(plan: &Plan, hosts: &BTreeMap<HostId, OwnedFd>) -> Result<Self, FabricError> {
+        plan.backend().check_all(plan.topology())?;
         let mut netlink = Netlink::open()?;
-        let (mut sysctls, mut tuns, mut cards) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        for steps in plan.steps().chunk_by(|a, b| a.scope() == b.scope()) {
-            match steps[0].scope() {
-                Scope::Fabric => sysctls.extend(execute(steps, &mut netlink, hosts)?.sysctls),
-                Scope::Host(host) => {
-                    let netns = hosts.get(&host).ok_or(FabricError::NoNamespace { host })?;
-                    let inside = || {
-                        let mut netlink = Netlink::open()?;
-                        Ok::<_, FabricError>((execute(steps, &mut netlink, hosts)?, netlink))
-                    };
-                    let (made, netlink) = with_netns(netns.as_fd(), inside)??;
-                    sysctls.extend(made.sysctls);
-                    if let Some(tun) = made.tun {
-                        tuns.insert(host, tun);
-                        cards.insert(host, netlink);
-                    }
-                }
-            }
-        }
+        let mut built = build::Namespaces::new(plan, hosts)?;
+        let build::Made {
+            sysctls,
+            tuns,
+            cards,
+        } = built.execute(plan, &mut netlink)?;
         let backend: Box<dyn Backend> = match plan.backend() {
             BackendKind::Relay => Box::new(Relay::start(plan, tuns)?),
-            kind => return Err(FabricError::NotHere { kind }),
+            BackendKind::Netem | BackendKind::Htb => {
+                Box::new(Kernel::start(plan, built.into_switches())?)
+            }
         };
         let backlog_drops_before = procfs::backlog_drops();
         Ok(Self {
@@ -183,12 +208,14 @@ impl Fabric {
     /// [`FabricError`] when the relay or the kernel does not answer.
     pub fn counters(&self) -> Result<Counters, FabricError> {
         let mut counters = self.backend.counters()?;
-        // A panic elsewhere leaves the socket usable: every exchange has its own sequence number.
-        let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
-        let drops = netlink.device_drops()?;
-        for pair in self.plan.pairs() {
-            let dropped = drops.get(&pair.port).copied().unwrap_or(0);
-            counters.ports.entry(pair.host).or_default().device_drops = dropped;
+        if !self.plan.backend().is_kernel() {
+            // A panic elsewhere leaves the socket usable: every exchange has its own sequence number.
+            let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
+            let drops = netlink.device_drops()?;
+            for pair in self.plan.pairs() {
+                let dropped = drops.get(&pair.port).copied().unwrap_or(0);
+                counters.ports.entry(pair.host).or_default().device_drops = dropped;
+            }
         }
         let mut cards = self.cards.lock().unwrap_or_else(PoisonError::into_inner);
         for (&host, netlink) in cards.iter_mut() {
@@ -257,68 +284,5 @@ impl Fabric {
     /// The relay's.
     pub fn drained(&self, patience: Duration) -> Result<bool, FabricError> {
         self.backend.drained(patience)
-    }
-}
-
-/// What steps leave beside devices.
-#[derive(Default)]
-struct Made {
-    sysctls: Vec<SysctlOutcome>,
-    tun: Option<TunDevice>,
-}
-
-/// Does steps in the calling thread's namespace.
-fn execute(
-    steps: &[Step],
-    netlink: &mut Netlink,
-    hosts: &BTreeMap<HostId, OwnedFd>,
-) -> Result<Made, FabricError> {
-    let mut made = Made::default();
-    for step in steps {
-        let done = match step {
-            Step::LoopbackUp { .. } => netlink.set_up("lo"),
-            Step::Sysctl { scope, key, value } => {
-                made.sysctls.push(sysctl(*scope, key, value));
-                Ok(())
-            }
-            Step::Veth(pair) => {
-                let host = pair.host;
-                let peer = hosts.get(&host).ok_or(FabricError::NoNamespace { host })?;
-                netlink.create_veth(pair, peer.as_fd())
-            }
-            Step::Tun(port) => tun(port, netlink).map(|device| made.tun = Some(device)),
-            Step::GsoMaxSize { bytes, .. } => netlink.set_gso_max_size(HOST_DEVICE, *bytes),
-            Step::Address {
-                address,
-                prefix_len,
-                ..
-            } => netlink.add_address(HOST_DEVICE, *address, *prefix_len),
-            Step::Up { device, .. } => netlink.set_up(device),
-        };
-        done.map_err(|source| FabricError::Step {
-            step: step.to_string(),
-            source,
-        })?;
-    }
-    Ok(made)
-}
-
-/// Makes a host's card in the calling thread's namespace.
-fn tun(port: &TunPort, netlink: &mut Netlink) -> Result<TunDevice, NetlinkError> {
-    let device = TunDevice::create(HOST_DEVICE).map_err(|source| NetlinkError::Tun {
-        name: HOST_DEVICE.to_owned(),
-        source,
-    })?;
-    netlink.set_sizes(HOST_DEVICE, port.mtu, port.txqueuelen)?;
-    Ok(device)
-}
-
-fn sysctl(scope: Scope, key: &str, value: &str) -> SysctlOutcome {
-    let got = procfs::write_sysctl(key, value).map_err(|error: io::Error| error.to_string());
-    SysctlOutcome {
-        scope,
-        key: key.to_owned(),
-        asked: value.to_owned(),
-        got,
     }
 }

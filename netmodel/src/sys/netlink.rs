@@ -1,5 +1,7 @@
 //! Devices and addresses over netlink, synchronously, with the kernel's own words in every error.
 
+mod switching;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,6 +18,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+pub(crate) use self::switching::DeviceCounts;
 use crate::plan::{HOST_DEVICE, VethPair};
 
 /// Why a request over netlink failed.
@@ -105,10 +108,11 @@ impl Netlink {
         pair: &VethPair,
         peer_netns: BorrowedFd<'_>,
     ) -> Result<(), NetlinkError> {
-        let mut peer = end(HOST_DEVICE, pair.host_mac, pair);
+        let size = (pair.mtu, pair.txqueuelen);
+        let mut peer = end(HOST_DEVICE, pair.host_mac, size);
         peer.attributes
             .push(LinkAttribute::NetNsFd(peer_netns.as_raw_fd()));
-        let mut link = end(&pair.port, pair.port_mac, pair);
+        let mut link = end(&pair.port, pair.port_mac, size);
         link.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
@@ -322,14 +326,14 @@ impl Netlink {
 }
 
 /// One end of a pair, as both need it.
-fn end(name: &str, mac: [u8; 6], pair: &VethPair) -> LinkMessage {
+fn end(name: &str, mac: [u8; 6], (mtu, txqueuelen): (u32, u32)) -> LinkMessage {
     let mut link = LinkMessage::default();
     link.header.flags = LinkFlags::Noarp;
     link.header.change_mask = LinkFlags::Noarp;
     link.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::Mtu(pair.mtu),
-        LinkAttribute::TxQueueLen(pair.txqueuelen),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::TxQueueLen(txqueuelen),
         LinkAttribute::Address(mac.to_vec()),
     ];
     link

@@ -273,6 +273,7 @@ impl Worker {
                 .zip(self.io.counters.iter().copied())
                 .collect(),
             relay,
+            ..Counters::default()
         }
     }
 }

@@ -151,6 +151,7 @@ const PORT: &str = "p0";
 fn veth() -> Result<String, String> {
     let host = create_netns().map_err(|e| e.to_string())?;
     let pair = VethPair {
+        at: crate::plan::Scope::Fabric,
         host: HostId(0),
         port: PORT.to_owned(),
         port_mac: [2, 0, 0, 0, 0, 0],
