@@ -15,7 +15,7 @@ use nix::sys::eventfd::EventFd;
 use super::core::{Core, Outcome};
 use super::frame::{self, FRAME_MAX, FrameError};
 use super::hop::{Fate, Parcel};
-use super::port::Port;
+use super::port::{Port, close_all};
 use super::slab::{Slab, Slot};
 use super::split::split;
 use crate::counters::{Counters, PortCounters, RelayCounters, Sample};
@@ -124,6 +124,12 @@ impl Worker {
     /// # Errors
     /// Only what no single frame can cause: epoll, timer or eventfd failing.
     pub(super) fn run(mut self) -> io::Result<()> {
+        let end = self.relay();
+        close_all(self.io.ports);
+        end
+    }
+
+    fn relay(&mut self) -> io::Result<()> {
         if let Err(error) = set_tight_timers() {
             tracing::warn!(%error, "timers of the relay stay up to 50 µs coarse");
         }
