@@ -7,10 +7,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::counters::{Counters, LinkCounters, Tally};
+use crate::counters::{Counted, Counters, LinkCounters, Tally};
 use crate::residual::Residuals;
 use crate::sys::procfs::ComputerTime;
-use crate::topology::{HostId, LinkId};
+use crate::topology::{HostId, LinkId, SwitchId};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -35,6 +35,17 @@ pub enum Finding {
         received_bytes: u64,
         /// Wire bytes sent, dropped, lost and held.
         accounted_bytes: u64,
+    },
+    /// A switch did not hand on what it got, or its devices lost it.
+    NotForwarded {
+        /// The switch.
+        switch: SwitchId,
+        /// Frames that entered.
+        entered: u64,
+        /// Frames that were offered to its links.
+        left: u64,
+        /// Frames its devices dropped.
+        device: u64,
     },
     /// Packets were still on a link that should be empty.
     NotDrained {
@@ -159,7 +170,29 @@ impl Default for Limits {
 pub fn audit(before: &Counters, after: &Counters, limits: &Limits) -> Vec<Judged> {
     let mut findings = Vec::new();
     for (&link, counters) in &after.links {
-        audit_link(link, counters, limits, &mut findings);
+        audit_link((link, counters), after.counted, limits, &mut findings);
+    }
+    for (&switch, now) in &after.switches {
+        let then = before.switches.get(&switch).copied().unwrap_or_default();
+        let device = now.device_drops.saturating_sub(then.device_drops);
+        let (entered, left) = (
+            now.entered.saturating_sub(then.entered),
+            now.left.saturating_sub(then.left),
+        );
+        if entered != left || device > 0 {
+            // What has no route is dropped too, and that is somebody's stray packet and no fault.
+            let judge = if device > 0 || left > entered {
+                error
+            } else {
+                warning
+            };
+            findings.push(judge(Finding::NotForwarded {
+                switch,
+                entered,
+                left,
+                device,
+            }));
+        }
     }
     for (&host, now) in &after.ports {
         let then = before.ports.get(&host).copied().unwrap_or_default();
@@ -216,7 +249,12 @@ pub fn audit_rate(link: LinkId, residuals: &Residuals, limits: &Limits) -> Vec<J
     off.collect()
 }
 
-fn audit_link(link: LinkId, counters: &LinkCounters, limits: &Limits, out: &mut Vec<Judged>) {
+fn audit_link(
+    (link, counters): (LinkId, &LinkCounters),
+    counted: Counted,
+    limits: &Limits,
+    out: &mut Vec<Judged>,
+) {
     let LinkCounters {
         received,
         sent,
@@ -227,6 +265,10 @@ fn audit_link(link: LinkId, counters: &LinkCounters, limits: &Limits, out: &mut 
     } = counters;
     let sum = |field: fn(&Tally) -> u64| field(sent) + field(dropped) + field(lost) + field(held);
     let fields: [fn(&Tally) -> u64; 3] = [|t| t.packets, |t| t.segments, |t| t.wire_bytes];
+    let fields = match counted {
+        Counted::Everything => &fields[..],
+        Counted::Frames => &fields[..1],
+    };
     if fields.iter().any(|field| field(received) != sum(*field)) {
         let accounted_bytes = sum(|t| t.wire_bytes);
         let received_bytes = received.wire_bytes;
@@ -345,6 +387,15 @@ impl fmt::Display for Finding {
                     "{link} received {received_bytes} bytes and accounts for {accounted_bytes}"
                 )
             }
+            Self::NotForwarded {
+                switch,
+                entered,
+                left,
+                device,
+            } => write!(
+                f,
+                "{switch} got {entered} frames and handed on {left}; its devices dropped {device}"
+            ),
             Self::NotDrained { link, packets } => write!(f, "{link} still holds {packets} packets"),
             Self::UnaccountedDrops {
                 host,
