@@ -15,6 +15,7 @@ pub mod delivery;
 pub mod flow;
 pub mod link;
 pub mod plan;
+pub mod qdisc;
 pub mod residual;
 pub mod schedule;
 pub mod sys;

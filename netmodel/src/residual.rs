@@ -203,15 +203,26 @@ impl<'h> Series<'h> {
             history,
             frame_bytes,
         };
-        let uncounted = samples.iter().all(|s| s.links[position].busy_ns == 0);
-        if uncounted {
+        if !series.is_busy_counted() {
             series.busy_by_backlog(samples, position);
         }
         series
     }
 
-    /// Busy time of a backend that does not count it: a link with more than a frame waiting at both of two samples was
-    /// busy in between; otherwise for as long as its bytes take.
+    /// Whether busy time was counted, and not worked out from bytes as the kernel's backends do: then a slow link would
+    /// pass for an idle one.
+    fn is_busy_counted(&self) -> bool {
+        self.pairs().any(|(then, now)| {
+            let busy_ns = now.busy_ns.saturating_sub(then.busy_ns);
+            let bytes = now.carried_bytes.saturating_sub(then.carried_bytes);
+            let by_bytes = serialising_ns(bytes, self.history.at(now.at_ns));
+            // Each is a difference of two roundings.
+            busy_ns > 0 && busy_ns.abs_diff(by_bytes) > 2
+        })
+    }
+
+    /// Busy time where it is not counted: a link with more than a frame waiting at both of two samples was busy in
+    /// between; otherwise for as long as its bytes take.
     fn busy_by_backlog(&mut self, samples: &[Sample], position: usize) {
         let mut busy_ns = 0;
         for n in 1..self.points.len() {

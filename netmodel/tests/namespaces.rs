@@ -5,6 +5,9 @@
     reason = "a test; clippy sees that only inside #[test] functions"
 )]
 
+#[path = "namespaces/links.rs"]
+mod links;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -14,7 +17,7 @@ use std::time::Duration;
 use netmodel::audit::{Finding, Limits, Severity, audit};
 use netmodel::backend::{BackendKind, Fabric};
 use netmodel::link::LinkSpec;
-use netmodel::plan::{HOST_DEVICE, Plan, TcpSettings};
+use netmodel::plan::{HOST_DEVICE, Plan, PortKind, TcpSettings};
 use netmodel::sys::clock::now_ns;
 use netmodel::sys::netlink::Netlink;
 use netmodel::sys::netns::{create_netns, enter_machine, with_netns};
@@ -61,6 +64,12 @@ fn main() {
     }
     nothing_is_lost_outside_the_queues(&fabric);
     println!("test nothing_is_lost_outside_the_queues ... ok");
+    links::run(PortKind::Packet);
+    if capabilities.has("tun") {
+        links::run(PortKind::Tun);
+    } else {
+        skipped("SKIPPED links over TUN ports: missing tun\n");
+    }
 }
 
 /// To the eye, and to the file in which `.ci/run` counts.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::link::LinkSpec;
+use crate::topology::{Place, Topology};
 
 /// What carries packets over links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -93,6 +94,32 @@ impl BackendKind {
     }
 }
 
+impl BackendKind {
+    /// Whether it can carry a whole network.
+    ///
+    /// # Errors
+    /// The first property of the first link it cannot emulate.
+    pub fn check_all(self, topology: &Topology) -> Result<(), CannotCarry> {
+        for link in topology.links() {
+            self.check(&link.name, &link.spec)?;
+            if link.delivery.is_some() {
+                self.check_delivery(&link.name)?;
+            }
+        }
+        for (host, _) in topology.hosts().filter(|_| self.is_kernel()) {
+            let (up, down) = (topology.uplink(host), topology.downlink(host));
+            if !matches!((up.to, down.from), (Place::Switch(a), Place::Switch(b)) if a == b) {
+                return Err(CannotCarry {
+                    backend: self,
+                    link: up.name.clone(),
+                    property: Property::NoSwitch,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What a link may ask for and not every backend can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Property {
@@ -106,6 +133,8 @@ pub enum Property {
     Ecn,
     /// Packet-delivery traces.
     DeliveryTrace,
+    /// A host that does not hang on one switch both ways.
+    NoSwitch,
 }
 
 impl Property {
@@ -116,6 +145,7 @@ impl Property {
             Self::Loss => "loss",
             Self::Ecn => "ECN marking",
             Self::DeliveryTrace => "a packet-delivery trace",
+            Self::NoSwitch => "a host that is not on one switch with both its links",
         }
     }
 
@@ -123,7 +153,7 @@ impl Property {
     fn carriers(self) -> &'static str {
         match self {
             Self::Delay | Self::Jitter | Self::Loss => "`netem` and `relay` can",
-            Self::Ecn | Self::DeliveryTrace => "`relay` can",
+            Self::Ecn | Self::DeliveryTrace | Self::NoSwitch => "`relay` can",
         }
     }
 }
@@ -181,6 +211,20 @@ mod tests {
     use super::*;
     use crate::link::{Jitter, Loss};
     use crate::units::{ByteSize, Probability};
+
+    #[test]
+    fn the_kernel_needs_a_switch_between_hosts() {
+        let mut builder = crate::topology::Builder::new();
+        let (a, b) = (builder.host("a"), builder.host("b"));
+        builder.cable(a, b, crate::topology::Cable::default());
+        let topology = builder.finish().unwrap();
+        assert_eq!(BackendKind::Relay.check_all(&topology), Ok(()));
+        let refused = BackendKind::Htb.check_all(&topology).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "backend `htb` cannot give link a>b a host that is not on one switch with both its links; `relay` can"
+        );
+    }
 
     #[test]
     fn what_a_backend_cannot_do_is_refused_with_the_one_that_can() {

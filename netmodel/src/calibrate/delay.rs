@@ -201,11 +201,11 @@ mod tests {
             ..Jitter::default()
         };
         // Evenly within 10 ms ± 2 ms.
-        let delays: Vec<u64> = (0..100).map(|n| 8_000_000 + n * 40_000).collect();
+        let delays: Vec<u64> = (0..1000).map(|n| 8_000_000 + n * 4_000).collect();
         let shaped = |ms| has_shape(&delays, 10_000_000, &jitter(ms), 1e-4, 100_000);
         assert!(shaped(2));
         assert!(
-            !shaped(8) && !has_shape(&[10_000_000; 100], 10_000_000, &jitter(8), 1e-4, 100_000)
+            !shaped(8) && !has_shape(&[10_000_000; 1000], 10_000_000, &jitter(8), 1e-4, 100_000)
         );
         assert!(!has_shape(&delays, 13_000_000, &jitter(2), 1e-4, 100_000));
         assert!(!has_shape(&[], 10_000_000, &jitter(2), 1e-4, 100_000));

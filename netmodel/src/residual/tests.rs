@@ -209,6 +209,12 @@ fn a_backend_without_busy_time_is_judged_by_its_backlog() {
     let history = History::new(spec(1_000_000_000));
     let got = residuals(&samples, 0, &history, 1538);
     assert!((got.windows[2].median - 0.03).abs() < 0.0001, "{got:?}");
+    // As the kernel's backends do.
+    for sample in &mut samples {
+        let link = &mut sample.links[0];
+        link.busy_ns = link.sent.wire_bytes * 8;
+    }
+    assert_eq!(residuals(&samples, 0, &history, 1538), got);
     for sample in &mut samples {
         sample.links[0].held.wire_bytes = 0;
     }

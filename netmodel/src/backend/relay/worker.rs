@@ -13,14 +13,14 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::EventFd;
 
 use super::core::{Core, Outcome};
-use super::frame::{self, FRAME_MAX, FrameError, Layer};
+use super::frame::{self, FRAME_MAX, FrameError};
 use super::hop::{Fate, Parcel};
+use super::port::Port;
 use super::slab::{Slab, Slot};
 use super::split::split;
 use crate::counters::{Counters, PortCounters, RelayCounters, Sample};
 use crate::link::LinkSpec;
 use crate::sys::clock::{Alarm, now_ns, set_tight_timers};
-use crate::sys::packet::PacketSocket;
 use crate::sys::procfs::own_schedstat;
 use crate::sys::sched::ask_for_short_slices;
 use crate::topology::{HostId, LinkId, host_address};
@@ -36,14 +36,6 @@ pub(super) enum Command {
     /// Answered when nothing waits anywhere.
     Drain(SyncSender<()>),
     Stop,
-}
-
-/// A host's port.
-#[derive(Debug)]
-pub(super) struct Port {
-    pub(super) socket: PacketSocket,
-    pub(super) host_mac: [u8; 6],
-    pub(super) port_mac: [u8; 6],
 }
 
 /// The data thread's state.
@@ -68,7 +60,6 @@ struct PortIo {
     counters: Vec<PortCounters>,
     slab: Slab,
     relay: RelayCounters,
-    layer: Layer,
     /// The instant frames are being taken in, to tell them from those that were timed.
     entered_ns: u64,
 }
@@ -99,7 +90,7 @@ impl Worker {
         let alarm = Alarm::new(true)?;
         let readable = |key| EpollEvent::new(EpollFlags::EPOLLIN, key);
         for (key, port) in (0..).zip(&ports) {
-            poll.add(port.socket.as_fd(), readable(key))?;
+            poll.add(port.as_fd(), readable(key))?;
         }
         poll.add(&alarm.0, readable(KEY_TIMER))?;
         poll.add(&*wake, readable(KEY_CONTROL))?;
@@ -114,7 +105,6 @@ impl Worker {
                 counters,
                 slab,
                 relay,
-                layer: Layer::Ethernet,
                 entered_ns: 0,
             },
             routes,
@@ -221,7 +211,7 @@ impl Worker {
             let Some(state) = io.ports.get(port) else {
                 return taken;
             };
-            match state.socket.read(buffer) {
+            match state.read(buffer) {
                 Ok(Some(length)) => enter(core, io, routes, (host, &buffer[..length])),
                 Ok(None) => return taken,
                 Err(error) => {
@@ -271,7 +261,7 @@ impl Worker {
         relay.run_ns = stat.map(|stat| stat.run_ns);
         relay.run_delay_ns = stat.map(|stat| stat.run_delay_ns);
         for (port, counters) in self.io.ports.iter_mut().zip(&mut self.io.counters) {
-            counters.socket_drops = port.socket.drops();
+            counters.socket_drops = port.socket_drops();
         }
         let at_ns = now_ns();
         let links = self.core.all_counters(at_ns);
@@ -283,6 +273,7 @@ impl Worker {
                 .zip(self.io.counters.iter().copied())
                 .collect(),
             relay,
+            ..Counters::default()
         }
     }
 }
@@ -308,7 +299,7 @@ fn enter(
 ) {
     let counters = &mut io.counters[source.0 as usize];
     counters.read_packets += 1;
-    let frame = match frame::parse(bytes, io.layer) {
+    let frame = match frame::parse(bytes, io.ports[source.0 as usize].layer()) {
         Ok(frame) => frame,
         Err(FrameError::NotIpv4) => return counters.not_ipv4 += 1,
         Err(FrameError::Malformed) => return counters.malformed += 1,
@@ -353,12 +344,15 @@ impl PortIo {
     fn deliver(&mut self, host: HostId, (packet, fate): (Slot, Fate), at_ns: u64) {
         let index = host.0 as usize;
         let (port, counters) = (&self.ports[index], &mut self.counters[index]);
-        let bytes = self.slab.frame(packet);
-        if self.layer == Layer::Ethernet {
-            frame::readdress(bytes, port.host_mac, port.port_mac);
+        let (bytes, layer) = (self.slab.frame(packet), port.layer());
+        if let Port::Packet {
+            host_mac, port_mac, ..
+        } = port
+        {
+            frame::readdress(bytes, *host_mac, *port_mac);
         }
         if fate.marked {
-            frame::mark(bytes, self.layer);
+            frame::mark(bytes, layer);
         }
         // Before the write, which on veth runs the receiver's protocol stack.
         let late_ns = (at_ns != self.entered_ns).then(|| now_ns().saturating_sub(at_ns));
@@ -367,10 +361,10 @@ impl PortIo {
             Err(_) => counters.write_refused += 1,
         };
         if fate.lost == 0 {
-            count(port.socket.write(bytes));
+            count(port.write(bytes));
         } else {
-            let pieces = split(bytes, self.layer, fate.lost, |headers, payload| {
-                count(port.socket.write_parts(headers, payload));
+            let pieces = split(bytes, layer, fate.lost, |headers, payload| {
+                count(port.write_parts(headers, payload));
             });
             pieces.expect("only a frame that parsed as divisible loses a part of itself");
         }
