@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::{FabricError, SysctlOutcome, kernel};
-use crate::plan::{HOST_DEVICE, Hop, Plan, Scope, Step, TunPort};
+use super::{BackendKind, FabricError, SysctlOutcome, kernel};
+use crate::plan::{HOST_DEVICE, Hop, Plan, PortKind, Scope, Step, TunPort};
 use crate::sys::netlink::{Netlink, NetlinkError, device_index};
 use crate::sys::netns::{create_netns, with_netns};
 use crate::sys::procfs;
@@ -164,4 +164,27 @@ fn sysctl(scope: Scope, key: &str, value: &str) -> SysctlOutcome {
         asked: value.to_owned(),
         got,
     }
+}
+
+/// The plan with its ports settled: those that are the faster ones, if one can be made here.
+pub(super) fn with_ports_of_here(plan: &Plan) -> Plan {
+    let asks = plan.backend() == BackendKind::Relay && plan.ports() == PortKind::Auto;
+    // A namespace of its own, whatever devices there are here.
+    let device = || {
+        let namespace = create_netns()?;
+        with_netns(namespace, || TunDevice::create(HOST_DEVICE))
+    };
+    let kind = match asks.then(device) {
+        None => return plan.clone(),
+        Some(Ok(Ok(_))) => PortKind::Tun,
+        Some(Ok(Err(error))) => {
+            tracing::debug!(%error, "no TUN device to be had; ports are packet sockets");
+            PortKind::Packet
+        }
+        Some(Err(error)) => {
+            tracing::debug!(%error, "no namespace to try a TUN device in");
+            PortKind::Packet
+        }
+    };
+    plan.clone().with_ports(kind)
 }

@@ -166,6 +166,7 @@ impl Fabric {
     /// [`FabricError`]; devices made so far stay until their namespaces go.
     pub fn build(plan: &Plan, hosts: &BTreeMap<HostId, OwnedFd>) -> Result<Self, FabricError> {
         plan.backend().check_all(plan.topology())?;
+        let plan = &build::with_ports_of_here(plan);
         let mut netlink = Netlink::open()?;
         let mut built = build::Namespaces::new(plan, hosts)?;
         let build::Made {
@@ -190,7 +191,7 @@ impl Fabric {
         })
     }
 
-    /// What was built.
+    /// What was built, its ports settled.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.plan
