@@ -1,7 +1,8 @@
 //! Builds a two-tier fabric over the relay in namespaces of its own: how long it takes, what it weighs, whether it carries.
 //!
-//!     fabric_size [--hosts 1000] [--racks 25] [--ports auto]
+//!     fabric_size [--hosts 1000] [--racks 25] [--ports auto] [--hold 0]
 //!
+//! `--hold` keeps it for some seconds, to be killed meanwhile: `ready` on standard error says from when.
 //! Needs no privileges. Prints one JSON object.
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> Result<(), Failure> {
     let (mut hosts, mut racks, mut ports) = (1000_u32, 25_u32, PortKind::Auto);
+    let mut hold_s = 0_u64;
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments
@@ -28,6 +30,7 @@ fn main() -> Result<(), Failure> {
         match name.as_str() {
             "--hosts" => hosts = value.parse()?,
             "--racks" => racks = value.parse()?,
+            "--hold" => hold_s = value.parse()?,
             "--ports" => ports = value.parse()?,
             _ => return Err(format!("unknown option {name}").into()),
         }
@@ -52,7 +55,10 @@ fn main() -> Result<(), Failure> {
     wait_until(counted + 1_000_000_000)?;
     let idle_after = fabric.counters()?;
     let idle_ns = idle_after.relay.run_ns.zip(idle_before.relay.run_ns);
+    eprintln!("ready");
+    wait_until(now_ns() + hold_s * 1_000_000_000)?;
     let ending = now_ns();
+    let fabric_ports = fabric.plan().ports().name();
     drop(fabric);
     let ended = now_ns();
     drop(spaces);
@@ -60,7 +66,7 @@ fn main() -> Result<(), Failure> {
     println!(
         "{}",
         serde_json::json!({
-            "hosts": hosts, "racks": racks, "ports": ports.name(), "steps": plan.steps().len(),
+            "hosts": hosts, "racks": racks, "ports": fabric_ports, "steps": plan.steps().len(),
             "plan_ms": ms(started, planned), "namespaces_ms": ms(planned, namespaced),
             "build_ms": ms(namespaced, built), "counters_ms": ms(counting, counted),
             "end_ms": ms(ending, ended), "namespaces_end_ms": ms(ended, now_ns()),

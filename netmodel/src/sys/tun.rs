@@ -6,7 +6,7 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// A TUN device of the namespace it was made in, which goes with this descriptor. Not blocking.
+/// A TUN device of the namespace it was made in, which goes with that namespace. Not blocking.
 #[derive(Debug)]
 pub(crate) struct TunDevice {
     file: OwnedFd,
@@ -35,6 +35,7 @@ const TUN_F_TSO_ECN: libc::c_ulong = 0x08;
 const TUN_F_USO: libc::c_ulong = 0x20 | 0x40;
 
 const TUNSETIFF: libc::c_ulong = nix::request_code_write!(b'T', 202, size_of::<libc::c_int>());
+const TUNSETPERSIST: libc::c_ulong = nix::request_code_write!(b'T', 203, size_of::<libc::c_int>());
 const TUNSETOFFLOAD: libc::c_ulong = nix::request_code_write!(b'T', 208, size_of::<libc::c_uint>());
 
 impl TunDevice {
@@ -57,16 +58,19 @@ impl TunDevice {
         }
         let device = Self { file: file.into() };
         let segments = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+        // Which super-frames and unfinished checksums may be read.
         device
-            .offload(segments | TUN_F_USO)
-            .or_else(|_| device.offload(segments))?;
+            .set(TUNSETOFFLOAD, segments | TUN_F_USO)
+            .or_else(|_| device.set(TUNSETOFFLOAD, segments))?;
+        // Otherwise closing the descriptor takes the device away, some 20 ms each: a process with a thousand would take half a
+        // minute to die. A namespace that goes takes all of its devices at once.
+        device.set(TUNSETPERSIST, 1)?;
         Ok(device)
     }
 
-    /// Says which super-frames and unfinished checksums may be read.
-    fn offload(&self, what: libc::c_ulong) -> io::Result<()> {
-        // SAFETY: the argument is a number, no pointer.
-        match unsafe { libc::ioctl(self.file.as_raw_fd(), TUNSETOFFLOAD, what) } {
+    fn set(&self, what: libc::c_ulong, value: libc::c_ulong) -> io::Result<()> {
+        // SAFETY: the argument of these requests is a number, no pointer.
+        match unsafe { libc::ioctl(self.file.as_raw_fd(), what, value) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
