@@ -113,6 +113,16 @@ impl GilbertElliott {
 }
 
 impl Loss {
+    /// Each segment with this probability; none at all with 0.
+    #[must_use]
+    pub fn independent(share: Probability) -> Self {
+        if share.ppb() == 0 {
+            Self::None
+        } else {
+            Self::Independent(share)
+        }
+    }
+
     /// Whether anything can be lost.
     #[must_use]
     pub fn is_none(&self) -> bool {

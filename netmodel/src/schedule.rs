@@ -1,9 +1,26 @@
 //! How links change over trace time, as values: what holds from when.
 //!
-//! Resolved: every change carries the whole spec that holds from then on, so that any instant can be jumped to. Who
-//! turns trace time into instants of the computer's clock, and who changes the link, is elsewhere.
+//! Resolved: every change carries the whole spec that holds from then on, so that any instant can be jumped to. What
+//! people say (half of what holds, a flap, a partition, rows of a trace) becomes that in [`resolve`]. Who turns trace
+//! time into instants of the computer's clock, and who changes the link, is elsewhere.
+
+mod flap;
+mod partition;
+mod patch;
+mod resolve;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::flap::Flap;
+pub use self::partition::separating;
+pub use self::patch::{Amount, Patch, PatchError, Percent};
+pub use self::resolve::{Happening, Holder, Resolved, TooMany, Unresolved, What, resolve};
+pub use self::rows::{Row, Rows, RowsError, RowsProblem};
 
 use crate::link::LinkSpec;
 use crate::topology::LinkId;
@@ -53,6 +70,19 @@ impl Schedule {
         &self.0[begin..end.max(begin)]
     }
 
+    /// What links have changed to by `ns`; those that are not in it are as the network has them.
+    #[must_use]
+    pub fn at(&self, ns: u64) -> BTreeMap<LinkId, LinkSpec> {
+        let until = self.0.partition_point(|change| change.at_ns <= ns);
+        last(&self.0[..until])
+    }
+
+    /// The last change of each link after `from_ns`, up to and with `to_ns`: what a jump has to do.
+    #[must_use]
+    pub fn settled(&self, from_ns: u64, to_ns: u64) -> BTreeMap<LinkId, LinkSpec> {
+        last(self.between(from_ns, to_ns))
+    }
+
     /// The same schedule of other promises.
     ///
     /// # Errors
@@ -69,24 +99,8 @@ impl Schedule {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_span_holds_what_happens_after_its_beginning_up_to_its_end() {
-        let change = |at_ns| Change {
-            at_ns,
-            link: LinkId(0),
-            spec: LinkSpec::default(),
-        };
-        let schedule = Schedule::from([30, 10, 20].map(change).to_vec());
-        let instants = |from, to| {
-            let between = schedule.between(from, to).iter();
-            between.map(|change| change.at_ns).collect::<Vec<_>>()
-        };
-        assert_eq!(instants(10, 20), [20]);
-        assert_eq!(instants(0, 30), [10, 20, 30]);
-        assert_eq!(instants(20, 10), [0; 0]);
-    }
+/// The last of the changes of each link.
+fn last(changes: &[Change]) -> BTreeMap<LinkId, LinkSpec> {
+    let changes = changes.iter();
+    changes.map(|change| (change.link, change.spec)).collect()
 }

@@ -1,6 +1,7 @@
 //! `migbed run` and `migbed rerun`.
 
 use super::Exit;
+use super::backend::BackendArg;
 use super::output::say;
 use crate::results::{self, RunDir, ScenarioFile};
 use crate::run::progress::Show;
@@ -49,14 +50,6 @@ enum PaceArg {
     Real,
     /// Jumps while nothing real is on the wire.
     Warp,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum BackendArg {
-    /// The best this machine has.
-    Auto,
-    /// User space: veth and AF_PACKET.
-    Relay,
 }
 
 #[derive(Debug, Args)]
@@ -119,6 +112,7 @@ impl RunOptions {
             out,
             show: if quiet { Show::Quiet } else { Show::Auto },
             calibrate: !self.no_calibration,
+            force: self.force,
         };
         let outcome = run::run(&request)?;
         self.tell(&outcome)?;
@@ -139,10 +133,7 @@ impl RunOptions {
             };
         }
         if let Some(backend) = self.backend {
-            scenario.network.backend = match backend {
-                BackendArg::Auto => "auto".to_owned(),
-                BackendArg::Relay => "relay".to_owned(),
-            };
+            scenario.network.backend = backend.kind();
         }
         scenario
     }

@@ -2,7 +2,7 @@
 //! `running`) and replaced when it ends; with `inputs/` it is enough to run the same again.
 
 use super::{ResultsError, read_versioned};
-use crate::scenario::{Pace, Scenario};
+use crate::scenario::{Endpoint, INTERNET, Pace, Scenario};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -72,7 +72,18 @@ impl RunHeader {
         self.scenario
             .hosts
             .get(id.index())
-            .map_or_else(|| id.to_string(), |h| h.name.clone())
+            .map(|host| host.name.as_str())
+            .or_else(|| self.scenario.network.outside_name(id))
+            .map_or_else(|| id.to_string(), str::to_owned)
+    }
+
+    /// Name of an end of a tenant flow.
+    #[must_use]
+    pub fn endpoint(&self, end: Endpoint) -> String {
+        match end {
+            Endpoint::Vm(vm) => self.vm_name(vm),
+            Endpoint::Internet => INTERNET.to_owned(),
+        }
     }
 
     /// Name of a VM.

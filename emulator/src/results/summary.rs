@@ -245,7 +245,7 @@ fn flows(header: &RunHeader, all: &Collected) -> Vec<FlowRow> {
     let row = |(id, (received_bytes, open_ns)): (&crate::ids::FlowId, &(u64, u64))| {
         let name = header.scenario.flows.get(id.index()).map_or_else(
             || id.to_string(),
-            |f| format!("{}>{}", header.vm_name(f.from), header.vm_name(f.to)),
+            |f| format!("{}>{}", header.endpoint(f.from), header.endpoint(f.to)),
         );
         FlowRow {
             flow: name,

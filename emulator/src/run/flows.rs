@@ -1,25 +1,16 @@
 //! Which tenant flows are open, and which have to be. Pure.
 
 use crate::ids::{FlowId, HostId};
-use crate::scenario::FlowSpec;
-use std::collections::{BTreeMap, BTreeSet};
+use crate::scenario::{Endpoint, FlowSpec, NetworkSpec, net_host};
+use netmodel::topology::LinkId;
+use std::collections::BTreeMap;
 
-/// A direction of a host's link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Direction {
-    Up(HostId),
-    Down(HostId),
-}
-
-/// The links a transfer uses in a star: the sender's way up, the receiver's way down, and the
-/// other two for its acknowledgements.
-fn links(from: HostId, to: HostId) -> [Direction; 4] {
-    [
-        Direction::Up(from),
-        Direction::Down(to),
-        Direction::Up(to),
-        Direction::Down(from),
-    ]
+/// The links a transfer uses: its path, and that of its acknowledgements.
+fn both_ways(network: &NetworkSpec, from: HostId, to: HostId) -> Vec<LinkId> {
+    let (from, to) = (net_host(from), net_host(to));
+    let mut links = network.topology.path(from, to);
+    links.extend(network.topology.path(to, from));
+    links
 }
 
 /// How far a flow is.
@@ -89,36 +80,43 @@ impl FlowBook {
     #[must_use]
     pub fn needed(
         &self,
+        network: &NetworkSpec,
         moves: &[(HostId, HostId)],
         hosts: &[Option<HostId>],
         all: bool,
     ) -> BTreeMap<FlowId, (HostId, HostId)> {
-        let mut shared: BTreeSet<Direction> = moves
-            .iter()
-            .flat_map(|&(from, to)| links(from, to))
-            .collect();
-        let mut needed = BTreeMap::new();
-        let mut left: Vec<(FlowId, HostId, HostId)> = (0u32..)
+        let place = |end: Endpoint| match end {
+            Endpoint::Vm(vm) => hosts[vm.index()],
+            Endpoint::Internet => network.internet,
+        };
+        let mut left: BTreeMap<FlowId, (HostId, HostId)> = (0..)
+            .map(FlowId)
             .zip(&self.specs)
-            .filter_map(|(index, flow)| {
-                let (from, to) = (hosts[flow.from.index()]?, hosts[flow.to.index()]?);
-                (from != to).then_some((FlowId(index), from, to))
-            })
+            .filter_map(|(id, flow)| Some((id, (place(flow.from)?, place(flow.to)?))))
+            .filter(|(_, (from, to))| from != to)
             .collect();
-        loop {
-            let before = left.len();
-            left.retain(|&(flow, from, to)| {
-                let takes_part = all || links(from, to).iter().any(|link| shared.contains(link));
-                if takes_part {
-                    shared.extend(links(from, to));
-                    needed.insert(flow, (from, to));
-                }
-                !takes_part
-            });
-            if left.len() == before {
-                return needed;
+        if all {
+            return left;
+        }
+        let links = |&(from, to): &(HostId, HostId)| both_ways(network, from, to);
+        let mut users: BTreeMap<LinkId, Vec<FlowId>> = BTreeMap::new();
+        for (&flow, ends) in &left {
+            for link in links(ends) {
+                users.entry(link).or_default().push(flow);
             }
         }
+        let mut needed = BTreeMap::new();
+        let mut shared: Vec<LinkId> = moves.iter().flat_map(links).collect();
+        while let Some(link) = shared.pop() {
+            // Each link's users are taken once: whoever comes to it later finds none left.
+            for flow in users.remove(&link).unwrap_or_default() {
+                if let Some(ends) = left.remove(&flow) {
+                    shared.extend(links(&ends));
+                    needed.insert(flow, ends);
+                }
+            }
+        }
+        needed
     }
 
     /// The sink of a flow was asked for.
@@ -183,18 +181,21 @@ impl FlowBook {
 mod tests {
     use super::*;
     use crate::ids::VmId;
+    use netmodel::schedule::Schedule;
+    use netmodel::topology::{Cable, Rack, Topology};
 
     fn book(flows: &[(u32, u32)]) -> FlowBook {
-        FlowBook::new(
-            flows
-                .iter()
-                .map(|&(from, to)| FlowSpec {
-                    from: VmId(from),
-                    to: VmId(to),
-                    rate_bps: None,
-                })
-                .collect(),
-        )
+        let vm = |vm| Endpoint::Vm(VmId(vm));
+        ends(flows.iter().map(|&(from, to)| (vm(from), vm(to))))
+    }
+
+    fn ends(flows: impl IntoIterator<Item = (Endpoint, Endpoint)>) -> FlowBook {
+        let spec = |(from, to)| FlowSpec {
+            from,
+            to,
+            rate_bps: None,
+        };
+        FlowBook::new(flows.into_iter().map(spec).collect())
     }
 
     fn on(hosts: &[u32]) -> Vec<Option<HostId>> {
@@ -205,12 +206,69 @@ mod tests {
         needed.keys().map(|flow| flow.0).collect()
     }
 
+    fn network(topology: Topology) -> NetworkSpec {
+        NetworkSpec {
+            backend: None,
+            topology,
+            internet: None,
+            schedule: Schedule::default(),
+            congestion: "cubic".into(),
+        }
+    }
+
+    /// Six hosts on one switch.
+    fn star() -> NetworkSpec {
+        let hosts = (0..6).map(|host| (format!("h{host}"), Cable::default()));
+        network(Topology::star(hosts).unwrap())
+    }
+
+    /// Hosts 0 and 1 in a rack, 2 and 3 in another, 4 and 5 in a third.
+    fn racks() -> NetworkSpec {
+        let rack = |rack: u32| Rack {
+            name: format!("rack{rack}"),
+            uplink: Cable::default(),
+            hosts: (0..2)
+                .map(|host| (format!("r{rack}h{host}"), Cable::default()))
+                .collect(),
+        };
+        network(Topology::two_tier((0..3).map(rack)).unwrap())
+    }
+
+    const MOVE: [(HostId, HostId); 1] = [(HostId(0), HostId(1))];
+
     #[test]
     fn sharing_is_closed_transitively() {
         // VM n sits on host n. The move is 0 → 1; flow 0 shares host 1, flow 1 shares host 2 with
         // flow 0, flow 2 shares nothing.
         let book = book(&[(1, 2), (2, 3), (4, 5)]);
-        let needed = book.needed(&[(HostId(0), HostId(1))], &on(&[0, 1, 2, 3, 4, 5]), false);
+        let needed = book.needed(&star(), &MOVE, &on(&[0, 1, 2, 3, 4, 5]), false);
+        assert_eq!(ids(&needed), [0, 1]);
+    }
+
+    #[test]
+    fn an_uplink_is_shared_by_hosts_that_share_no_link_of_their_own() {
+        let book = book(&[(1, 3), (4, 5)]);
+        let moves = [(HostId(0), HostId(2))];
+        let hosts = on(&[0, 1, 2, 3, 4, 5]);
+        assert_eq!(ids(&book.needed(&racks(), &moves, &hosts, false)), [0]);
+        assert!(book.needed(&star(), &moves, &hosts, false).is_empty());
+        // Within one rack nobody's uplink is used.
+        assert!(book.needed(&racks(), &MOVE, &hosts, false).len() == 1);
+        let near = [(HostId(4), HostId(5))];
+        assert_eq!(ids(&book.needed(&racks(), &near, &hosts, false)), [1]);
+    }
+
+    #[test]
+    fn the_internet_is_a_place_like_any_other() {
+        let mut network = star();
+        network.internet = Some(HostId(5));
+        let book = ends([
+            (Endpoint::Internet, Endpoint::Vm(VmId(1))),
+            (Endpoint::Vm(VmId(2)), Endpoint::Internet),
+            (Endpoint::Vm(VmId(3)), Endpoint::Vm(VmId(4))),
+        ]);
+        let needed = book.needed(&network, &MOVE, &on(&[0, 1, 2, 3, 4]), false);
+        assert_eq!(needed[&FlowId(0)], (HostId(5), HostId(1)));
         assert_eq!(ids(&needed), [0, 1]);
     }
 
@@ -218,17 +276,15 @@ mod tests {
     fn vms_on_one_host_and_vms_that_are_gone_send_nothing() {
         let book = book(&[(0, 1), (1, 2)]);
         let hosts = [Some(HostId(0)), Some(HostId(0)), None];
-        assert!(
-            book.needed(&[(HostId(0), HostId(1))], &hosts, true)
-                .is_empty()
-        );
+        assert!(book.needed(&star(), &MOVE, &hosts, true).is_empty());
     }
 
     #[test]
     fn with_pace_real_every_flow_is_needed() {
         let book = book(&[(0, 1), (2, 3)]);
-        assert_eq!(ids(&book.needed(&[], &on(&[0, 1, 2, 3]), true)), [0, 1]);
-        assert!(book.needed(&[], &on(&[0, 1, 2, 3]), false).is_empty());
+        let hosts = on(&[0, 1, 2, 3]);
+        assert_eq!(ids(&book.needed(&star(), &[], &hosts, true)), [0, 1]);
+        assert!(book.needed(&star(), &[], &hosts, false).is_empty());
     }
 
     #[test]

@@ -32,7 +32,8 @@ impl Driver<'_> {
             .map(|migration| (migration.source, migration.destination))
             .collect();
         let all = self.scenario.pace == Pace::Real;
-        let needed = self.flows.needed(&moves, &self.vm_hosts(), all);
+        let network = &self.scenario.network;
+        let needed = self.flows.needed(network, &moves, &self.vm_hosts(), all);
         let misplaced: Vec<FlowId> = self
             .flows
             .states()

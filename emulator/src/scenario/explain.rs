@@ -1,6 +1,6 @@
 //! A scenario as text for people: what it resolves to.
 
-use super::{CpuSource, Scenario, VmSpec, WriteSource};
+use super::{CpuSource, Endpoint, INTERNET, Scenario, VmSpec, WriteSource};
 use crate::ids::HostId;
 use crate::units::{show_size, show_time};
 use comfy_table::{Table, presets};
@@ -211,7 +211,10 @@ fn flows(scenario: &Scenario) -> Table {
     let mut table = table(&["from", "to", "rate"]);
     for flow in &scenario.flows {
         let rate = flow.rate_bps.and_then(netmodel::units::BitRate::from_bps);
-        let name = |vm: crate::ids::VmId| scenario.vms[vm.index()].name.clone();
+        let name = |end: Endpoint| match end {
+            Endpoint::Vm(vm) => scenario.vms[vm.index()].name.clone(),
+            Endpoint::Internet => INTERNET.to_owned(),
+        };
         let rate = rate.map_or_else(|| "elastic".into(), |rate| rate.to_string());
         table.add_row(vec![name(flow.from), name(flow.to), rate]);
     }

@@ -17,6 +17,7 @@ pub use problem::{Problem, ProblemKind, Problems, ScenarioError};
 
 use crate::ids::{HostId, VmId};
 use crate::migration::params::MigrationParams;
+use netmodel::backend::{BackendKind, CannotCarry};
 use netmodel::link::LinkSpec;
 use netmodel::schedule::Schedule;
 use netmodel::topology::{Link, Topology};
@@ -156,13 +157,23 @@ pub enum Work {
     Open,
 }
 
-/// A tenant flow between two VMs.
+/// An end of a tenant flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Endpoint {
+    /// A VM, on whichever host it is.
+    Vm(VmId),
+    /// Whoever is outside: [`NetworkSpec::internet`], which is there when a flow names it.
+    Internet,
+}
+
+/// A tenant flow; one of its ends at least is a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowSpec {
     /// Sends.
-    pub from: VmId,
+    pub from: Endpoint,
     /// Receives.
-    pub to: VmId,
+    pub to: Endpoint,
     /// Bits a second of payload; `None` is elastic: as much as TCP gives.
     pub rate_bps: Option<u64>,
 }
@@ -170,10 +181,13 @@ pub struct FlowSpec {
 /// The network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NetworkSpec {
-    /// Backend asked for: `auto`, `relay`, `netem`, `htb`.
-    pub backend: String,
+    /// Backend asked for; `None` is `auto`, any that can carry every link.
+    pub backend: Option<BackendKind>,
     /// Hosts, by [`HostId`], switches and the links between them.
     pub topology: Topology,
+    /// The host of the topology that stands for everything outside. It comes after all hosts of the scenario, so its
+    /// number is how many those are: no VM is ever on it, no balancer sees it.
+    pub internet: Option<HostId>,
     /// How links change.
     pub schedule: Schedule,
     /// Congestion control of every socket.
@@ -188,6 +202,32 @@ impl NetworkSpec {
         path.into_iter().map(|id| self.topology.link(id)).collect()
     }
 
+    /// The first link, or change of one, that a backend cannot carry.
+    ///
+    /// # Errors
+    /// With what the link asks that the backend cannot do.
+    pub fn check(&self, backend: BackendKind) -> Result<(), CannotCarry> {
+        let mut links = self.topology.links().iter();
+        links.try_for_each(|link| backend.check(&link.name, &link.spec))?;
+        let mut changes = self.schedule.changes().iter();
+        changes.try_for_each(|change| {
+            let name = &self.topology.link(change.link).name;
+            backend.check(name, &change.spec)
+        })
+    }
+
+    /// The backend asked for, as scenarios spell it.
+    #[must_use]
+    pub fn backend_name(&self) -> &'static str {
+        self.backend.map_or("auto", BackendKind::name)
+    }
+
+    /// Name of a host of the network that stands for no emulated host.
+    #[must_use]
+    pub fn outside_name(&self, host: HostId) -> Option<&'static str> {
+        (self.internet == Some(host)).then_some(INTERNET)
+    }
+
     /// Out of a host.
     #[must_use]
     pub fn up(&self, host: HostId) -> &LinkSpec {
@@ -200,6 +240,9 @@ impl NetworkSpec {
         &self.topology.downlink(net_host(host)).spec
     }
 }
+
+/// Name of the host that stands for everything outside, and of that end of a tenant flow.
+pub const INTERNET: &str = "internet";
 
 /// A host as the network numbers it.
 #[must_use]

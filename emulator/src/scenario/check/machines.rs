@@ -4,6 +4,7 @@ use super::{HOSTS_MAX, Names, each, numbered};
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
 use crate::scenario::{HostSpec, NetworkSpec, scale};
+use netmodel::backend::BackendKind;
 use netmodel::link::LinkSpec;
 use netmodel::schedule::Schedule;
 use netmodel::topology::{Cable, Topology, TopologyError};
@@ -25,12 +26,18 @@ pub(super) struct Machines {
 /// with. Always set per socket, since the machine's own default may differ.
 const CONGESTION: &str = "cubic";
 const CONGESTIONS: &[(&str, &str)] = &[("cubic", "cubic"), ("reno", "reno"), ("bbr", "bbr")];
-const BACKENDS: &[(&str, &str)] = &[("auto", "auto"), ("relay", "relay")];
+const BACKENDS: &[(&str, Option<BackendKind>)] = &[
+    ("auto", None),
+    ("relay", Some(BackendKind::Relay)),
+    ("netem", Some(BackendKind::Netem)),
+    ("htb", Some(BackendKind::Htb)),
+];
 
 pub(super) fn read(root: &Table<'_>, text: &str, k: u32) -> Machines {
     let mut network = NetworkSpec {
-        backend: "auto".into(),
+        backend: None,
         topology: nothing(),
+        internet: None,
         schedule: Schedule::default(),
         congestion: CONGESTION.into(),
     };
@@ -39,7 +46,10 @@ pub(super) fn read(root: &Table<'_>, text: &str, k: u32) -> Machines {
         value.table("[network]", "a table", |table| {
             let word = |key, words| table.get(key).and_then(|v| v.word(key, words));
             word("topology", &[("star", "star")]);
-            network.backend = word("backend", BACKENDS).unwrap_or("auto").into();
+            let backend = table
+                .get("backend")
+                .and_then(|v| v.word("backend", BACKENDS));
+            network.backend = backend.flatten();
             network.congestion = word("congestion", CONGESTIONS).unwrap_or(CONGESTION).into();
             if let Some(value) = table.get("link") {
                 all = links(&value, Cable::default());

@@ -5,7 +5,7 @@ use crate::balance::policy::{POLICIES, PolicySpec};
 use crate::ids::{HostId, VmId};
 use crate::migration::params::{EngineKind, MigrationParams, Reprotect};
 use crate::scenario::raw::{Table, Value};
-use crate::scenario::{BalancerSpec, FlowSpec, PlannedMigration};
+use crate::scenario::{BalancerSpec, Endpoint, FlowSpec, PlannedMigration};
 use crate::units::show_time;
 use std::collections::BTreeMap;
 use traces::units::NS_PER_MS;
@@ -30,8 +30,8 @@ pub(super) fn flows(root: &Table<'_>, vms: &Names) -> Vec<FlowSpec> {
                 value.out_of_bounds("the VM it comes `from`", "another VM");
             }
             flows.push(FlowSpec {
-                from: VmId(from),
-                to: VmId(to),
+                from: Endpoint::Vm(VmId(from)),
+                to: Endpoint::Vm(VmId(to)),
                 rate_bps,
             });
         }
