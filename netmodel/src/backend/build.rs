@@ -1,10 +1,12 @@
 //! Executing a plan: every step in the namespace it belongs to, and every qdisc read back once it is made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use super::{FabricError, SysctlOutcome, kernel};
 use crate::plan::{HOST_DEVICE, Hop, Plan, Scope, Step};
+use crate::sys::clock::{now_ns, wait_until};
 use crate::sys::netlink::{Netlink, device_index};
 use crate::sys::netns::{create_netns, with_netns};
 use crate::sys::procfs;
@@ -62,7 +64,31 @@ impl<'a> Namespaces<'a> {
             let inside = || self.here(steps, &mut Netlink::open()?);
             sysctls.extend(with_netns(netns.as_fd(), inside)??);
         }
+        self.ready(plan, netlink)?;
         Ok(sysctls)
+    }
+
+    /// Waits until every port can send. The end of a pair that came up first can only once a worker of the kernel has
+    /// seen that the other one is there, and drops what it is given until then.
+    fn ready(&self, plan: &Plan, netlink: &mut Netlink) -> Result<(), FabricError> {
+        let mut ports: BTreeMap<Scope, BTreeSet<&str>> = BTreeMap::new();
+        for step in plan.steps() {
+            if let Step::Up { scope, device } = step {
+                ports.entry(*scope).or_default().insert(device);
+            }
+        }
+        for (scope, ports) in ports {
+            match scope {
+                Scope::Fabric => ready_here(scope, &ports, netlink)?,
+                Scope::Switch(switch) => {
+                    let netns = self.switches[&switch].as_fd();
+                    with_netns(netns, || ready_here(scope, &ports, &mut Netlink::open()?))??;
+                }
+                // Came up last.
+                Scope::Host(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn host(&self, host: HostId) -> Result<&OwnedFd, FabricError> {
@@ -121,6 +147,35 @@ impl<'a> Namespaces<'a> {
             step: step.to_string(),
             source,
         })
+    }
+}
+
+/// Far above what the kernel's worker takes (it may put off events of many devices by a second).
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks.
+const LOOK_AGAIN_NS: u64 = 1_000_000;
+
+fn ready_here(
+    scope: Scope,
+    ports: &BTreeSet<&str>,
+    netlink: &mut Netlink,
+) -> Result<(), FabricError> {
+    let patience = u64::try_from(READY_WITHIN.as_nanos()).unwrap_or(u64::MAX);
+    let deadline = now_ns().saturating_add(patience);
+    loop {
+        let waiting = netlink.not_ready()?;
+        let Some(device) = waiting.iter().find(|name| ports.contains(name.as_str())) else {
+            return Ok(());
+        };
+        let now = now_ns();
+        if now >= deadline {
+            return Err(FabricError::NotReady {
+                device: device.clone(),
+                scope,
+                waited: READY_WITHIN,
+            });
+        }
+        wait_until(now + LOOK_AGAIN_NS).map_err(|source| FabricError::Wait { source })?;
     }
 }
 

@@ -92,8 +92,18 @@ pub enum FabricError {
     /// Device counters cannot be read.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// A device does not become ready to send.
+    #[error("device {device} of [{scope}] is up but cannot send after {waited:?}")]
+    NotReady {
+        /// The device.
+        device: String,
+        /// Where it is.
+        scope: Scope,
+        /// How long we waited.
+        waited: Duration,
+    },
     /// The kernel has no timer to wait with.
-    #[error("cannot wait for links to empty: {source}")]
+    #[error("cannot wait: {source}")]
     Wait {
         /// The kernel's answer.
         source: io::Error,
