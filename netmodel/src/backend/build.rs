@@ -73,8 +73,18 @@ impl<'a> Namespaces<'a> {
     fn ready(&self, plan: &Plan, netlink: &mut Netlink) -> Result<(), FabricError> {
         let mut ports: BTreeMap<Scope, BTreeSet<&str>> = BTreeMap::new();
         for step in plan.steps() {
-            if let Step::Up { scope, device } = step {
-                ports.entry(*scope).or_default().insert(device);
+            match step {
+                Step::Veth(pair) => {
+                    ports.entry(pair.at).or_default().insert(&pair.port);
+                }
+                Step::Trunk(trunk) => {
+                    let ends = [(trunk.from, &trunk.device), (trunk.to, &trunk.peer)];
+                    for (switch, device) in ends {
+                        let of_switch = ports.entry(Scope::Switch(switch)).or_default();
+                        of_switch.insert(device);
+                    }
+                }
+                _ => {}
             }
         }
         for (scope, ports) in ports {

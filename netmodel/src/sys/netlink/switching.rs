@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State,
 };
 
 use super::{Netlink, NetlinkError, device_index, end, extended_text};
@@ -251,7 +251,8 @@ impl Netlink {
         Ok(devices)
     }
 
-    /// Devices of this namespace that are up and cannot send yet.
+    /// Devices of this namespace that cannot send yet. Those without a carrier to lose (IFB, loopback) are among them:
+    /// their state stays unknown.
     ///
     /// # Errors
     /// [`NetlinkError`].
@@ -262,12 +263,8 @@ impl Netlink {
             let RouteNetlinkMessage::NewLink(link) = answer else {
                 return;
             };
-            // Devices without a carrier to lose are in an unknown state, and ready.
-            let waits = link.attributes.iter().any(|attribute| match attribute {
-                LinkAttribute::OperState(state) => !matches!(state, State::Up | State::Unknown),
-                _ => false,
-            });
-            if waits && link.header.flags.contains(LinkFlags::Up) {
+            let ready = |it: &LinkAttribute| matches!(it, LinkAttribute::OperState(State::Up));
+            if !link.attributes.iter().any(ready) {
                 let name = |attribute: &LinkAttribute| match attribute {
                     LinkAttribute::IfName(name) => Some(name.clone()),
                     _ => None,
