@@ -3,108 +3,15 @@
 //! Pure. An *error* means that something happened which the emulation did not intend, so that results are invalid; a
 //! *warning* means read it before trusting the numbers.
 
-use std::fmt;
+mod finding;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::finding::{Finding, Judged, Severity};
 use crate::counters::{Counted, Counters, LinkCounters, Tally};
-use crate::topology::{HostId, LinkId, SwitchId};
-
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// Read it before trusting the numbers.
-    Warning,
-    /// The run is invalid.
-    Error,
-}
-
-/// What was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-#[non_exhaustive]
-pub enum Finding {
-    /// received ≠ sent + dropped + lost + held.
-    NotConserved {
-        /// The link.
-        link: LinkId,
-        /// Wire bytes received.
-        received_bytes: u64,
-        /// Wire bytes sent, dropped, lost and held.
-        accounted_bytes: u64,
-    },
-    /// A switch did not hand on what it got, or its devices lost it.
-    NotForwarded {
-        /// The switch.
-        switch: SwitchId,
-        /// Frames that entered.
-        entered: u64,
-        /// Frames that were offered to its links.
-        left: u64,
-        /// Frames its devices dropped.
-        device: u64,
-    },
-    /// Packets were still on a link that should be empty.
-    NotDrained {
-        /// The link.
-        link: LinkId,
-        /// How many.
-        packets: u64,
-    },
-    /// Frames of a host that were lost outside the emulated queues.
-    UnaccountedDrops {
-        /// The host.
-        host: HostId,
-        /// Lost before the relay read them.
-        socket: u64,
-        /// Lost in the device.
-        device: u64,
-        /// Not taken back by the kernel.
-        write_refused: u64,
-    },
-    /// Frames lost in the kernel's receive backlog, this computer over.
-    BacklogDrops {
-        /// How many.
-        packets: u64,
-    },
-    /// The relay ran out of slots.
-    NoRoom {
-        /// Frames given up.
-        packets: u64,
-    },
-    /// Frames that are no traffic of the emulation.
-    Stray {
-        /// The host that sent them.
-        host: HostId,
-        /// Not IPv4, malformed or without a route.
-        packets: u64,
-    },
-    /// The relay acted late.
-    Late {
-        /// 99th percentile of lateness.
-        p99_ns: u64,
-        /// What is allowed.
-        limit_ns: u64,
-    },
-    /// The relay waited for a CPU.
-    RunDelay {
-        /// Waiting per mille of the span.
-        per_mille: u64,
-        /// What is allowed.
-        limit_per_mille: u64,
-    },
-}
-
-/// A finding with its weight.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Judged {
-    /// How bad it is.
-    pub severity: Severity,
-    /// What it is.
-    #[serde(flatten)]
-    pub finding: Finding,
-}
+use crate::residual::Residuals;
+use crate::sys::procfs::ComputerTime;
+use crate::topology::LinkId;
 
 /// What is still fine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +20,12 @@ pub struct Limits {
     pub late_p99_ns: u64,
     /// Share of time the relay may wait for a CPU.
     pub run_delay_per_mille: u64,
+    /// Share of the time of all CPUs that the hypervisor may take.
+    pub steal_per_mille: u64,
+    /// Share of time in which something on this computer may wait for a CPU.
+    pub pressure_per_mille: u64,
+    /// Error of a link's rate that 5 % of its windows may exceed: above it a warning, above ten times it an error.
+    pub rate_per_mille: u64,
     /// Whether links must be empty at the end.
     pub drained: bool,
 }
@@ -124,6 +37,9 @@ impl Default for Limits {
         Self {
             late_p99_ns: 1_000_000,
             run_delay_per_mille: 50,
+            steal_per_mille: 10,
+            pressure_per_mille: 500,
+            rate_per_mille: 10,
             drained: true,
         }
     }
@@ -180,6 +96,37 @@ pub fn audit(before: &Counters, after: &Counters, limits: &Limits) -> Vec<Judged
     }
     audit_relay(before, after, limits, &mut findings);
     findings
+}
+
+/// Judges the rate of a link by its samples ([`crate::residual`]): changed behind the plan's back, or not kept up with.
+#[must_use]
+pub fn audit_rate(link: LinkId, residuals: &Residuals, limits: &Limits) -> Vec<Judged> {
+    let limit_per_mille = limits.rate_per_mille;
+    let off = residuals.windows.iter().filter_map(|errors| {
+        let limit = limit_per_mille as f64 / 1000.0;
+        if errors.p95 <= limit {
+            return None;
+        }
+        let judge = if errors.p95 > limit * 10.0 {
+            error
+        } else {
+            warning
+        };
+        // A rate is off by 100 %, and too fast by no more than 2^53 ‰, at the most.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an error is not negative, and one too large to hold saturates"
+        )]
+        let per_mille = (errors.p95 * 1000.0).round() as u64;
+        Some(judge(Finding::OffRate {
+            link,
+            window_ms: errors.window_ms,
+            per_mille,
+            limit_per_mille,
+        }))
+    });
+    off.collect()
 }
 
 fn audit_link(
@@ -244,17 +191,53 @@ fn audit_relay(before: &Counters, after: &Counters, limits: &Limits, out: &mut V
     }
     let span_ns = after.at_ns.saturating_sub(before.at_ns);
     let waited_ns = since(now.run_delay_ns, then.run_delay_ns);
-    let per_mille = waited_ns
-        .saturating_mul(1000)
-        .checked_div(span_ns)
-        .unwrap_or(0);
-    let limit_per_mille = limits.run_delay_per_mille;
+    let (per_mille, limit_per_mille) = (share(waited_ns, span_ns), limits.run_delay_per_mille);
     if per_mille > limit_per_mille {
         out.push(warning(Finding::RunDelay {
             per_mille,
             limit_per_mille,
         }));
     }
+    if let (Some(then), Some(now)) = (&then.computer, &now.computer) {
+        audit_computer(then, now, span_ns, limits, out);
+    }
+}
+
+fn audit_computer(
+    then: &ComputerTime,
+    now: &ComputerTime,
+    span_ns: u64,
+    limits: &Limits,
+    out: &mut Vec<Judged>,
+) {
+    let stolen_ns = now.steal_ns.saturating_sub(then.steal_ns);
+    let per_mille = share(stolen_ns, now.cpu_ns.saturating_sub(then.cpu_ns));
+    let limit_per_mille = limits.steal_per_mille;
+    if per_mille > limit_per_mille {
+        out.push(warning(Finding::Steal {
+            per_mille,
+            limit_per_mille,
+        }));
+    }
+    let Some((then_ns, now_ns)) = then.pressure_ns.zip(now.pressure_ns) else {
+        return;
+    };
+    let per_mille = share(now_ns.saturating_sub(then_ns), span_ns);
+    let limit_per_mille = limits.pressure_per_mille;
+    if per_mille > limit_per_mille {
+        out.push(warning(Finding::Pressure {
+            per_mille,
+            limit_per_mille,
+        }));
+    }
+}
+
+/// Per mille; zero of nothing.
+fn share(part_ns: u64, whole_ns: u64) -> u64 {
+    part_ns
+        .saturating_mul(1000)
+        .checked_div(whole_ns)
+        .unwrap_or(0)
 }
 
 fn error(finding: Finding) -> Judged {
@@ -271,69 +254,10 @@ fn warning(finding: Finding) -> Judged {
     }
 }
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotConserved {
-                link,
-                received_bytes,
-                accounted_bytes,
-            } => {
-                write!(
-                    f,
-                    "{link} received {received_bytes} bytes and accounts for {accounted_bytes}"
-                )
-            }
-            Self::NotForwarded {
-                switch,
-                entered,
-                left,
-                device,
-            } => write!(
-                f,
-                "{switch} got {entered} frames and handed on {left}; its devices dropped {device}"
-            ),
-            Self::NotDrained { link, packets } => write!(f, "{link} still holds {packets} packets"),
-            Self::UnaccountedDrops {
-                host,
-                socket,
-                device,
-                write_refused,
-            } => write!(
-                f,
-                "frames of {host} lost outside the emulated queues: {socket} unread, {device} in the device, \
-                 {write_refused} refused"
-            ),
-            Self::BacklogDrops { packets } => {
-                write!(
-                    f,
-                    "the kernel's receive backlog dropped {packets} packets on this computer"
-                )
-            }
-            Self::NoRoom { packets } => write!(f, "the relay had no room for {packets} frames"),
-            Self::Stray { host, packets } => {
-                write!(f, "{host} sent {packets} frames that have nowhere to go")
-            }
-            Self::Late { p99_ns, limit_ns } => write!(
-                f,
-                "1 % of packets left at least {} µs late ({} µs allowed)",
-                p99_ns / 1000,
-                limit_ns / 1000
-            ),
-            Self::RunDelay {
-                per_mille,
-                limit_per_mille,
-            } => write!(
-                f,
-                "the relay waited for a CPU {per_mille} ‰ of the time ({limit_per_mille} ‰ allowed)"
-            ),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topology::HostId;
 
     fn clean() -> Counters {
         let mut counters = Counters {

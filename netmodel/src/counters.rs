@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::sys::procfs::ComputerTime;
 use crate::topology::{HostId, LinkId, SwitchId};
 
 /// Frames, the packets they stand for, and their bytes on the wire.
@@ -160,6 +161,8 @@ pub struct RelayCounters {
     pub run_ns: Option<u64>,
     /// Packets the kernel's receive backlog dropped, this computer over, since the fabric was built.
     pub backlog_drops: Option<u64>,
+    /// What this computer's CPUs did, if the kernel tells.
+    pub computer: Option<ComputerTime>,
 }
 
 /// What the tallies of links hold.

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,30 @@ pub struct VethPair {
     pub mtu: u32,
     /// Transmit queue length of both ends: zero would starve a qdisc put there later.
     pub txqueuelen: u32,
+}
+
+/// A TUN device that is a host's card, its other end the relay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunPort {
+    /// The host that gets it as [`HOST_DEVICE`].
+    pub host: HostId,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Frames that may wait for the relay.
+    pub txqueuelen: u32,
+}
+
+/// How frames get from a host to the relay and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PortKind {
+    /// What is the faster of those that can be had here.
+    #[default]
+    Auto,
+    /// veth and AF_PACKET: everywhere.
+    Packet,
+    /// TUN: where its node may be opened.
+    Tun,
 }
 
 /// A veth pair between two switches.
@@ -113,6 +138,8 @@ pub enum Step {
     },
     /// Create a pair, the peer straight in the host's namespace, both ends without ARP.
     Veth(VethPair),
+    /// Create a TUN device in the host's namespace.
+    Tun(TunPort),
     /// Limit the super-frames of the host's card, so that its link is not given more than 250 µs at once.
     GsoMaxSize {
         /// The host.
@@ -168,6 +195,35 @@ pub enum Step {
     },
 }
 
+impl PortKind {
+    /// All, in the order they are looked at.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Packet, Self::Tun];
+
+    /// As options spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Packet => "packet",
+            Self::Tun => "tun",
+        }
+    }
+}
+
+/// There are no such ports.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no kind of port; there are auto, packet and tun")]
+pub struct UnknownPorts(String);
+
+impl FromStr for PortKind {
+    type Err = UnknownPorts;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPorts> {
+        let known = Self::ALL.into_iter().find(|kind| kind.name() == text);
+        known.ok_or_else(|| UnknownPorts(text.to_owned()))
+    }
+}
+
 impl Step {
     /// The namespace the step is done in; a pair is made where its port is.
     #[must_use]
@@ -176,6 +232,7 @@ impl Step {
             Self::LoopbackUp { scope } | Self::Sysctl { scope, .. } | Self::Up { scope, .. } => {
                 *scope
             }
+            Self::Tun(port) => Scope::Host(port.host),
             Self::Veth(pair) => pair.at,
             Self::Trunk(trunk) => Scope::Switch(trunk.from),
             Self::GsoMaxSize { host, .. }
@@ -290,6 +347,28 @@ impl Plan {
         Self { seed, ..self }
     }
 
+    /// The same plan with other ports, if its backend has ports. [`PortKind::Auto`] leaves what is there.
+    #[must_use]
+    pub fn with_ports(self, kind: PortKind) -> Self {
+        if kind != PortKind::Tun || self.backend != BackendKind::Relay {
+            return self;
+        }
+        let turn = |step| match step {
+            Step::Veth(pair) => Some(Step::Tun(TunPort {
+                host: pair.host,
+                mtu: pair.mtu,
+                txqueuelen: TUN_QUEUE,
+            })),
+            Step::Up {
+                scope: Scope::Fabric,
+                ..
+            } => None,
+            step => Some(step),
+        };
+        let steps = self.steps.into_iter().filter_map(turn).collect();
+        Self { steps, ..self }
+    }
+
     /// What randomness is drawn from.
     #[must_use]
     pub fn seed(&self) -> u64 {
@@ -348,6 +427,8 @@ fn relay_steps(topology: &Topology, tcp: &TcpSettings) -> Vec<Step> {
         let pair = veth(host, Scope::Fabric);
         let port = pair.port.clone();
         steps.push(Step::Veth(pair));
+        // Before its peer: whichever comes up second is usable at once, and the host must not send into a device that
+        // drops everything until the kernel has noticed its carrier. The relay waits for its own ends.
         steps.push(Step::Up {
             scope: Scope::Fabric,
             device: port,
@@ -413,6 +494,10 @@ fn link_frame(link: &Link) -> u32 {
     let rate = link.delivery.as_ref().map(|trace| trace.mean_rate());
     rate.map_or(link.spec, LinkSpec::with_rate).gso_bytes()
 }
+
+/// Frames of a TUN device's ring: a burst of 15 MB in frames of 4 KiB, as slow start sends it into an unshaped link. The
+/// ring is 8 bytes a frame.
+const TUN_QUEUE: u32 = 4096;
 
 fn veth(host: HostId, at: Scope) -> VethPair {
     let port_end = u8::from(at != Scope::Fabric);
@@ -514,6 +599,11 @@ impl fmt::Display for Step {
                 f,
                 "[{}] veth {} <-> [{}] {HOST_DEVICE} mtu {} no-arp",
                 pair.at, pair.port, pair.host, pair.mtu
+            ),
+            Self::Tun(port) => write!(
+                f,
+                "[{}] tun {HOST_DEVICE} mtu {} queue {} with virtio-net header",
+                port.host, port.mtu, port.txqueuelen
             ),
             Self::GsoMaxSize { host, bytes } => {
                 write!(f, "[{host}] {HOST_DEVICE} super-frames up to {bytes} bytes")
@@ -622,6 +712,19 @@ mod tests {
         assert!(at("disable_ipv6") < at("veth p1"));
         assert!(at("veth p1") < at("address 10.64.0.2/10"));
         assert!(at("address") < at("eth0 up"));
+    }
+
+    #[test]
+    fn tun_ports_need_nothing_in_the_fabric() {
+        let plan = plan(LinkSpec::default()).with_ports(PortKind::Tun);
+        assert_eq!(plan.pairs().count(), 0);
+        let tuns = |step: &&Step| matches!(step, Step::Tun(_));
+        assert_eq!(plan.steps().iter().filter(tuns).count(), 2);
+        let of_b: Vec<String> = plan.steps().iter().map(ToString::to_string).collect();
+        let at = |text: &str| of_b.iter().position(|step| step.contains(text)).unwrap();
+        assert!(at("[host 1] net/ipv6") < at("[host 1] tun eth0"));
+        assert!(at("[host 1] tun eth0") < at("[host 1] address"));
+        assert!(of_b.iter().all(|step| step != "[fabric] p1 up"));
     }
 
     #[test]

@@ -5,12 +5,24 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::{FabricError, SysctlOutcome, kernel};
-use crate::plan::{HOST_DEVICE, Hop, Plan, Scope, Step};
+use crate::plan::{HOST_DEVICE, Hop, Plan, Scope, Step, TunPort};
 use crate::sys::clock::{now_ns, wait_until};
-use crate::sys::netlink::{Netlink, device_index};
+use crate::sys::netlink::{Netlink, NetlinkError, device_index};
 use crate::sys::netns::{create_netns, with_netns};
 use crate::sys::procfs;
+use crate::sys::tun::TunDevice;
 use crate::topology::{HostId, SwitchId};
+
+/// What steps leave beside devices.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    /// What became of settings.
+    pub(super) sysctls: Vec<SysctlOutcome>,
+    /// Hosts' cards whose other end is the relay.
+    pub(super) tuns: BTreeMap<HostId, TunDevice>,
+    /// Sockets in the namespaces of those hosts, to read the cards' drops.
+    pub(super) cards: BTreeMap<HostId, Netlink>,
+}
 
 /// The namespaces of a fabric, while it is built.
 pub(super) struct Namespaces<'a> {
@@ -48,12 +60,12 @@ impl<'a> Namespaces<'a> {
         &mut self,
         plan: &Plan,
         netlink: &mut Netlink,
-    ) -> Result<Vec<SysctlOutcome>, FabricError> {
-        let mut sysctls = Vec::new();
+    ) -> Result<Made, FabricError> {
+        let mut made = Made::default();
         for steps in plan.steps().chunk_by(|a, b| a.scope() == b.scope()) {
             let netns = match steps[0].scope() {
                 Scope::Fabric => {
-                    sysctls.extend(self.here(steps, netlink)?);
+                    self.here(steps, netlink, &mut made)?;
                     continue;
                 }
                 Scope::Host(host) => self.host(host)?,
@@ -61,42 +73,44 @@ impl<'a> Namespaces<'a> {
                     "only plans of the kernel's backends have switches, and theirs have all",
                 ),
             };
-            let inside = || self.here(steps, &mut Netlink::open()?);
-            sysctls.extend(with_netns(netns.as_fd(), inside)??);
+            let inside = || {
+                let mut netlink = Netlink::open()?;
+                self.here(steps, &mut netlink, &mut made)?;
+                Ok::<_, FabricError>(netlink)
+            };
+            let netlink = with_netns(netns.as_fd(), inside)??;
+            if let Scope::Host(host) = steps[0].scope()
+                && made.tuns.contains_key(&host)
+            {
+                made.cards.insert(host, netlink);
+            }
         }
-        self.ready(plan, netlink)?;
-        Ok(sysctls)
+        self.ready(plan)?;
+        Ok(made)
     }
 
-    /// Waits until every port can send. The end of a pair that came up first can only once a worker of the kernel has
-    /// seen that the other one is there, and drops what it is given until then.
-    fn ready(&self, plan: &Plan, netlink: &mut Netlink) -> Result<(), FabricError> {
-        let mut ports: BTreeMap<Scope, BTreeSet<&str>> = BTreeMap::new();
+    /// Waits until every port of a switch can send. The end of a pair that came up first can only once a worker of the
+    /// kernel has seen that the other one is there, and drops what it is given until then. (The relay waits for its
+    /// ports itself; hosts' cards come up last.)
+    fn ready(&self, plan: &Plan) -> Result<(), FabricError> {
+        let mut ports: BTreeMap<SwitchId, BTreeSet<&str>> = BTreeMap::new();
         for step in plan.steps() {
-            match step {
-                Step::Veth(pair) => {
-                    ports.entry(pair.at).or_default().insert(&pair.port);
+            match (step, step.scope()) {
+                (Step::Veth(pair), Scope::Switch(switch)) => {
+                    ports.entry(switch).or_default().insert(&pair.port);
                 }
-                Step::Trunk(trunk) => {
+                (Step::Trunk(trunk), _) => {
                     let ends = [(trunk.from, &trunk.device), (trunk.to, &trunk.peer)];
                     for (switch, device) in ends {
-                        let of_switch = ports.entry(Scope::Switch(switch)).or_default();
-                        of_switch.insert(device);
+                        ports.entry(switch).or_default().insert(device);
                     }
                 }
                 _ => {}
             }
         }
-        for (scope, ports) in ports {
-            match scope {
-                Scope::Fabric => ready_here(scope, &ports, netlink)?,
-                Scope::Switch(switch) => {
-                    let netns = self.switches[&switch].as_fd();
-                    with_netns(netns, || ready_here(scope, &ports, &mut Netlink::open()?))??;
-                }
-                // Came up last.
-                Scope::Host(_) => {}
-            }
+        for (switch, ports) in ports {
+            let inside = || ready_here(switch, &ports, &mut Netlink::open()?);
+            with_netns(self.switches[&switch].as_fd(), inside)??;
         }
         Ok(())
     }
@@ -112,23 +126,24 @@ impl<'a> Namespaces<'a> {
         &self,
         steps: &[Step],
         netlink: &mut Netlink,
-    ) -> Result<Vec<SysctlOutcome>, FabricError> {
-        let mut sysctls = Vec::new();
+        made: &mut Made,
+    ) -> Result<(), FabricError> {
         for step in steps {
-            if let Step::Sysctl { scope, key, value } = step {
-                sysctls.push(sysctl(*scope, key, value));
-                continue;
-            }
-            self.one(step, netlink)?;
+            self.one(step, netlink, made)?;
         }
-        kernel::read_back(steps, netlink)?;
-        Ok(sysctls)
+        kernel::read_back(steps, netlink)
     }
 
-    fn one(&self, step: &Step, netlink: &mut Netlink) -> Result<(), FabricError> {
+    fn one(&self, step: &Step, netlink: &mut Netlink, made: &mut Made) -> Result<(), FabricError> {
         let done = match step {
             Step::LoopbackUp { .. } => netlink.set_up("lo"),
-            Step::Sysctl { .. } => Ok(()),
+            Step::Sysctl { scope, key, value } => {
+                made.sysctls.push(sysctl(*scope, key, value));
+                Ok(())
+            }
+            Step::Tun(port) => {
+                tun(port, netlink).map(|device| drop(made.tuns.insert(port.host, device)))
+            }
             Step::Veth(pair) => netlink.create_veth(pair, self.host(pair.host)?.as_fd()),
             Step::GsoMaxSize { bytes, .. } => netlink.set_gso_max_size(HOST_DEVICE, *bytes),
             Step::SingleSegments { .. } => netlink.set_gso_max_segments(HOST_DEVICE, 1),
@@ -166,27 +181,37 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN_NS: u64 = 1_000_000;
 
 fn ready_here(
-    scope: Scope,
+    switch: SwitchId,
     ports: &BTreeSet<&str>,
     netlink: &mut Netlink,
 ) -> Result<(), FabricError> {
     let patience = u64::try_from(READY_WITHIN.as_nanos()).unwrap_or(u64::MAX);
     let deadline = now_ns().saturating_add(patience);
     loop {
-        let waiting = netlink.not_ready()?;
-        let Some(device) = waiting.iter().find(|name| ports.contains(name.as_str())) else {
+        let usable = netlink.usable_devices()?;
+        let Some(device) = ports.iter().find(|name| !usable.contains(**name)) else {
             return Ok(());
         };
         let now = now_ns();
         if now >= deadline {
             return Err(FabricError::NotReady {
-                device: device.clone(),
-                scope,
+                device: (*device).to_owned(),
+                switch,
                 waited: READY_WITHIN,
             });
         }
         wait_until(now + LOOK_AGAIN_NS).map_err(|source| FabricError::Wait { source })?;
     }
+}
+
+/// Makes a host's card in the calling thread's namespace.
+fn tun(port: &TunPort, netlink: &mut Netlink) -> Result<TunDevice, NetlinkError> {
+    let device = TunDevice::create(HOST_DEVICE).map_err(|source| NetlinkError::Tun {
+        name: HOST_DEVICE.to_owned(),
+        source,
+    })?;
+    netlink.set_sizes(HOST_DEVICE, port.mtu, port.txqueuelen)?;
+    Ok(device)
 }
 
 fn sysctl(scope: Scope, key: &str, value: &str) -> SysctlOutcome {

@@ -23,11 +23,11 @@ use self::relay::Relay;
 pub use self::relay::RelayError;
 use crate::counters::{Counters, Sample};
 use crate::link::LinkSpec;
-use crate::plan::{Plan, Scope};
+use crate::plan::{HOST_DEVICE, Plan, Scope};
 use crate::sys::netlink::{Netlink, NetlinkError};
 use crate::sys::netns::NetnsError;
 use crate::sys::procfs;
-use crate::topology::{HostId, LinkId};
+use crate::topology::{HostId, LinkId, SwitchId};
 
 /// Why a fabric cannot be built or used.
 #[derive(Debug, thiserror::Error)]
@@ -93,12 +93,12 @@ pub enum FabricError {
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     /// A device does not become ready to send.
-    #[error("device {device} of [{scope}] is up but cannot send after {waited:?}")]
+    #[error("device {device} of {switch} is up but cannot send after {waited:?}")]
     NotReady {
         /// The device.
         device: String,
         /// Where it is.
-        scope: Scope,
+        switch: SwitchId,
         /// How long we waited.
         waited: Duration,
     },
@@ -164,6 +164,8 @@ pub struct Fabric {
     backend: Box<dyn Backend>,
     sysctls: Vec<SysctlOutcome>,
     netlink: Mutex<Netlink>,
+    /// Sockets in the namespaces of hosts whose card is their port.
+    cards: Mutex<BTreeMap<HostId, Netlink>>,
     backlog_drops_before: Option<u64>,
 }
 
@@ -176,20 +178,24 @@ impl Fabric {
         plan.backend().check_all(plan.topology())?;
         let mut netlink = Netlink::open()?;
         let mut built = build::Namespaces::new(plan, hosts)?;
-        let sysctls = built.execute(plan, &mut netlink)?;
+        let build::Made {
+            sysctls,
+            tuns,
+            cards,
+        } = built.execute(plan, &mut netlink)?;
         let backend: Box<dyn Backend> = match plan.backend() {
-            BackendKind::Relay => Box::new(Relay::start(plan)?),
+            BackendKind::Relay => Box::new(Relay::start(plan, tuns)?),
             BackendKind::Netem | BackendKind::Htb => {
                 Box::new(Kernel::start(plan, built.into_switches())?)
             }
         };
         let backlog_drops_before = procfs::backlog_drops();
-        let netlink = Mutex::new(netlink);
         Ok(Self {
             plan: plan.clone(),
             backend,
             sysctls,
-            netlink,
+            netlink: Mutex::new(netlink),
+            cards: Mutex::new(cards),
             backlog_drops_before,
         })
     }
@@ -221,10 +227,16 @@ impl Fabric {
                 counters.ports.entry(pair.host).or_default().device_drops = dropped;
             }
         }
+        let mut cards = self.cards.lock().unwrap_or_else(PoisonError::into_inner);
+        for (&host, netlink) in cards.iter_mut() {
+            let dropped = netlink.device_drops()?.get(HOST_DEVICE).copied();
+            counters.ports.entry(host).or_default().device_drops = dropped.unwrap_or(0);
+        }
         let before = self.backlog_drops_before;
         counters.relay.backlog_drops = procfs::backlog_drops()
             .zip(before)
             .map(|(now, before)| now.saturating_sub(before));
+        counters.relay.computer = procfs::computer_time();
         Ok(counters)
     }
 

@@ -58,6 +58,13 @@ fn commands(topology: &Topology, step: &Step) -> Vec<String> {
             let host = name(topology, Scope::Host(pair.host));
             pair_of(&at, &host, pair)
         }
+        Step::Tun(port) => vec![
+            format!("ip -n {at} tuntap add dev {HOST_DEVICE} mode tun vnet_hdr"),
+            format!(
+                "ip -n {at} link set dev {HOST_DEVICE} mtu {} txqueuelen {}",
+                port.mtu, port.txqueuelen
+            ),
+        ],
         Step::Trunk(trunk) => {
             let to = name(topology, Scope::Switch(trunk.to));
             let (mac, end) = (colons(trunk.mac), format!("mtu {}", trunk.mtu));

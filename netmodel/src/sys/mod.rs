@@ -12,3 +12,4 @@ pub mod procfs;
 pub mod sched;
 pub(crate) mod tc;
 pub mod tcpinfo;
+pub(crate) mod tun;

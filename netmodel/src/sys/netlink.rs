@@ -2,7 +2,7 @@
 
 mod switching;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -13,7 +13,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -49,6 +49,14 @@ pub enum NetlinkError {
         what: String,
         /// What is wrong with it.
         detail: String,
+    },
+    /// A TUN device cannot be made.
+    #[error("cannot make the TUN device `{name}`: {source}; `ports = packet` needs none")]
+    Tun {
+        /// The name.
+        name: String,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// There is no device of this name here.
     #[error("no device `{name}` in this namespace: {source}")]
@@ -130,6 +138,26 @@ impl Netlink {
         self.acknowledged(&what, RouteNetlinkMessage::SetLink(link), 0)
     }
 
+    /// Sets MTU and transmit queue length of a device.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NoDevice`] or [`NetlinkError::Refused`].
+    pub fn set_sizes(
+        &mut self,
+        device: &str,
+        mtu: u32,
+        txqueuelen: u32,
+    ) -> Result<(), NetlinkError> {
+        let mut link = LinkMessage::default();
+        link.header.index = device_index(device)?;
+        link.attributes = vec![
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::TxQueueLen(txqueuelen),
+        ];
+        let what = format!("give {device} an MTU of {mtu} and a queue of {txqueuelen}");
+        self.acknowledged(&what, RouteNetlinkMessage::SetLink(link), 0)
+    }
+
     /// Limits the super-frames a device may be given.
     ///
     /// # Errors
@@ -194,6 +222,31 @@ impl Netlink {
             drops.extend(name.map(|name| (name, dropped)));
         })?;
         Ok(drops)
+    }
+
+    /// Devices of this namespace that are up and have a carrier, as the kernel has noticed.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn usable_devices(&mut self) -> Result<BTreeSet<String>, NetlinkError> {
+        let mut usable = BTreeSet::new();
+        let dump = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        self.exchange("read device states", dump, NLM_F_DUMP, |answer| {
+            let RouteNetlinkMessage::NewLink(link) = answer else {
+                return;
+            };
+            let state = LinkAttribute::OperState(State::Up);
+            let is_up = link.attributes.contains(&state);
+            let name = link
+                .attributes
+                .into_iter()
+                .find_map(|attribute| match attribute {
+                    LinkAttribute::IfName(name) => Some(name),
+                    _ => None,
+                });
+            usable.extend(name.filter(|_| is_up));
+        })?;
+        Ok(usable)
     }
 
     fn acknowledged(

@@ -8,11 +8,13 @@
 
 mod carried;
 mod changed;
+mod links;
 mod net;
 
 use std::io::Write;
 
 use netmodel::backend::BackendKind;
+use netmodel::plan::PortKind;
 use netmodel::sys::netns::enter_machine;
 use netmodel::sys::probe::{Capabilities, probe};
 
@@ -100,6 +102,12 @@ fn main() {
             test(backend);
             println!("test {backend}::{name} ... ok");
         }
+    }
+    links::run(PortKind::Packet);
+    if capabilities.has("tun") {
+        links::run(PortKind::Tun);
+    } else {
+        skipped("SKIPPED links over TUN ports: missing tun\n");
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the kernel's backends need over netlink: pairs between switches, IFB devices, routes, traffic control, counters.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
 };
 
 use super::{Netlink, NetlinkError, device_index, end, extended_text};
@@ -247,30 +247,6 @@ impl Netlink {
                 }
             }
             devices.insert(link.header.index, counts);
-        })?;
-        Ok(devices)
-    }
-
-    /// Devices of this namespace that cannot send yet. Those without a carrier to lose (IFB, loopback) are among them:
-    /// their state stays unknown.
-    ///
-    /// # Errors
-    /// [`NetlinkError`].
-    pub(crate) fn not_ready(&mut self) -> Result<BTreeSet<String>, NetlinkError> {
-        let mut devices = BTreeSet::new();
-        let dump = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        self.exchange("read states of devices", dump, NLM_F_DUMP, |answer| {
-            let RouteNetlinkMessage::NewLink(link) = answer else {
-                return;
-            };
-            let ready = |it: &LinkAttribute| matches!(it, LinkAttribute::OperState(State::Up));
-            if !link.attributes.iter().any(ready) {
-                let name = |attribute: &LinkAttribute| match attribute {
-                    LinkAttribute::IfName(name) => Some(name.clone()),
-                    _ => None,
-                };
-                devices.extend(link.attributes.iter().find_map(name));
-            }
         })?;
         Ok(devices)
     }

@@ -16,10 +16,11 @@ use crate::qdisc::{Handle, Object, Qdisc, Redirect};
 use crate::sys::netlink::{Netlink, device_index};
 use crate::sys::netns::{create_netns, enter_machine};
 use crate::sys::packet::PacketSocket;
+use crate::sys::tun::TunDevice;
 use crate::topology::HostId;
 
 /// Probes in the order they are reported: name, whether required, remedy.
-const PROBES: [(&str, bool, &str); 9] = [
+const PROBES: [(&str, bool, &str); 10] = [
     (
         "namespaces",
         true,
@@ -52,6 +53,11 @@ const PROBES: [(&str, bool, &str); 9] = [
         "tbf",
         false,
         "modprobe sch_tbf; only measurements shaped at the source need it",
+    ),
+    (
+        "tun",
+        false,
+        "not needed: ports fall back to veth and AF_PACKET (chmod a+rw /dev/net/tun lets users try `ports = tun`)",
     ),
     (
         "pid-namespace",
@@ -127,6 +133,9 @@ fn try_all(out: &mut File) {
         Err(format!("process {pid}"))
     };
     say("pid-namespace", first);
+    // In here, where ports are made: root of a user namespace is not root for a node that only root may open.
+    let tun = TunDevice::create("tun0").map(|_| "TUN with IFF_VNET_HDR".to_owned());
+    say("tun", tun.map_err(|e| e.to_string()));
     let veth = veth();
     let made = veth.is_ok();
     say("veth", veth);
