@@ -10,6 +10,7 @@ pub mod balance;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
+pub mod computer;
 pub mod control;
 pub mod event;
 pub mod ids;

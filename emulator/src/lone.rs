@@ -14,6 +14,7 @@ use crate::scenario::{
     WriteSource,
 };
 use anyhow::{Result, anyhow};
+use netmodel::backend::BackendKind;
 use netmodel::link::LinkSpec;
 use netmodel::schedule::Schedule;
 use netmodel::topology::{Cable, Topology};
@@ -81,6 +82,8 @@ pub struct Lone {
     pub warm_up_ns: u64,
     /// Whether to measure the link first.
     pub calibrate: bool,
+    /// What carries the network; `None` is any that can.
+    pub backend: Option<BackendKind>,
 }
 
 impl Lone {
@@ -126,7 +129,7 @@ impl Lone {
             vms: vec![vm],
             flows: Vec::new(),
             network: NetworkSpec {
-                backend: None,
+                backend: self.backend,
                 topology: Topology::star([
                     ("source".to_owned(), Cable::symmetric(self.link)),
                     ("destination".to_owned(), Cable::symmetric(open)),
@@ -165,6 +168,7 @@ impl Lone {
             out: out.to_owned(),
             show,
             calibrate: self.calibrate,
+            force: false,
         })?;
         let record = outcome.migrations.into_iter().next();
         let record = record.ok_or_else(|| anyhow!("the run ended before its migration did"))?;

@@ -1,6 +1,7 @@
-//! Asks the relay for a link and measures what it gives: TCP goodput and added round-trip delay, in its own namespaces.
+//! Asks a backend for a link and measures what it gives: TCP goodput and added round-trip delay, in its own namespaces.
 //!
-//!     relay_probe [--rate 1Gbit] [--delay 10ms] [--queue 512KiB] [--seconds 3] [--hosts 2] [--calibrate true]
+//!     relay_probe [--rate 1Gbit] [--delay 10ms] [--queue 512KiB] [--seconds 3] [--hosts 2] [--ports auto]
+//!         [--backend relay] [--loss 1%] [--seed 0] [--calibrate true]
 //!     relay_probe --doctor true
 //!
 //! Needs no privileges. Prints one JSON object.
@@ -14,8 +15,8 @@ use std::time::Duration;
 use netmodel::backend::{BackendKind, Fabric};
 use netmodel::calibrate::{Settings, calibrate};
 use netmodel::flow::goodput_bps;
-use netmodel::link::LinkSpec;
-use netmodel::plan::{Plan, TcpSettings};
+use netmodel::link::{LinkSpec, Loss};
+use netmodel::plan::{Plan, PortKind, TcpSettings};
 use netmodel::sys::clock::now_ns;
 use netmodel::sys::netns::{create_netns, enter_machine, with_netns};
 use netmodel::sys::probe::probe;
@@ -23,14 +24,20 @@ use netmodel::sys::tcpinfo;
 use netmodel::topology::{Cable, HostId, LinkId, Topology, host_address};
 use netmodel::units::parse_delay;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 struct Asked {
     spec: LinkSpec,
     seconds: u64,
     hosts: u32,
+    ports: PortKind,
+    seed: u64,
     calibrate: bool,
     doctor: bool,
+    backend: BackendKind,
 }
 
 fn main() -> Result<(), Failure> {
@@ -45,10 +52,9 @@ fn main() -> Result<(), Failure> {
     let ids: Vec<HostId> = topology.hosts().map(|(id, _)| id).collect();
     let hosts = ids.iter().map(|id| Ok((*id, create_netns()?)));
     let hosts = hosts.collect::<Result<BTreeMap<_, _>, Failure>>()?;
-    let fabric = Fabric::build(
-        &Plan::new(topology, &TcpSettings::default(), BackendKind::Relay),
-        &hosts,
-    )?;
+    let plan = Plan::new(topology, &TcpSettings::default(), asked.backend);
+    let plan = plan.with_ports(asked.ports).with_seed(asked.seed);
+    let fabric = Fabric::build(&plan, &hosts)?;
     if asked.calibrate {
         let result = calibrate(&fabric, &hosts, &Settings::default())?;
         println!("{}", serde_json::to_string_pretty(&result)?);
@@ -70,10 +76,12 @@ fn main() -> Result<(), Failure> {
             "ideal_goodput_bps": ideal, "goodput_bps": flow.goodput_bps,
             "goodput_error": ideal.map(|ideal| flow.goodput_bps / ideal - 1.0),
             "wire_bps": flow.wire_bps,
+            "relay_ms_per_gbit": flow.relay_ms / flow.gbit, "process_ms_per_gbit": flow.process_ms / flow.gbit,
             "wire_error": asked.spec.rate.map(|rate| flow.wire_bps / rate.bps() as f64 - 1.0),
             "congestion_control": flow.congestion_control, "retransmits": flow.retransmits,
             "mean_frame_segments": up.received.segments as f64 / up.received.packets.max(1) as f64,
             "queue_bytes_max": up.queue_bytes_max, "dropped_packets": up.dropped.packets,
+            "lost_share": up.lost.segments as f64 / up.received.segments.max(1) as f64,
             "lateness_us": { "mean": lateness.mean_ns() / 1e3, "p50": lateness.quantile_ns(500) / 1000,
                 "p99": lateness.quantile_ns(990) / 1000, "max": lateness.max_ns() / 1000 },
             "run_ms": counters.relay.run_ns.map(|ns| ns / 1_000_000),
@@ -91,8 +99,11 @@ fn arguments() -> Result<Asked, Failure> {
         spec: LinkSpec::default(),
         seconds: 3,
         hosts: 2,
+        ports: PortKind::Auto,
+        seed: 0,
         calibrate: false,
         doctor: false,
+        backend: BackendKind::Relay,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
@@ -106,6 +117,10 @@ fn arguments() -> Result<Asked, Failure> {
             "--seconds" => asked.seconds = value.parse()?,
             "--calibrate" => asked.calibrate = value.parse()?,
             "--doctor" => asked.doctor = value.parse()?,
+            "--ports" => asked.ports = value.parse()?,
+            "--seed" => asked.seed = value.parse()?,
+            "--loss" => asked.spec.loss = Loss::Independent(value.parse()?),
+            "--backend" => asked.backend = value.parse()?,
             "--hosts" => asked.hosts = value.parse()?,
             _ => return Err(format!("unknown option {name}").into()),
         }
@@ -153,6 +168,17 @@ struct Flow {
     wire_bps: f64,
     congestion_control: String,
     retransmits: u32,
+    gbit: f64,
+    /// Processor time of the data thread, what the kernel does in its calls included.
+    relay_ms: f64,
+    /// Of the whole process: sender, relay and receiver.
+    process_ms: f64,
+}
+
+fn process_ms() -> Result<f64, Failure> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let ms = |time: TimeVal| time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3;
+    Ok(ms(usage.user_time()) + ms(usage.system_time()))
 }
 
 /// One TCP stream from the first host to the second; measured after one second of warm-up.
@@ -188,18 +214,22 @@ fn stream(
             Ok((total, now_ns()))
         };
         let (_, from) = read_until(start)?;
-        let before = fabric.counters()?;
+        let (before, process_before) = (fabric.counters()?, process_ms()?);
         let (bytes, to) = read_until(end)?;
-        let after = fabric.counters()?;
+        let (after, process_after) = (fabric.counters()?, process_ms()?);
         drop(read_until(to + 1_000_000_000));
         let wire = |c: &netmodel::counters::Counters| c.links[&LinkId(0)].sent.wire_bytes;
         let retransmits = pump.join().map_err(|_| "the sender panicked")??;
+        let run_ms = |c: &netmodel::counters::Counters| c.relay.run_ns.unwrap_or(0) as f64 / 1e6;
         let wire_span = (after.at_ns - before.at_ns) as f64;
         Ok(Flow {
             goodput_bps: bytes as f64 * 8e9 / (to - from) as f64,
             wire_bps: (wire(&after) - wire(&before)) as f64 * 8e9 / wire_span,
             congestion_control,
             retransmits,
+            gbit: bytes as f64 * 8e-9,
+            relay_ms: run_ms(&after) - run_ms(&before),
+            process_ms: process_after - process_before,
         })
     })
 }

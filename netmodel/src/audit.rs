@@ -7,8 +7,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::counters::{Counters, LinkCounters, Tally};
-use crate::topology::{HostId, LinkId};
+use crate::counters::{Counted, Counters, LinkCounters, Tally};
+use crate::residual::Residuals;
+use crate::sys::procfs::ComputerTime;
+use crate::topology::{HostId, LinkId, SwitchId};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -33,6 +35,17 @@ pub enum Finding {
         received_bytes: u64,
         /// Wire bytes sent, dropped, lost and held.
         accounted_bytes: u64,
+    },
+    /// A switch did not hand on what it got, or its devices lost it.
+    NotForwarded {
+        /// The switch.
+        switch: SwitchId,
+        /// Frames that entered.
+        entered: u64,
+        /// Frames that were offered to its links.
+        left: u64,
+        /// Frames its devices dropped.
+        device: u64,
     },
     /// Packets were still on a link that should be empty.
     NotDrained {
@@ -83,6 +96,31 @@ pub enum Finding {
         /// What is allowed.
         limit_per_mille: u64,
     },
+    /// The hypervisor took CPUs from this computer while they had something to do.
+    Steal {
+        /// Stolen per mille of the time of all CPUs.
+        per_mille: u64,
+        /// What is allowed.
+        limit_per_mille: u64,
+    },
+    /// Something on this computer waited for a CPU.
+    Pressure {
+        /// Per mille of the span in which somebody waited.
+        per_mille: u64,
+        /// What is allowed.
+        limit_per_mille: u64,
+    },
+    /// A link delivered another rate than it promised: it was changed, or its backend did not keep up.
+    OffRate {
+        /// The link.
+        link: LinkId,
+        /// Size of the windows.
+        window_ms: u64,
+        /// Error that 5 % of the windows exceed, per mille of the rate.
+        per_mille: u64,
+        /// What is allowed.
+        limit_per_mille: u64,
+    },
 }
 
 /// A finding with its weight.
@@ -102,6 +140,12 @@ pub struct Limits {
     pub late_p99_ns: u64,
     /// Share of time the relay may wait for a CPU.
     pub run_delay_per_mille: u64,
+    /// Share of the time of all CPUs that the hypervisor may take.
+    pub steal_per_mille: u64,
+    /// Share of time in which something on this computer may wait for a CPU.
+    pub pressure_per_mille: u64,
+    /// Error of a link's rate that 5 % of its windows may exceed: above it a warning, above ten times it an error.
+    pub rate_per_mille: u64,
     /// Whether links must be empty at the end.
     pub drained: bool,
 }
@@ -113,6 +157,9 @@ impl Default for Limits {
         Self {
             late_p99_ns: 1_000_000,
             run_delay_per_mille: 50,
+            steal_per_mille: 10,
+            pressure_per_mille: 500,
+            rate_per_mille: 10,
             drained: true,
         }
     }
@@ -123,7 +170,29 @@ impl Default for Limits {
 pub fn audit(before: &Counters, after: &Counters, limits: &Limits) -> Vec<Judged> {
     let mut findings = Vec::new();
     for (&link, counters) in &after.links {
-        audit_link(link, counters, limits, &mut findings);
+        audit_link((link, counters), after.counted, limits, &mut findings);
+    }
+    for (&switch, now) in &after.switches {
+        let then = before.switches.get(&switch).copied().unwrap_or_default();
+        let device = now.device_drops.saturating_sub(then.device_drops);
+        let (entered, left) = (
+            now.entered.saturating_sub(then.entered),
+            now.left.saturating_sub(then.left),
+        );
+        if entered != left || device > 0 {
+            // What has no route is dropped too, and that is somebody's stray packet and no fault.
+            let judge = if device > 0 || left > entered {
+                error
+            } else {
+                warning
+            };
+            findings.push(judge(Finding::NotForwarded {
+                switch,
+                entered,
+                left,
+                device,
+            }));
+        }
     }
     for (&host, now) in &after.ports {
         let then = before.ports.get(&host).copied().unwrap_or_default();
@@ -149,7 +218,43 @@ pub fn audit(before: &Counters, after: &Counters, limits: &Limits) -> Vec<Judged
     findings
 }
 
-fn audit_link(link: LinkId, counters: &LinkCounters, limits: &Limits, out: &mut Vec<Judged>) {
+/// Judges the rate of a link by its samples ([`crate::residual`]): changed behind the plan's back, or not kept up with.
+#[must_use]
+pub fn audit_rate(link: LinkId, residuals: &Residuals, limits: &Limits) -> Vec<Judged> {
+    let limit_per_mille = limits.rate_per_mille;
+    let off = residuals.windows.iter().filter_map(|errors| {
+        let limit = limit_per_mille as f64 / 1000.0;
+        if errors.p95 <= limit {
+            return None;
+        }
+        let judge = if errors.p95 > limit * 10.0 {
+            error
+        } else {
+            warning
+        };
+        // A rate is off by 100 %, and too fast by no more than 2^53 ‰, at the most.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an error is not negative, and one too large to hold saturates"
+        )]
+        let per_mille = (errors.p95 * 1000.0).round() as u64;
+        Some(judge(Finding::OffRate {
+            link,
+            window_ms: errors.window_ms,
+            per_mille,
+            limit_per_mille,
+        }))
+    });
+    off.collect()
+}
+
+fn audit_link(
+    (link, counters): (LinkId, &LinkCounters),
+    counted: Counted,
+    limits: &Limits,
+    out: &mut Vec<Judged>,
+) {
     let LinkCounters {
         received,
         sent,
@@ -160,6 +265,10 @@ fn audit_link(link: LinkId, counters: &LinkCounters, limits: &Limits, out: &mut 
     } = counters;
     let sum = |field: fn(&Tally) -> u64| field(sent) + field(dropped) + field(lost) + field(held);
     let fields: [fn(&Tally) -> u64; 3] = [|t| t.packets, |t| t.segments, |t| t.wire_bytes];
+    let fields = match counted {
+        Counted::Everything => &fields[..],
+        Counted::Frames => &fields[..1],
+    };
     if fields.iter().any(|field| field(received) != sum(*field)) {
         let accounted_bytes = sum(|t| t.wire_bytes);
         let received_bytes = received.wire_bytes;
@@ -202,17 +311,53 @@ fn audit_relay(before: &Counters, after: &Counters, limits: &Limits, out: &mut V
     }
     let span_ns = after.at_ns.saturating_sub(before.at_ns);
     let waited_ns = since(now.run_delay_ns, then.run_delay_ns);
-    let per_mille = waited_ns
-        .saturating_mul(1000)
-        .checked_div(span_ns)
-        .unwrap_or(0);
-    let limit_per_mille = limits.run_delay_per_mille;
+    let (per_mille, limit_per_mille) = (share(waited_ns, span_ns), limits.run_delay_per_mille);
     if per_mille > limit_per_mille {
         out.push(warning(Finding::RunDelay {
             per_mille,
             limit_per_mille,
         }));
     }
+    if let (Some(then), Some(now)) = (&then.computer, &now.computer) {
+        audit_computer(then, now, span_ns, limits, out);
+    }
+}
+
+fn audit_computer(
+    then: &ComputerTime,
+    now: &ComputerTime,
+    span_ns: u64,
+    limits: &Limits,
+    out: &mut Vec<Judged>,
+) {
+    let stolen_ns = now.steal_ns.saturating_sub(then.steal_ns);
+    let per_mille = share(stolen_ns, now.cpu_ns.saturating_sub(then.cpu_ns));
+    let limit_per_mille = limits.steal_per_mille;
+    if per_mille > limit_per_mille {
+        out.push(warning(Finding::Steal {
+            per_mille,
+            limit_per_mille,
+        }));
+    }
+    let Some((then_ns, now_ns)) = then.pressure_ns.zip(now.pressure_ns) else {
+        return;
+    };
+    let per_mille = share(now_ns.saturating_sub(then_ns), span_ns);
+    let limit_per_mille = limits.pressure_per_mille;
+    if per_mille > limit_per_mille {
+        out.push(warning(Finding::Pressure {
+            per_mille,
+            limit_per_mille,
+        }));
+    }
+}
+
+/// Per mille; zero of nothing.
+fn share(part_ns: u64, whole_ns: u64) -> u64 {
+    part_ns
+        .saturating_mul(1000)
+        .checked_div(whole_ns)
+        .unwrap_or(0)
 }
 
 fn error(finding: Finding) -> Judged {
@@ -242,6 +387,15 @@ impl fmt::Display for Finding {
                     "{link} received {received_bytes} bytes and accounts for {accounted_bytes}"
                 )
             }
+            Self::NotForwarded {
+                switch,
+                entered,
+                left,
+                device,
+            } => write!(
+                f,
+                "{switch} got {entered} frames and handed on {left}; its devices dropped {device}"
+            ),
             Self::NotDrained { link, packets } => write!(f, "{link} still holds {packets} packets"),
             Self::UnaccountedDrops {
                 host,
@@ -275,6 +429,30 @@ impl fmt::Display for Finding {
             } => write!(
                 f,
                 "the relay waited for a CPU {per_mille} ‰ of the time ({limit_per_mille} ‰ allowed)"
+            ),
+            Self::Steal {
+                per_mille,
+                limit_per_mille,
+            } => write!(
+                f,
+                "the hypervisor took {per_mille} ‰ of this computer's CPUs ({limit_per_mille} ‰ allowed)"
+            ),
+            Self::Pressure {
+                per_mille,
+                limit_per_mille,
+            } => write!(
+                f,
+                "something on this computer waited for a CPU {per_mille} ‰ of the time ({limit_per_mille} ‰ allowed)"
+            ),
+            Self::OffRate {
+                link,
+                window_ms,
+                per_mille,
+                limit_per_mille,
+            } => write!(
+                f,
+                "{link} was {per_mille} ‰ off its rate in 5 % of the windows of {window_ms} ms \
+                 ({limit_per_mille} ‰ allowed)"
             ),
         }
     }

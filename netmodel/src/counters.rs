@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::topology::{HostId, LinkId};
+use crate::sys::procfs::ComputerTime;
+use crate::topology::{HostId, LinkId, SwitchId};
 
 /// Frames, the packets they stand for, and their bytes on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -50,15 +51,15 @@ pub struct LinkCounters {
     pub lost: Tally,
     /// Waiting, being serialised, or on the delay line.
     pub held: Tally,
-    /// Highest backlog, in wire bytes.
+    /// Highest backlog, in wire bytes; the kernel's backends know only what they saw when they looked.
     pub queue_bytes_max: u64,
-    /// Time the link has spent serialising, up to now.
+    /// Time the link has spent serialising, up to now; of the kernel's, what its bytes take at its rate.
     pub busy_ns: u64,
     /// Frames marked with congestion experienced.
     pub marked_packets: u64,
 }
 
-/// A few links at one instant, cheap enough to be taken every 10 ms.
+/// A few links at one instant, cheap enough to be taken every 10 ms. The kernel's backends leave frames out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Sample {
     /// The instant, on the monotonic clock.
@@ -160,6 +161,31 @@ pub struct RelayCounters {
     pub run_ns: Option<u64>,
     /// Packets the kernel's receive backlog dropped, this computer over, since the fabric was built.
     pub backlog_drops: Option<u64>,
+    /// What this computer's CPUs did, if the kernel tells.
+    pub computer: Option<ComputerTime>,
+}
+
+/// What the tallies of links hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Counted {
+    /// Every field of every tally.
+    #[default]
+    Everything,
+    /// Frames in every tally; segments and wire bytes of what was sent and is held, but not of what was received,
+    /// dropped or lost, where they are 0: the kernel does not count them.
+    Frames,
+}
+
+/// A switch in which the kernel forwards, in frames. Conservation: `entered = left` while no frame is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SwitchCounters {
+    /// Came out of links that lead to it.
+    pub entered: u64,
+    /// Was offered to links that lead from it.
+    pub left: u64,
+    /// Lost in its devices outside of any queue.
+    pub device_drops: u64,
 }
 
 /// All counters at one instant.
@@ -167,6 +193,10 @@ pub struct RelayCounters {
 pub struct Counters {
     /// The instant, on the monotonic clock.
     pub at_ns: u64,
+    /// What the tallies in `links` hold.
+    pub counted: Counted,
+    /// Per switch, where the kernel forwards; the relay has none.
+    pub switches: BTreeMap<SwitchId, SwitchCounters>,
     /// Per direction of a link.
     pub links: BTreeMap<LinkId, LinkCounters>,
     /// Per host's port.

@@ -9,10 +9,14 @@
 pub mod audit;
 pub mod backend;
 pub mod calibrate;
+pub mod capacity;
 pub mod counters;
+pub mod delivery;
 pub mod flow;
 pub mod link;
 pub mod plan;
+pub mod qdisc;
+pub mod residual;
 pub mod schedule;
 pub mod sys;
 pub mod topology;

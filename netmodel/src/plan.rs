@@ -5,13 +5,20 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod commands;
+mod kernel;
+
+pub(crate) use self::kernel::{default_route, hop, line, root, seed};
 use crate::backend::BackendKind;
-use crate::link::{GSO_LARGEST, MTU};
-use crate::topology::{HostId, Link, PREFIX_LEN, Place, Topology, host_address};
+use crate::link::{GSO_LARGEST, LinkSpec, MTU};
+use crate::qdisc::{Framing, Object, Qdisc};
+use crate::schedule::Schedule;
+use crate::topology::{HostId, Link, LinkId, PREFIX_LEN, Place, SwitchId, Topology, host_address};
 use crate::units::{BitRate, ByteSize};
 
 /// The card of every emulated host.
@@ -24,16 +31,21 @@ pub enum Scope {
     Fabric,
     /// An emulated host's namespace.
     Host(HostId),
+    /// A switch's namespace, where the kernel forwards.
+    Switch(SwitchId),
 }
 
-/// A veth pair between the fabric and a host.
+/// A veth pair between the fabric, or a switch, and a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VethPair {
+    /// Where the port is.
+    pub at: Scope,
     /// The host that gets the other end as [`HOST_DEVICE`].
     pub host: HostId,
-    /// Name of the fabric's end.
+    /// Name of the port, the end that is not the host's.
     pub port: String,
-    /// Ethernet address of the fabric's end; nothing is ever sent to it.
+    /// Ethernet address of the port. Nothing is ever sent to the relay's; a switch's has the host's own, because
+    /// without ARP either end addresses what it sends with its own.
     pub port_mac: [u8; 6],
     /// Ethernet address of the host's end.
     pub host_mac: [u8; 6],
@@ -41,6 +53,70 @@ pub struct VethPair {
     pub mtu: u32,
     /// Transmit queue length of both ends: zero would starve a qdisc put there later.
     pub txqueuelen: u32,
+}
+
+/// A TUN device that is a host's card, its other end the relay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunPort {
+    /// The host that gets it as [`HOST_DEVICE`].
+    pub host: HostId,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Frames that may wait for the relay.
+    pub txqueuelen: u32,
+}
+
+/// How frames get from a host to the relay and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PortKind {
+    /// What is the faster of those that can be had here.
+    #[default]
+    Auto,
+    /// veth and AF_PACKET: everywhere.
+    Packet,
+    /// TUN: where its node may be opened.
+    Tun,
+}
+
+/// A veth pair between two switches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trunk {
+    /// One switch.
+    pub from: SwitchId,
+    /// Its end.
+    pub device: String,
+    /// The other switch.
+    pub to: SwitchId,
+    /// The other end.
+    pub peer: String,
+    /// Ethernet address of both ends, see [`VethPair::port_mac`].
+    pub mac: [u8; 6],
+    /// MTU of both ends.
+    pub mtu: u32,
+    /// Transmit queue length of both ends.
+    pub txqueuelen: u32,
+}
+
+/// What a switch does with packets for some addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The lowest of these addresses.
+    pub to: Ipv4Addr,
+    /// How many leading bits they share.
+    pub prefix_len: u8,
+    /// Where to; `None` drops them silently.
+    pub hop: Option<Hop>,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
+    /// The device.
+    pub device: String,
+    /// Stands for the other end of the device, so that the kernel keeps one neighbour per device and not one per
+    /// address (it keeps 1024 in all).
+    pub via: Ipv4Addr,
 }
 
 /// One thing to do.
@@ -62,6 +138,8 @@ pub enum Step {
     },
     /// Create a pair, the peer straight in the host's namespace, both ends without ARP.
     Veth(VethPair),
+    /// Create a TUN device in the host's namespace.
+    Tun(TunPort),
     /// Limit the super-frames of the host's card, so that its link is not given more than 250 µs at once.
     GsoMaxSize {
         /// The host.
@@ -85,18 +163,84 @@ pub enum Step {
         /// The device.
         device: String,
     },
+    /// Let the host send one segment at a time: netem draws loss and jitter per frame.
+    SingleSegments {
+        /// The host.
+        host: HostId,
+    },
+    /// Create a pair between two switches, both ends without ARP.
+    Trunk(Trunk),
+    /// Create a device whose qdisc shapes what another one received.
+    Ifb {
+        /// At which switch.
+        switch: SwitchId,
+        /// Its name.
+        device: String,
+    },
+    /// Make a qdisc, class or filter.
+    Queue {
+        /// At which switch.
+        switch: SwitchId,
+        /// On which device.
+        device: String,
+        /// What.
+        object: Object,
+    },
+    /// Tell a switch a route.
+    Route {
+        /// Which switch.
+        switch: SwitchId,
+        /// What.
+        route: Route,
+    },
+}
+
+impl PortKind {
+    /// All, in the order they are looked at.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Packet, Self::Tun];
+
+    /// As options spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Packet => "packet",
+            Self::Tun => "tun",
+        }
+    }
+}
+
+/// There are no such ports.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no kind of port; there are auto, packet and tun")]
+pub struct UnknownPorts(String);
+
+impl FromStr for PortKind {
+    type Err = UnknownPorts;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPorts> {
+        let known = Self::ALL.into_iter().find(|kind| kind.name() == text);
+        known.ok_or_else(|| UnknownPorts(text.to_owned()))
+    }
 }
 
 impl Step {
-    /// The namespace the step is done in; a pair is made from the fabric's.
+    /// The namespace the step is done in; a pair is made where its port is.
     #[must_use]
     pub fn scope(&self) -> Scope {
         match self {
             Self::LoopbackUp { scope } | Self::Sysctl { scope, .. } | Self::Up { scope, .. } => {
                 *scope
             }
-            Self::Veth(_) => Scope::Fabric,
-            Self::GsoMaxSize { host, .. } | Self::Address { host, .. } => Scope::Host(*host),
+            Self::Tun(port) => Scope::Host(port.host),
+            Self::Veth(pair) => pair.at,
+            Self::Trunk(trunk) => Scope::Switch(trunk.from),
+            Self::GsoMaxSize { host, .. }
+            | Self::SingleSegments { host }
+            | Self::Address { host, .. } => Scope::Host(*host),
+            Self::Ifb { switch, .. } | Self::Queue { switch, .. } | Self::Route { switch, .. } => {
+                Scope::Switch(*switch)
+            }
         }
     }
 }
@@ -133,61 +277,102 @@ impl Default for TcpSettings {
 pub struct Plan {
     backend: BackendKind,
     topology: Topology,
+    framing: Framing,
+    #[serde(default)]
+    seed: u64,
     steps: Vec<Step>,
 }
 
+/// No IPv6: its router solicitations and DAD would be traffic nobody asked for.
+const QUIET: [(&str, &str); 2] = [
+    ("net/ipv6/conf/all/disable_ipv6", "1"),
+    ("net/ipv6/conf/default/disable_ipv6", "1"),
+];
+
 impl Plan {
-    /// Lays out the steps: settings before devices (a device copies some when it is born), addresses before up.
+    /// Lays out the steps: settings before devices (a device copies some when it is born), qdiscs and addresses before
+    /// up.
     #[must_use]
     pub fn new(topology: Topology, tcp: &TcpSettings, backend: BackendKind) -> Self {
-        let mut steps = vec![Step::LoopbackUp {
-            scope: Scope::Fabric,
-        }];
-        // No IPv6: its router solicitations and DAD would be traffic nobody asked for.
-        let quiet = [
-            ("net/ipv6/conf/all/disable_ipv6", "1"),
-            ("net/ipv6/conf/default/disable_ipv6", "1"),
-        ];
-        // The fabric's kernel must not forward what only the relay may carry.
-        for (key, value) in quiet.into_iter().chain([("net/ipv4/ip_forward", "0")]) {
-            steps.push(sysctl(Scope::Fabric, key, value));
-        }
-        let host_settings = tcp_sysctls(&topology, tcp);
-        for (host, _) in topology.hosts() {
-            let scope = Scope::Host(host);
-            steps.push(Step::LoopbackUp { scope });
-            steps.extend(quiet.iter().map(|(key, value)| sysctl(scope, key, value)));
-            steps.extend(
-                host_settings
-                    .iter()
-                    .map(|(key, value)| sysctl(scope, key, value)),
-            );
-            let pair = veth(host);
-            let port = pair.port.clone();
-            steps.push(Step::Veth(pair));
-            let payload = largest_frame(&topology, host);
-            let bytes = (payload + GSO_HEADROOM).min(GSO_LARGEST);
-            steps.push(Step::GsoMaxSize { host, bytes });
-            let address = host_address(host);
-            steps.push(Step::Address {
-                host,
-                address,
-                prefix_len: PREFIX_LEN,
-            });
-            steps.push(Step::Up {
-                scope,
-                device: HOST_DEVICE.to_owned(),
-            });
-            steps.push(Step::Up {
-                scope: Scope::Fabric,
-                device: port,
-            });
-        }
+        Self::foreseeing(topology, tcp, backend, &Schedule::default())
+    }
+
+    /// As [`Plan::new`], ready for what is to change: where a change brings loss or jitter that netem draws per frame,
+    /// hosts send single segments from the beginning (a connection keeps what its device allowed when it was opened).
+    #[must_use]
+    pub fn foreseeing(
+        topology: Topology,
+        tcp: &TcpSettings,
+        backend: BackendKind,
+        schedule: &Schedule,
+    ) -> Self {
+        let framing = framing(&topology, backend, schedule);
+        let steps = if backend.is_kernel() {
+            kernel::steps(&topology, tcp, backend, framing)
+        } else {
+            relay_steps(&topology, tcp)
+        };
         Self {
             backend,
             topology,
+            framing,
+            seed: 0,
             steps,
         }
+    }
+
+    /// What hosts hand over at once.
+    #[must_use]
+    pub fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// The same plan with what randomness is drawn from: jitter and losses.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        let other = kernel::seed(self.seed, LinkId(0), 0) ^ kernel::seed(seed, LinkId(0), 0);
+        for step in &mut self.steps {
+            if let Step::Queue {
+                object:
+                    Object::Qdisc {
+                        kind: Qdisc::Netem(netem),
+                        ..
+                    },
+                ..
+            } = step
+            {
+                netem.seed ^= other;
+            }
+        }
+        Self { seed, ..self }
+    }
+
+    /// The same plan with other ports, if its backend has ports. [`PortKind::Auto`] leaves what is there.
+    #[must_use]
+    pub fn with_ports(self, kind: PortKind) -> Self {
+        if kind != PortKind::Tun || self.backend != BackendKind::Relay {
+            return self;
+        }
+        let turn = |step| match step {
+            Step::Veth(pair) => Some(Step::Tun(TunPort {
+                host: pair.host,
+                mtu: pair.mtu,
+                txqueuelen: TUN_QUEUE,
+            })),
+            Step::Up {
+                scope: Scope::Fabric,
+                ..
+            } => None,
+            step => Some(step),
+        };
+        let steps = self.steps.into_iter().filter_map(turn).collect();
+        Self { steps, ..self }
+    }
+
+    /// What randomness is drawn from.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// What carries packets.
@@ -217,6 +402,70 @@ impl Plan {
     }
 }
 
+fn framing(topology: &Topology, backend: BackendKind, schedule: &Schedule) -> Framing {
+    let per_frame = |spec: &LinkSpec| !spec.loss.is_none() || !spec.jitter.spread.is_zero();
+    let now = topology.links().iter().map(|link| &link.spec);
+    let later = schedule.changes().iter().map(|change| &change.spec);
+    if backend == BackendKind::Netem && now.chain(later).any(per_frame) {
+        Framing::SingleSegments
+    } else {
+        Framing::SuperFrames
+    }
+}
+
+fn relay_steps(topology: &Topology, tcp: &TcpSettings) -> Vec<Step> {
+    let mut steps = vec![Step::LoopbackUp {
+        scope: Scope::Fabric,
+    }];
+    // The fabric's kernel must not forward what only the relay may carry.
+    for (key, value) in QUIET.into_iter().chain([("net/ipv4/ip_forward", "0")]) {
+        steps.push(sysctl(Scope::Fabric, key, value));
+    }
+    let settings = tcp_sysctls(topology, tcp);
+    for (host, _) in topology.hosts() {
+        steps.extend(host_settings(host, &settings));
+        let pair = veth(host, Scope::Fabric);
+        let port = pair.port.clone();
+        steps.push(Step::Veth(pair));
+        // Before its peer: whichever comes up second is usable at once, and the host must not send into a device that
+        // drops everything until the kernel has noticed its carrier. The relay waits for its own ends.
+        steps.push(Step::Up {
+            scope: Scope::Fabric,
+            device: port,
+        });
+        steps.extend(host_device(topology, host));
+    }
+    steps
+}
+
+/// What a host's namespace needs before its device is there.
+fn host_settings(host: HostId, settings: &[(&str, String)]) -> Vec<Step> {
+    let scope = Scope::Host(host);
+    let quiet = QUIET.iter().map(|(key, value)| sysctl(scope, key, value));
+    let tcp = settings
+        .iter()
+        .map(|(key, value)| sysctl(scope, key, value));
+    let loopback = Step::LoopbackUp { scope };
+    std::iter::once(loopback).chain(quiet).chain(tcp).collect()
+}
+
+/// What a host's device needs once it is there.
+fn host_device(topology: &Topology, host: HostId) -> [Step; 3] {
+    let bytes = (largest_frame(topology, host) + GSO_HEADROOM).min(GSO_LARGEST);
+    [
+        Step::GsoMaxSize { host, bytes },
+        Step::Address {
+            host,
+            address: host_address(host),
+            prefix_len: PREFIX_LEN,
+        },
+        Step::Up {
+            scope: Scope::Host(host),
+            device: HOST_DEVICE.to_owned(),
+        },
+    ]
+}
+
 fn sysctl(scope: Scope, key: &str, value: &str) -> Step {
     Step::Sysctl {
         scope,
@@ -234,24 +483,37 @@ fn largest_frame(topology: &Topology, host: HostId) -> u32 {
     let between =
         |link: &&Link| matches!((link.from, link.to), (Place::Switch(_), Place::Switch(_)));
     let links = topology.links().iter().filter(between);
-    let frames = links.map(|link| link.spec.gso_bytes());
-    frames.fold(topology.uplink(host).spec.gso_bytes(), u32::min)
+    links
+        .map(link_frame)
+        .fold(link_frame(topology.uplink(host)), u32::min)
 }
 
-fn veth(host: HostId) -> VethPair {
+/// What a link serialises in 250 µs; a traced one on average.
+fn link_frame(link: &Link) -> u32 {
+    let rate = link.delivery.as_ref().map(|trace| trace.mean_rate());
+    rate.map_or(link.spec, LinkSpec::with_rate).gso_bytes()
+}
+
+/// Frames of a TUN device's ring: a burst of 15 MB in frames of 4 KiB, as slow start sends it into an unshaped link. The
+/// ring is 8 bytes a frame.
+const TUN_QUEUE: u32 = 4096;
+
+fn veth(host: HostId, at: Scope) -> VethPair {
+    let port_end = u8::from(at != Scope::Fabric);
     VethPair {
+        at,
         host,
         port: format!("p{}", host.0),
-        port_mac: mac(0, host),
-        host_mac: mac(1, host),
+        port_mac: mac(port_end, host.0),
+        host_mac: mac(1, host.0),
         mtu: u32::from(MTU),
         txqueuelen: 1000,
     }
 }
 
 /// A locally administered unicast address (02:…).
-fn mac(end: u8, host: HostId) -> [u8; 6] {
-    let [a, b, c, d] = host.0.to_be_bytes();
+fn mac(end: u8, number: u32) -> [u8; 6] {
+    let [a, b, c, d] = number.to_be_bytes();
     [0x02, end, a, b, c, d]
 }
 
@@ -298,13 +560,17 @@ fn tcp_sysctls(topology: &Topology, tcp: &TcpSettings) -> Vec<(&'static str, Str
 
 /// Bytes in flight plus queues on the fattest and longest way there and back.
 fn largest_path_bytes(topology: &Topology) -> u64 {
-    let specs = || topology.links().iter().map(|link| &link.spec);
-    let rate = specs()
-        .map(|s| s.rate.map_or(UNSHAPED_BPS, BitRate::bps))
+    let rate = |link: &Link| match &link.delivery {
+        Some(trace) => Some(trace.mean_rate()),
+        None => link.spec.rate,
+    };
+    let links = || topology.links().iter();
+    let queue = links()
+        .filter(|link| rate(link).is_some())
+        .map(|link| link.spec.queue.bytes())
         .max();
-    let queue = specs()
-        .filter(|s| s.rate.is_some())
-        .map(|s| s.queue.bytes())
+    let rate = links()
+        .map(|link| rate(link).map_or(UNSHAPED_BPS, BitRate::bps))
         .max();
     let round_trip = topology.longest_delay().saturating_mul(2);
     let in_flight = rate
@@ -318,6 +584,7 @@ impl fmt::Display for Scope {
         match self {
             Self::Fabric => f.write_str("fabric"),
             Self::Host(host) => write!(f, "{host}"),
+            Self::Switch(switch) => write!(f, "{switch}"),
         }
     }
 }
@@ -329,8 +596,13 @@ impl fmt::Display for Step {
             Self::Sysctl { scope, key, value } => write!(f, "[{scope}] {key} = {value}"),
             Self::Veth(pair) => write!(
                 f,
-                "[fabric] veth {} <-> [{}] {HOST_DEVICE} mtu {} no-arp",
-                pair.port, pair.host, pair.mtu
+                "[{}] veth {} <-> [{}] {HOST_DEVICE} mtu {} no-arp",
+                pair.at, pair.port, pair.host, pair.mtu
+            ),
+            Self::Tun(port) => write!(
+                f,
+                "[{}] tun {HOST_DEVICE} mtu {} queue {} with virtio-net header",
+                port.host, port.mtu, port.txqueuelen
             ),
             Self::GsoMaxSize { host, bytes } => {
                 write!(f, "[{host}] {HOST_DEVICE} super-frames up to {bytes} bytes")
@@ -346,6 +618,33 @@ impl fmt::Display for Step {
                 )
             }
             Self::Up { scope, device } => write!(f, "[{scope}] {device} up"),
+            Self::SingleSegments { host } => {
+                write!(f, "[{host}] {HOST_DEVICE} one segment per frame")
+            }
+            Self::Trunk(trunk) => write!(
+                f,
+                "[{}] veth {} <-> [{}] {} mtu {} no-arp",
+                trunk.from, trunk.device, trunk.to, trunk.peer, trunk.mtu
+            ),
+            Self::Ifb { switch, device } => write!(f, "[{switch}] ifb {device}"),
+            Self::Queue {
+                switch,
+                device,
+                object,
+            } => write!(f, "[{switch}] {device}: {object}"),
+            Self::Route { switch, route } => write!(f, "[{switch}] route {route}"),
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { to, prefix_len, .. } = self;
+        match &self.hop {
+            Some(Hop { device, via }) => {
+                write!(f, "{to}/{prefix_len} via {via} dev {device} onlink")
+            }
+            None => write!(f, "blackhole {to}/{prefix_len}"),
         }
     }
 }
@@ -356,10 +655,11 @@ impl fmt::Display for Plan {
             writeln!(f, "{step}")?;
         }
         for link in self.topology.links() {
-            let rate = link
-                .spec
-                .rate
-                .map_or("unshaped".to_owned(), |rate| rate.to_string());
+            let rate = match (&link.delivery, link.spec.rate) {
+                (Some(trace), _) => format!("{trace:?}"),
+                (None, Some(rate)) => rate.to_string(),
+                (None, None) => "unshaped".to_owned(),
+            };
             let (delay, queue) = (link.spec.delay, link.spec.queue);
             writeln!(
                 f,
@@ -374,7 +674,6 @@ impl fmt::Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::LinkSpec;
     use crate::topology::Cable;
 
     fn plan(spec: LinkSpec) -> Plan {
@@ -412,6 +711,19 @@ mod tests {
         assert!(at("disable_ipv6") < at("veth p1"));
         assert!(at("veth p1") < at("address 10.64.0.2/10"));
         assert!(at("address") < at("eth0 up"));
+    }
+
+    #[test]
+    fn tun_ports_need_nothing_in_the_fabric() {
+        let plan = plan(LinkSpec::default()).with_ports(PortKind::Tun);
+        assert_eq!(plan.pairs().count(), 0);
+        let tuns = |step: &&Step| matches!(step, Step::Tun(_));
+        assert_eq!(plan.steps().iter().filter(tuns).count(), 2);
+        let of_b: Vec<String> = plan.steps().iter().map(ToString::to_string).collect();
+        let at = |text: &str| of_b.iter().position(|step| step.contains(text)).unwrap();
+        assert!(at("[host 1] net/ipv6") < at("[host 1] tun eth0"));
+        assert!(at("[host 1] tun eth0") < at("[host 1] address"));
+        assert!(of_b.iter().all(|step| step != "[fabric] p1 up"));
     }
 
     #[test]

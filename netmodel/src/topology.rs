@@ -11,6 +11,7 @@ mod tests;
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::build::Builder;
 use self::routes::Routes;
 pub use self::shapes::{Rack, Site};
+use crate::delivery::DeliveryTrace;
 use crate::link::LinkSpec;
 
 /// An emulated host, numbered from 0.
@@ -57,6 +59,9 @@ pub struct Link {
     pub to: Place,
     /// What it promises.
     pub spec: LinkSpec,
+    /// When packets may leave, in place of a rate.
+    #[serde(default)]
+    pub delivery: Option<Arc<DeliveryTrace>>,
 }
 
 /// Both directions of a cable, as its lower end sees them: the host of a host's link.
@@ -134,6 +139,12 @@ pub enum TopologyError {
         up: usize,
         /// Links that end there.
         down: usize,
+    },
+    /// A link is served by a rate or by a trace.
+    #[error("link `{link}` has a rate and a packet-delivery trace; leave one of them out")]
+    RateAndTrace {
+        /// The link.
+        link: String,
     },
     /// No path between two hosts.
     #[error("no path from host `{from}` to host `{to}`")]
@@ -260,6 +271,33 @@ impl Topology {
     #[must_use]
     pub fn longest_delay(&self) -> Duration {
         self.routes.longest_delay(&self.parts)
+    }
+
+    /// The same network with a link that sends when a packet-delivery trace lets it.
+    ///
+    /// # Errors
+    /// [`TopologyError::RateAndTrace`] if the link has a rate.
+    ///
+    /// # Panics
+    /// For a link that is not of this topology.
+    pub fn with_delivery(
+        mut self,
+        link: LinkId,
+        trace: Option<Arc<DeliveryTrace>>,
+    ) -> Result<Self, TopologyError> {
+        self.parts.links[link.0 as usize].delivery = trace;
+        build::check_services(&self.parts)?;
+        Ok(self)
+    }
+
+    /// The same network with other delivery traces, such as divided ones.
+    #[must_use]
+    pub fn with_deliveries(&self, mut change: impl FnMut(&DeliveryTrace) -> DeliveryTrace) -> Self {
+        let mut other = self.clone();
+        for link in &mut other.parts.links {
+            link.delivery = link.delivery.as_deref().map(|t| Arc::new(change(t)));
+        }
+        other
     }
 
     /// The same network with other promises.

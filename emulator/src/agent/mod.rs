@@ -45,7 +45,8 @@ pub fn agent_main() -> Result<ExitCode> {
     };
     check_protocol(setup.protocol)?;
     let mut agent = Agent::new(setup, Arc::clone(&out));
-    out.send(&FromAgent::SetUp(Ok(())))?;
+    let unique_bytes = crate::computer::own_unique_bytes().unwrap_or(0);
+    out.send(&FromAgent::SetUp(Ok(unique_bytes)))?;
     while let Some(message) = messages.recv()? {
         if matches!(message, ToAgent::Shutdown) {
             break;

@@ -2,6 +2,7 @@
 
 use super::Exit;
 use super::output::say;
+use crate::run;
 use crate::scenario::{self, scale};
 use anyhow::Result;
 use clap::Args;
@@ -23,7 +24,7 @@ impl CheckArgs {
     pub(super) fn execute(&self) -> Result<Exit> {
         let loaded = scenario::load(&self.scenario)?;
         let carried = scale::apply(&loaded.scenario, loaded.scenario.scale)
-            .map_err(|error| crate::run::Unusable(format!("{error}\n  {}", error.remedy())))?;
+            .map_err(|error| run::Unusable(format!("{error}\n  {}", error.remedy())))?;
         if self.json {
             say!("{}", serde_json::to_string_pretty(&loaded.scenario)?);
             return Ok(Exit::Done);
@@ -36,10 +37,11 @@ impl CheckArgs {
         }
         say!("admission: unknown until a run has calibrated this machine");
         if self.explain {
-            say!(
-                "{}",
-                crate::machine::plan(&carried.network, carried.divided_by)
-            );
+            // What this machine would take, and the relay if it could not run any.
+            let capabilities = netmodel::sys::probe::probe();
+            let backend = run::backend::choose(&carried.network, &capabilities).unwrap_or_default();
+            let plan = crate::machine::plan(&carried.network, carried.divided_by, backend);
+            say!("{plan}");
         }
         Ok(Exit::Done)
     }

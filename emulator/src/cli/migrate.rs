@@ -1,6 +1,7 @@
 //! `migbed migrate`: one VM over one link.
 
 use super::Exit;
+use super::backend::BackendArg;
 use super::output::say;
 use crate::lone::{Lone, Pattern, classes};
 use crate::migration::params::{MigrationParams, Reprotect};
@@ -10,8 +11,8 @@ use crate::run::progress::Show;
 use crate::units::{bit_rate, bytes_per_second, size_bytes, time_ns};
 use anyhow::{Context, Result};
 use clap::Args;
-use netmodel::link::LinkSpec;
-use netmodel::units::ByteSize;
+use netmodel::link::{Jitter, LinkSpec, Loss};
+use netmodel::units::{BitRate, ByteSize, Probability};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,6 +41,15 @@ pub(super) struct MigrateArgs {
     /// One-way delay of the link.
     #[arg(long, default_value = "0ms", value_parser = time_ns)]
     delay: u64,
+    /// How much the delay varies, evenly to either side; packets keep their order.
+    #[arg(long, default_value = "0ms", value_parser = time_ns)]
+    jitter: u64,
+    /// Share of packets lost on the way, such as 0.1%.
+    #[arg(long, default_value = "0%", value_name = "SHARE")]
+    loss: Probability,
+    /// Mark packets that find more than this in the queue (ECN), for senders that ask for it.
+    #[arg(long, value_name = "SIZE", value_parser = size_bytes)]
+    ecn: Option<u64>,
     /// Room of the link's drop-tail queue.
     #[arg(long, default_value = "512KiB", value_parser = size_bytes)]
     queue: u64,
@@ -71,6 +81,9 @@ pub(super) struct MigrateArgs {
     /// Keep the run directory here.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// What carries the network.
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: BackendArg,
     /// Do not measure the link first.
     #[arg(long)]
     no_calibration: bool,
@@ -130,13 +143,7 @@ impl MigrateArgs {
             ram_bytes: self.ram,
             resident_bytes: self.resident + idle,
             classes: written,
-            link: LinkSpec {
-                rate,
-                delay: Duration::from_nanos(self.delay),
-                queue: ByteSize::from_bytes(self.queue),
-                overhead_bytes: self.overhead_bytes,
-                ..LinkSpec::default()
-            },
+            link: self.link(rate),
             congestion: self.congestion.clone(),
             params: MigrationParams {
                 max_bandwidth: self.max_bandwidth.unwrap_or(0),
@@ -153,7 +160,29 @@ impl MigrateArgs {
             seed: self.seed,
             warm_up_ns: 10_000_000_000,
             calibrate: !self.no_calibration,
+            backend: self.backend.kind(),
         })
+    }
+
+    fn link(&self, rate: Option<BitRate>) -> LinkSpec {
+        let loss = if self.loss.ppb() == 0 {
+            Loss::None
+        } else {
+            Loss::Independent(self.loss)
+        };
+        LinkSpec {
+            rate,
+            delay: Duration::from_nanos(self.delay),
+            jitter: Jitter {
+                spread: Duration::from_nanos(self.jitter),
+                ..Jitter::default()
+            },
+            loss,
+            queue: ByteSize::from_bytes(self.queue),
+            ecn_threshold: self.ecn.map(ByteSize::from_bytes),
+            overhead_bytes: self.overhead_bytes,
+            ..LinkSpec::default()
+        }
     }
 
     fn tell(&self, record: &MigrationRecord) -> Result<()> {

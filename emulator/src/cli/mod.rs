@@ -2,8 +2,10 @@
 //!
 //! Inside: arguments, one file a subcommand, text for people. Never inside: what a run does.
 
+mod backend;
 mod check;
 mod doctor;
+mod links;
 mod migrate;
 mod output;
 mod report;
@@ -76,6 +78,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Migrate one VM over one link and print what came out.
     Migrate(Box<migrate::MigrateArgs>),
+    /// Build a scenario's network without its VMs, measure it, print asked against got.
+    Links(links::LinksArgs),
     /// Rebuild the tables and the report of a run directory from its events.
     Report(report::ReportArgs),
     /// Replay migrations that were measured elsewhere and print the error.
@@ -106,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Rerun(args) => args.execute(),
         Command::Check(args) => args.execute(),
         Command::Migrate(args) => args.execute(),
+        Command::Links(args) => args.execute(),
         Command::Report(args) => args.execute(),
         Command::Validate(command) => command.execute(),
         Command::Trace(command) => command.execute(),

@@ -1,6 +1,7 @@
 //! `migbed run` and `migbed rerun`.
 
 use super::Exit;
+use super::backend::BackendArg;
 use super::output::say;
 use crate::results::{self, RunDir, ScenarioFile};
 use crate::run::progress::Show;
@@ -9,7 +10,6 @@ use crate::scenario::inputs::{Inputs, Needs};
 use crate::scenario::{self, Pace, Scenario};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use netmodel::backend::BackendKind;
 use std::path::{Path, PathBuf};
 
 /// Options that replace what a scenario says, and that choose where results go.
@@ -50,14 +50,6 @@ enum PaceArg {
     Real,
     /// Jumps while nothing real is on the wire.
     Warp,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum BackendArg {
-    /// The best this machine has.
-    Auto,
-    /// User space: veth and AF_PACKET.
-    Relay,
 }
 
 #[derive(Debug, Args)]
@@ -120,6 +112,7 @@ impl RunOptions {
             out,
             show: if quiet { Show::Quiet } else { Show::Auto },
             calibrate: !self.no_calibration,
+            force: self.force,
         };
         let outcome = run::run(&request)?;
         self.tell(&outcome)?;
@@ -140,10 +133,7 @@ impl RunOptions {
             };
         }
         if let Some(backend) = self.backend {
-            scenario.network.backend = match backend {
-                BackendArg::Auto => None,
-                BackendArg::Relay => Some(BackendKind::Relay),
-            };
+            scenario.network.backend = backend.kind();
         }
         scenario
     }

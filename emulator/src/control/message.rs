@@ -4,14 +4,20 @@
 use crate::event::{HostSample, LinkCalibration, LinkSample, VmSample};
 use crate::ids::{FlowId, HostId, MigrationId, VmId};
 use crate::migration::params::MigrationParams;
-use crate::migration::record::{DestinationReport, Phase, SourceReport};
+use crate::migration::record::{DestinationReport, Phase, SourceReport, TcpSample};
 use crate::scenario::{HostSpec, NetworkSpec, VmSpec};
+use netmodel::backend::BackendKind;
+use netmodel::link::LinkSpec;
+use netmodel::residual::Residuals;
+use netmodel::residual::idle::PathIdle;
+use netmodel::topology::LinkId;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Version of these messages.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// `migbed` → `machine`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,6 +30,20 @@ pub enum ToMachine {
     AllAgents(Box<ToAgent>),
     /// Answer with [`FromMachine::Links`].
     SampleLinks,
+    /// Watch the links of a migration that begins now; its source's `SourceDone` ends that.
+    Watch {
+        /// Number.
+        migration: MigrationId,
+        /// The links its bytes cross, in their order.
+        links: Vec<LinkId>,
+    },
+    /// Answer with [`FromMachine::Watched`]: the migration is over.
+    Unwatch {
+        /// Number.
+        migration: MigrationId,
+        /// When its source was sending, if it got as far.
+        sending: Option<Box<Sending>>,
+    },
     /// Answer with [`FromMachine::Drained`] once no packet is queued or in flight.
     Drain,
     /// Audit the network, answer with [`FromMachine::Audited`].
@@ -51,6 +71,10 @@ pub struct MachineSetup {
     pub divided_by: u32,
     /// Whether to load every link before the run and compare it with its spec.
     pub calibrate: bool,
+    /// What carries the network.
+    pub backend: BackendKind,
+    /// Whether a host is a process, or a network namespace alone.
+    pub agents: bool,
 }
 
 /// `machine` → `migbed`.
@@ -73,6 +97,10 @@ pub enum FromMachine {
     AgentLost(HostId),
     /// Counters of every link direction.
     Links(Vec<LinkSample>),
+    /// Links that were changed, as the schedule asks.
+    LinksChanged(Vec<LinkChange>),
+    /// What was seen of a migration's path; nothing, if it was not watched.
+    Watched(MigrationId, Option<Box<PathSeen>>),
     /// No packet is queued or in flight.
     Drained,
     /// Findings of the audit.
@@ -91,14 +119,87 @@ pub enum FromMachine {
 pub struct MachineReady {
     /// Asked against got, by link direction.
     pub calibration: Vec<LinkCalibration>,
+    /// What the audit of the measurement itself found.
+    pub findings: Vec<AuditFinding>,
     /// Data address of every host.
     pub addresses: Vec<SocketAddr>,
-    /// Backend in use.
-    pub backend: String,
     /// Things to read before trusting the numbers.
     pub warnings: Vec<String>,
-    /// ns from the first message to ready.
-    pub took_ns: u64,
+    /// What it took.
+    pub built: Built,
+}
+
+/// What a network took to build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Built {
+    /// From the first message until links could carry, ns.
+    pub build_ns: u64,
+    /// Measuring links, ns.
+    pub calibrate_ns: u64,
+    /// Memory of the machine and its agents that no other process shares, bytes.
+    pub unique_bytes: u64,
+    /// How much less memory the computer had to give afterwards, the kernel's part included.
+    pub taken_bytes: u64,
+}
+
+/// A link was changed in place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkChange {
+    /// By name.
+    pub link: String,
+    /// What it is now.
+    pub spec: LinkSpec,
+    /// Trace instant of the change, or of the landing of the jump that passed it.
+    pub trace_ns: u64,
+    /// The same on the monotonic clock.
+    pub due_ns: u64,
+    /// How much later it was done.
+    pub late_ns: u64,
+}
+
+/// The time in which a source had something to send.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sending {
+    /// From, monotonic ns.
+    pub from_ns: u64,
+    /// To, monotonic ns.
+    pub to_ns: u64,
+    /// Its connection's state in this time.
+    pub tcp: Vec<TcpSample>,
+    /// What the way back takes while idle.
+    pub back: Duration,
+}
+
+/// What was seen of a migration's path while it was under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PathSeen {
+    /// Its links, in the order its bytes cross them.
+    pub links: Vec<LinkSeen>,
+    /// Where its time went; nothing, if no link of its path has a rate.
+    pub idle: Option<PathIdle>,
+    /// How often its links were sampled while its source was sending.
+    pub samples: u32,
+    /// How late packets left links of the whole fabric from its begin to its source's end, mean.
+    pub late_mean_ns: f64,
+    /// 99th percentile.
+    pub late_p99_ns: u64,
+    /// Maximum.
+    pub late_max_ns: u64,
+    /// From its begin to its source's end.
+    pub span_ns: u64,
+    /// How long the relay waited for a CPU in it, if the kernel tells.
+    pub run_delay_ns: Option<u64>,
+    /// Share of this computer's CPU time in it that was stolen from below, if the kernel tells.
+    pub steal_share: Option<f64>,
+}
+
+/// A link of a migration's path.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkSeen {
+    /// By name.
+    pub link: String,
+    /// Errors of its rate.
+    pub residuals: Residuals,
 }
 
 /// Something the audit of the network found.
@@ -232,8 +333,9 @@ pub enum FromAgent {
         /// [`PROTOCOL`].
         protocol: u16,
     },
-    /// Setup is done, or the agent cannot go on.
-    SetUp(Result<(), String>),
+    /// Setup is done, with the memory that is this process's alone, in bytes; or the agent cannot
+    /// go on.
+    SetUp(Result<u64, String>),
     /// A VM was placed, or could not be.
     Placed(VmId, Result<(), String>),
     /// Answer to `Advance` and `Sample`.

@@ -246,6 +246,7 @@ fn is_landmark(kind: &EventKind) -> bool {
             | EventKind::VmSample(_)
             | EventKind::LinkSample(_)
             | EventKind::LinkCalibrated(_)
+            | EventKind::LinkChanged { .. }
             | EventKind::Placed { .. }
             | EventKind::FlowOpened { .. }
             | EventKind::FlowClosed { .. }

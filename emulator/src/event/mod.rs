@@ -8,11 +8,12 @@ pub mod log;
 
 use crate::ids::{FlowId, HostId, MigrationId, VmId};
 use crate::migration::record::{MigrationRecord, Phase};
+use netmodel::link::LinkSpec;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Version of the event schema, in the first event of every log.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -124,6 +125,16 @@ pub enum EventKind {
         /// How long it was open, ns.
         open_ns: u64,
     },
+    /// A link was changed in place, as the schedule asks. The event's instants are those of the
+    /// change, or of the landing of the jump that passed it.
+    LinkChanged {
+        /// By name.
+        link: String,
+        /// What it is now.
+        spec: LinkSpec,
+        /// How much later than its instant it was done, µs.
+        late_us: f64,
+    },
     /// A link's counters since the run began.
     LinkSample(LinkSample),
     /// Read before trusting the numbers.
@@ -168,22 +179,59 @@ pub enum SpanKind {
 }
 
 /// A link direction: asked against got.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct LinkCalibration {
-    /// `h1>switch` or `switch>h1`.
+    /// By name: `h1-up`, `h1-down`, `a>b`.
     pub link: String,
     /// bit/s on the wire; `None`: unshaped.
     pub asked_rate_bps: Option<u64>,
     /// Measured under load.
     pub got_rate_bps: f64,
+    /// Relative error of the rate, beyond what one frame explains; `None`: its streams did not fill
+    /// it, so that they say nothing.
+    #[serde(default)]
+    pub rate_error: Option<f64>,
+    /// The same over windows of 10, 100 and 1000 ms, 95th percentile; `None`: none was full.
+    #[serde(default)]
+    pub window_errors: [Option<f64>; 3],
     /// One-way, µs.
     pub asked_delay_us: f64,
-    /// Measured: median of added one-way delay.
-    pub got_delay_us: f64,
+    /// Measured: median one-way delay; `None`: nothing came.
+    pub got_delay_us: Option<f64>,
+    /// What is asked of its variation, µs.
+    #[serde(default)]
+    pub asked_jitter_us: f64,
+    /// Share of segments it is asked to lose.
+    #[serde(default)]
+    pub asked_loss: f64,
+    /// Datagrams sent over its path for that, and how many were lost on all of it.
+    #[serde(default)]
+    pub lost: Option<(u64, u64)>,
     /// Queue, bytes.
     pub queue_bytes: u64,
-    /// Within tolerance.
+    /// Within tolerance, all that was judged.
     pub ok: bool,
+    /// What is not: `rate`, `delay`, `jitter`, `loss`.
+    #[serde(default)]
+    pub off: Vec<String>,
+    /// The measurement was disturbed by this computer, though it was repeated.
+    #[serde(default)]
+    pub disturbed: bool,
+}
+
+impl LinkCalibration {
+    /// Whether something asked of it is out of tolerance.
+    #[must_use]
+    pub fn is_off(&self, what: &str) -> bool {
+        self.off.iter().any(|off| off == what)
+    }
+
+    /// By how much its delay is off, µs; `None` if nothing came.
+    #[must_use]
+    pub fn delay_error_us(&self) -> Option<f64> {
+        self.got_delay_us
+            .map(|got| (got - self.asked_delay_us).abs())
+    }
 }
 
 /// A host between two samples. Integrals, so that any aggregate can be had from them.
@@ -241,6 +289,15 @@ pub struct LinkSample {
     pub dropped_bytes: u64,
     /// Segments dropped.
     pub dropped_segments: u64,
+    /// Wire bytes lost on the way, as the spec asks.
+    #[serde(default)]
+    pub lost_bytes: u64,
+    /// Segments lost on the way.
+    #[serde(default)]
+    pub lost_segments: u64,
+    /// Frames marked with congestion experienced.
+    #[serde(default)]
+    pub marked_packets: u64,
     /// Wire bytes waiting.
     pub queued_bytes: u64,
     /// Highest the queue stood, bytes.

@@ -6,7 +6,7 @@ use crate::scenario::{NetworkSpec, scale};
 use anyhow::{Context, Result};
 use netmodel::audit::{Judged, Limits, Severity, audit};
 use netmodel::backend::{BackendKind, Fabric};
-use netmodel::calibrate::{Calibration, Settings, Verdict, calibrate};
+use netmodel::calibrate::{Settings, Verdict, calibrate};
 use netmodel::counters::Counters;
 use netmodel::plan::{Plan, TcpSettings};
 use netmodel::topology::{self, host_address};
@@ -14,6 +14,7 @@ use netmodel::units::ByteSize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What the longest queue and delay line take to empty, with room: a link whose queue takes longer
@@ -22,12 +23,8 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What will be done to the kernel to get a scenario's network; prints step by step.
 #[must_use]
-pub fn plan(network: &NetworkSpec, k: u32) -> Plan {
-    Plan::new(
-        network.topology.clone(),
-        &tcp_settings(k),
-        BackendKind::Relay,
-    )
+pub fn plan(network: &NetworkSpec, k: u32, backend: BackendKind) -> Plan {
+    Plan::new(network.topology.clone(), &tcp_settings(k), backend)
 }
 
 /// Buffers are bytes and scale with space; at full size they are the kernel's own, or larger where
@@ -48,7 +45,7 @@ fn tcp_settings(k: u32) -> TcpSettings {
 /// The fabric and the namespaces it joins.
 #[derive(Debug)]
 pub(super) struct Network {
-    fabric: Fabric,
+    fabric: Arc<Fabric>,
     namespaces: BTreeMap<topology::HostId, OwnedFd>,
     /// Counters when the run began: calibration is not part of it.
     before: Counters,
@@ -57,15 +54,20 @@ pub(super) struct Network {
 impl Network {
     /// Builds what the setup asks for between the namespaces, by position of the host.
     pub(super) fn build(setup: &MachineSetup, namespaces: Vec<OwnedFd>) -> Result<Self> {
-        let plan = plan(&setup.network, setup.divided_by);
+        let plan = plan(&setup.network, setup.divided_by, setup.backend);
         let namespaces = (0u32..).map(topology::HostId).zip(namespaces).collect();
         let fabric = Fabric::build(&plan, &namespaces).context("cannot build the network")?;
         let before = fabric.counters()?;
         Ok(Self {
-            fabric,
+            fabric: Arc::new(fabric),
             namespaces,
             before,
         })
+    }
+
+    /// What carries packets, for threads that change or watch links.
+    pub(super) fn fabric(&self) -> Arc<Fabric> {
+        Arc::clone(&self.fabric)
     }
 
     /// Data address of every host, in order; ports are chosen by whoever listens.
@@ -77,11 +79,12 @@ impl Network {
     }
 
     /// Loads every link and compares it with its spec.
-    pub(super) fn calibrate(&mut self) -> Result<Vec<LinkCalibration>> {
+    pub(super) fn calibrate(&mut self) -> Result<(Vec<LinkCalibration>, Vec<AuditFinding>)> {
         let measured = calibrate(&self.fabric, &self.namespaces, &Settings::default())
             .context("calibrating links")?;
         self.before = self.fabric.counters()?;
-        Ok(calibrations(&measured))
+        let findings = measured.findings.iter().map(finding).collect();
+        Ok((measured.links.iter().map(calibrated).collect(), findings))
     }
 
     /// Settings the kernel refused: the results carry them.
@@ -121,6 +124,9 @@ impl Network {
                 wire_bytes_out: now.sent.wire_bytes - then.sent.wire_bytes,
                 dropped_bytes: now.dropped.wire_bytes - then.dropped.wire_bytes,
                 dropped_segments: now.dropped.segments - then.dropped.segments,
+                lost_bytes: now.lost.wire_bytes - then.lost.wire_bytes,
+                lost_segments: now.lost.segments - then.lost.segments,
+                marked_packets: now.marked_packets - then.marked_packets,
                 queued_bytes: now.held.wire_bytes,
                 queue_bytes_max: now.queue_bytes_max,
                 late_us_mean: late.mean_ns() / 1e3,
@@ -141,28 +147,37 @@ impl Network {
     }
 }
 
-/// Asked against got. Paths share their delay over their links: what a path of two links adds
-/// beyond what was asked is put to both in halves.
-fn calibrations(measured: &Calibration) -> Vec<LinkCalibration> {
-    let us = |ns: u64| ns as f64 / 1e3;
-    let one = |link: &netmodel::calibrate::LinkCalibration| {
-        let asked_delay_us = link.asked.delay.as_nanos() as f64 / 1e3;
-        let added = link.path_delay_got_ns.map_or(0.0, us) - us(link.path_delay_asked_ns);
-        LinkCalibration {
-            link: link.name.clone(),
-            // A link that its stream did not fill was not measured: nothing was asked of it.
-            asked_rate_bps: match link.rate {
-                Verdict::NotLoaded | Verdict::Unshaped => None,
-                Verdict::Pass | Verdict::Fail => link.asked.rate.map(|rate| rate.bps()),
-            },
-            got_rate_bps: link.got_rate_bps,
-            asked_delay_us,
-            got_delay_us: asked_delay_us + added / 2.0,
-            queue_bytes: link.asked.queue.bytes(),
-            ok: link.rate != Verdict::Fail && link.delay != Verdict::Fail,
-        }
-    };
-    measured.links.iter().map(one).collect()
+/// Asked against got, for the results.
+fn calibrated(link: &netmodel::calibrate::LinkCalibration) -> LinkCalibration {
+    let us = |span: Duration| span.as_nanos() as f64 / 1e3;
+    let asked = &link.asked;
+    let error_us = link.delay_error_ns.map(|ns| ns as f64 / 1e3);
+    let verdicts = [
+        ("rate", link.rate),
+        ("delay", link.delay),
+        ("jitter", link.jitter),
+        ("loss", link.loss),
+    ];
+    let off = verdicts.iter().filter(|(_, v)| *v == Verdict::Fail);
+    let windows = link.residuals.map(|residuals| residuals.windows);
+    LinkCalibration {
+        link: link.name.clone(),
+        asked_rate_bps: asked.rate.map(|rate| rate.bps()),
+        got_rate_bps: link.got_rate_bps,
+        rate_error: link.rate_error,
+        window_errors: windows.map_or([None; 3], |windows| {
+            windows.map(|errors| (errors.windows > 0).then_some(errors.p95))
+        }),
+        asked_delay_us: us(asked.delay),
+        got_delay_us: error_us.map(|error_us| us(asked.delay) + error_us),
+        asked_jitter_us: us(asked.jitter.spread),
+        asked_loss: asked.loss.mean(),
+        lost: link.losses,
+        queue_bytes: asked.queue.bytes(),
+        ok: link.passed(),
+        off: off.map(|(what, _)| (*what).to_owned()).collect(),
+        disturbed: link.disturbed,
+    }
 }
 
 fn finding(judged: &Judged) -> AuditFinding {

@@ -1,15 +1,22 @@
 //! PID 1 of a machine: builds the fabric, starts the agents, routes control messages.
 
 use super::agents::{AgentSays, Agents};
+use super::changes::{Changes, Report};
 use super::fabric::Network;
+use super::timetable::Timetable;
+use super::watch::Watches;
 use crate::clock::mono_ns;
+use crate::computer;
 use crate::control::channel::{Receiver, Sender, check_protocol, split};
 use crate::control::message::{
-    AgentSetup, FromAgent, FromMachine, MachineReady, MachineSetup, PROTOCOL, ToAgent, ToMachine,
+    AgentSetup, Built, FromAgent, FromMachine, MachineReady, MachineSetup, PROTOCOL, ToAgent,
+    ToMachine,
 };
 use crate::ids::HostId;
 use anyhow::{Result, anyhow, bail};
-use netmodel::sys::netns::NetnsError;
+use netmodel::schedule::Schedule;
+use netmodel::sys::netns::{self, NetnsError};
+use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::ExitCode;
 
@@ -71,22 +78,31 @@ impl Init {
             None => return Ok(()),
         };
         check_protocol(setup.protocol)?;
-        let mut network = self.build(&setup).await?;
-        let calibration = if setup.calibrate {
-            self.progress("calibrating links").await?;
-            network.calibrate()?
-        } else {
-            Vec::new()
+        let available = computer::available_bytes().unwrap_or(0);
+        let (mut network, agents_bytes) = self.build(&setup).await?;
+        let mut built = Built {
+            build_ns: mono_ns() - begun_ns,
+            unique_bytes: agents_bytes + computer::own_unique_bytes().unwrap_or(0),
+            taken_bytes: available.saturating_sub(computer::available_bytes().unwrap_or(0)),
+            ..Built::default()
         };
+        let (mut calibration, mut findings) = (Vec::new(), Vec::new());
+        if setup.calibrate {
+            self.progress("calibrating links").await?;
+            let begun_ns = mono_ns();
+            (calibration, findings) = network.calibrate()?;
+            built.calibrate_ns = mono_ns() - begun_ns;
+        }
         let ready = MachineReady {
             calibration,
+            findings,
             addresses: network.addresses(),
-            backend: "relay".to_owned(),
             warnings: network.warnings(),
-            took_ns: mono_ns() - begun_ns,
+            built,
         };
         self.to.send(&FromMachine::Ready(Box::new(ready))).await?;
-        self.route(&network).await
+        let schedule = setup.network.schedule.clone();
+        self.route(&network, schedule).await
     }
 
     async fn progress(&mut self, what: &str) -> Result<()> {
@@ -97,7 +113,11 @@ impl Init {
     }
 
     /// Namespaces and agents first, then the links between them, then the agents' own setup.
-    async fn build(&mut self, setup: &MachineSetup) -> Result<Network> {
+    /// Returns what agents need of memory together, in bytes.
+    async fn build(&mut self, setup: &MachineSetup) -> Result<(Network, u64)> {
+        if !setup.agents {
+            return Ok((self.build_bare(setup).await?, 0));
+        }
         let hosts: Vec<HostId> = (0u32..).map(HostId).take(setup.hosts.len()).collect();
         self.progress(&format!("starting {} hosts", hosts.len()))
             .await?;
@@ -124,15 +144,28 @@ impl Init {
                 .send(host, &ToAgent::Setup(Box::new(agent)))
                 .await;
         }
-        let mut waiting = hosts.len();
+        let (mut waiting, mut agents_bytes) = (hosts.len(), 0);
         while waiting > 0 {
-            waiting -= usize::from(self.agent_is_up().await?);
+            if let Some(bytes) = self.agent_is_up().await? {
+                waiting -= 1;
+                agents_bytes += bytes;
+            }
         }
-        Ok(network)
+        Ok((network, agents_bytes))
     }
 
-    /// One message of an agent that is being set up; whether it is up with it.
-    async fn agent_is_up(&mut self) -> Result<bool> {
+    /// A network of which hosts are namespaces and nothing else: links alone are of interest.
+    async fn build_bare(&mut self, setup: &MachineSetup) -> Result<Network> {
+        let hosts = setup.hosts.len();
+        self.progress(&format!("making {hosts} namespaces")).await?;
+        let namespaces = (0..hosts).map(|_| netns::create_netns());
+        let namespaces = namespaces.collect::<Result<Vec<_>, NetnsError>>()?;
+        self.progress("building the network").await?;
+        Network::build(setup, namespaces)
+    }
+
+    /// One message of an agent that is being set up; with its memory when it is up.
+    async fn agent_is_up(&mut self) -> Result<Option<u64>> {
         match self.agents.next().await {
             (host, AgentSays::Gone) => Err(anyhow!(
                 "the agent of host {} ended while it was set up",
@@ -141,11 +174,11 @@ impl Init {
             (host, AgentSays::Message(message)) => match *message {
                 FromAgent::Hello { protocol } => {
                     check_protocol(protocol)?;
-                    Ok(false)
+                    Ok(None)
                 }
                 FromAgent::SetUp(done) => {
-                    done.map_err(|error| anyhow!("host {}: {error}", host.0))?;
-                    Ok(true)
+                    let bytes = done.map_err(|error| anyhow!("host {}: {error}", host.0))?;
+                    Ok(Some(bytes))
                 }
                 other => Err(anyhow!(
                     "host {}: expected its setup, got {other:?}",
@@ -155,16 +188,26 @@ impl Init {
         }
     }
 
-    /// Passes messages on until the end.
-    async fn route(&mut self, network: &Network) -> Result<()> {
+    /// Passes messages on and keeps the schedule of links until the end.
+    async fn route(&mut self, network: &Network, schedule: Schedule) -> Result<()> {
+        let timetable = Timetable::new(schedule, MonoNs(mono_ns()));
+        let mut watches = Watches::start(network.fabric())?;
+        let mut changes = Changes::start(network.fabric(), watches.shared(), timetable)?;
         loop {
             tokio::select! {
+                Some(report) = changes.next() => self.changed(report).await?,
+                (migration, seen) = watches.next() => {
+                    self.to.send(&FromMachine::Watched(migration, seen)).await?;
+                }
                 message = self.from.recv() => match message? {
                     None | Some(ToMachine::Shutdown) => break,
-                    Some(message) => self.obey(message, network).await?,
+                    Some(message) => self.obey(message, network, &changes, &watches).await?,
                 },
                 (host, said) = self.agents.next() => match said {
                     AgentSays::Message(message) => {
+                        if let FromAgent::SourceDone { migration, .. } = *message {
+                            watches.stop(migration)?;
+                        }
                         self.to.send(&FromMachine::Agent(host, message)).await?;
                     }
                     AgentSays::Gone => {
@@ -178,12 +221,28 @@ impl Init {
         Ok(())
     }
 
-    async fn obey(&mut self, message: ToMachine, network: &Network) -> Result<()> {
+    async fn obey(
+        &mut self,
+        message: ToMachine,
+        network: &Network,
+        changes: &Changes,
+        watches: &Watches,
+    ) -> Result<()> {
         match message {
             ToMachine::Agent(host, message) => self.agents.send(host, &message).await,
-            ToMachine::AllAgents(message) => self.agents.send_all(&message).await,
+            ToMachine::AllAgents(message) => {
+                // Links first: what an agent sends after a jump must meet them as they are then.
+                if let Some(report) = follow(changes, &message) {
+                    self.changed(report).await?;
+                }
+                self.agents.send_all(&message).await;
+            }
             ToMachine::SampleLinks => {
                 self.to.send(&FromMachine::Links(network.sample()?)).await?;
+            }
+            ToMachine::Watch { migration, links } => watches.begin(migration, links)?,
+            ToMachine::Unwatch { migration, sending } => {
+                watches.finish(migration, sending.map(|sending| *sending))?;
             }
             ToMachine::Drain => {
                 network.drain()?;
@@ -196,6 +255,15 @@ impl Init {
             }
             ToMachine::Setup(_) => bail!("a machine is set up once"),
             ToMachine::Shutdown => {}
+        }
+        Ok(())
+    }
+
+    /// Tells of links that were changed.
+    async fn changed(&mut self, report: Report) -> Result<()> {
+        let changed = report?;
+        if !changed.is_empty() {
+            self.to.send(&FromMachine::LinksChanged(changed)).await?;
         }
         Ok(())
     }
@@ -215,5 +283,31 @@ impl Init {
         if tokio::time::timeout(patience, all_gone).await.is_err() {
             tracing::warn!("agents did not end in {patience:?}; they are killed");
         }
+    }
+}
+
+/// Tells the schedule of links what a message says of trace time, if it does.
+fn follow(changes: &Changes, message: &ToAgent) -> Option<Report> {
+    match *message {
+        ToAgent::Advance { seq, to_trace_ns } => Some(changes.jump(seq, TraceNs(to_trace_ns))),
+        ToAgent::Go {
+            number,
+            run,
+            at_ns,
+            trace_ns,
+        } => {
+            let kind = if run {
+                SegmentKind::Run
+            } else {
+                SegmentKind::Hold
+            };
+            Some(changes.begin(Segment {
+                number,
+                kind,
+                at: MonoNs(at_ns),
+                trace: TraceNs(trace_ns),
+            }))
+        }
+        _ => None,
     }
 }

@@ -15,9 +15,12 @@
 //! what happens when.
 
 mod agents;
+mod changes;
 mod fabric;
 mod init;
 pub mod launch;
+mod timetable;
+mod watch;
 
 pub use fabric::plan;
 pub use launch::machine_main;

@@ -14,7 +14,7 @@ use super::transport::status_word;
 
 const NS_PER_MS: u64 = 1_000_000;
 /// Version of the record's shape.
-pub const RECORD_SCHEMA: u32 = 1;
+pub const RECORD_SCHEMA: u32 = 2;
 
 /// The answer of QMP's `query-migrate` once the migration has ended: same keys, same units.
 /// `downtime` is there only if it completed; it ends when the source is complete, which without a
@@ -185,6 +185,7 @@ pub fn assemble(parts: RecordParts) -> MigrationRecord {
         verified,
         grade: String::new(),
         grade_reasons: Vec::new(),
+        error_budget: None,
         predictions: source.map_or(parts.predictions.clone(), |report| {
             scored(parts.predictions.clone(), report, outage)
         }),

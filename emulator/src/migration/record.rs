@@ -320,12 +320,63 @@ pub struct MigrationRecord {
     pub grade: String,
     /// Why not A.
     pub grade_reasons: Vec<String>,
+    /// What the emulation itself added; `None` if its links were not watched.
+    #[serde(default)]
+    pub error_budget: Option<ErrorBudget>,
     /// What models said before it began, and how wrong they were.
     pub predictions: Vec<Prediction>,
     /// The source's account.
     pub source_report: Option<SourceReport>,
     /// The destination's account.
     pub destination_report: Option<DestinationReport>,
+}
+
+/// What the emulation itself added to a migration while it was under way (DESIGN §5).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ErrorBudget {
+    /// Errors of its links' rates over windows of 10, 100 and 1000 ms: the worst link's of each.
+    /// Sizes of which no window was full are missing.
+    pub rate: Vec<RateError>,
+    /// The largest error of a link's delay when it was calibrated, µs.
+    pub delay_error_us: Option<f64>,
+    /// How late packets left links while it was under way, µs: mean.
+    pub late_us_mean: f64,
+    /// 99th percentile.
+    pub late_us_p99: f64,
+    /// Maximum.
+    pub late_us_max: f64,
+    /// Share of its time in which the relay waited for a CPU; `None` if the kernel does not tell.
+    pub run_delay_share: Option<f64>,
+    /// Share of its time in which TCP itself was held up by a thread of this computer.
+    pub emulator_limited_share: f64,
+    /// Share of its sending time in which no link of its path was busy; `None` if none has a rate.
+    pub path_idle_share: Option<f64>,
+    /// The part of it that the congestion window explains: the network's.
+    pub path_idle_window_share: Option<f64>,
+    /// The rest of it: this computer's, or the engine's own pauses.
+    pub path_idle_emulator_share: Option<f64>,
+    /// Share of this computer's CPU time that was stolen from below.
+    pub steal_share: Option<f64>,
+    /// How often its links were sampled.
+    pub samples: u32,
+}
+
+/// Relative errors of a link's rate over windows of one size, beyond what the size of frames
+/// explains.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RateError {
+    /// Size of the windows.
+    pub window_ms: u64,
+    /// The worst link.
+    pub link: String,
+    /// In how many windows it was busy throughout.
+    pub windows: u32,
+    /// Median error.
+    pub median: f64,
+    /// 95th percentile.
+    pub p95: f64,
+    /// Largest.
+    pub worst: f64,
 }
 
 /// A model's guess, made before the migration, and its error.

@@ -1,6 +1,7 @@
 //! Migrations as bars: when each was under way (wall time, with what trace time did meanwhile), and
 //! what each consisted of, aligned at their beginnings.
 
+use super::certificate;
 use super::chart::{Axis, Rect, open};
 use super::hosts::short;
 use super::html::escape;
@@ -62,6 +63,7 @@ pub(super) fn timeline(r: &Report<'_>) -> String {
     let bottom = row * bars.len() as f64 + 22.0;
     let mut out = open(bottom + 34.0, "migrations over wall time");
     spans(&mut out, r, &axis, bottom);
+    changes(&mut out, r, &axis, bottom);
     axis.draw(&mut out, 4.0, bottom, "wall time");
     for (n, m) in bars.iter().enumerate() {
         let y = 20.0 + row * n as f64;
@@ -99,6 +101,32 @@ fn spans(out: &mut String, r: &Report<'_>, axis: &Axis, bottom: f64) {
             title: &title,
         };
         rect.draw(out);
+    }
+}
+
+/// Changes of links, as lines.
+fn changes(out: &mut String, r: &Report<'_>, axis: &Axis, bottom: f64) {
+    let begin = r.all.begin_mono_ns;
+    for change in &r.all.changes.first {
+        let x = axis.x(change.mono_ns.saturating_sub(begin) as f64 / 1e9);
+        let class = if change.spec.up {
+            "change"
+        } else {
+            "change down"
+        };
+        let title = format!(
+            "link {}: {} at trace time {:.3} s, {:.0} µs late",
+            change.link,
+            certificate::spec(&change.spec),
+            change.trace_ns as f64 / 1e9,
+            change.late_us
+        );
+        let _ = write!(
+            out,
+            "<line class=\"{class}\" x1=\"{x:.2}\" x2=\"{x:.2}\" y1=\"4\" y2=\"{bottom:.1}\">\
+             <title>{}</title></line>",
+            escape(&title)
+        );
     }
 }
 

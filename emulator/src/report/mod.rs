@@ -4,6 +4,7 @@
 //! computed that the results do not say (the summary has the numbers), scripts or styles from
 //! elsewhere. Whatever comes from a scenario or a trace is escaped ([`html`]).
 
+mod certificate;
 mod chart;
 mod hosts;
 pub mod html;

@@ -1,7 +1,7 @@
 //! The page: its sections in order.
 
 use super::html::{Cell, escape, json_for_script, table, tag};
-use super::{hosts, migrations, tables};
+use super::{certificate, hosts, migrations, tables};
 use crate::results::collect::{Collected, Move};
 use crate::results::summary::figure;
 use crate::results::{RunHeader, Summary};
@@ -40,7 +40,26 @@ pub(super) fn page(r: &Report<'_>) -> String {
     out.push_str(&cards(s));
     section(&mut out, "Hosts' load", HOSTS_NOTE, &hosts::section(r));
     migrations_sections(&mut out, r);
-    section(&mut out, "Links", LINKS_NOTE, &tables::links(s));
+    section(&mut out, "Certificate", "", &certificate::glance(r));
+    section(
+        &mut out,
+        "Certificate: links",
+        LINKS_NOTE,
+        &tables::links(s),
+    );
+    if r.all.changes.total > 0 {
+        let body = certificate::changes(r);
+        section(
+            &mut out,
+            "Certificate: changes of links",
+            CHANGES_NOTE,
+            &body,
+        );
+    }
+    if !r.all.migrations.is_empty() {
+        let body = certificate::budgets(r);
+        section(&mut out, "Certificate: migrations", BUDGETS_NOTE, &body);
+    }
     if !s.flows.is_empty() {
         section(&mut out, "Tenant flows", FLOWS_NOTE, &flows(s));
     }
@@ -71,6 +90,13 @@ pub(super) fn page(r: &Report<'_>) -> String {
 const HOSTS_NOTE: &str = "Grant (filled) and demand (line) over capacity (dashed: 100 %), by trace \
     time; what was asked for and not granted is steal (red). Triangles: a VM left (▼) or \
     arrived (▲). CPU shares are modelled from the traces.";
+const CHANGES_NOTE: &str = "As the scenario's schedule asks: made in place, so that nothing waiting \
+    was lost and nothing passed unshaped. A jump over several changes shows the last, at its landing.";
+const BUDGETS_NOTE: &str = "What the emulation itself added, by migration: how far its links were off \
+    their rates while full, over windows of three sizes (95th percentile, worst link); delay as \
+    calibrated; lateness of departures; time in which TCP was held up by this computer; time in which \
+    no link of the path was busy, whoever's fault; time the relay waited for a CPU; CPU time taken \
+    away by a hypervisor. Point at a grade for its reasons.";
 const LINKS_NOTE: &str = "What the scenario asks, what was measured under load before the run, and \
     the counters after it. Rates on the wire; lateness of departures is the emulation's own.";
 const FLOWS_NOTE: &str =

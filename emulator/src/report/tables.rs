@@ -98,13 +98,16 @@ pub(super) fn grade(grade: &str) -> String {
 
 /// Links asked against got, counters, lateness.
 pub(super) fn links(s: &Summary) -> String {
-    const HEADINGS: [&str; 12] = [
+    const HEADINGS: [&str; 15] = [
         "link",
         "asked, Mbit/s",
         "got",
         "error",
+        "over 10 ms",
         "asked delay, µs",
         "got",
+        "loss asked",
+        "lost, segments",
         "queue, KiB",
         "highest, KiB",
         "wire in, MiB",
@@ -131,10 +134,7 @@ fn link(l: &crate::results::summary::LinkRow) -> Vec<Cell> {
     let n = l.counters.as_ref();
     let asked = c.and_then(|c| c.asked_rate_bps).map(|v| v as f64);
     let got = c.map(|c| c.got_rate_bps);
-    let error = asked
-        .zip(got)
-        .filter(|(a, _)| *a > 0.0)
-        .map(|(a, g)| (g - a) / a * 100.0);
+    let percent = |v: Option<f64>| Cell::number(v, |v| format!("{:+.2} %", v * 100.0));
     let mbit = |v: Option<f64>| Cell::number(v, |v| figure(v / 1e6));
     let count = |v: Option<u64>| Cell::number(v.map(|v| v as f64), |v| format!("{v:.0}"));
     let kib = |v: Option<u64>| Cell::number(v.map(|v| v as f64 / 1024.0), figure);
@@ -146,9 +146,12 @@ fn link(l: &crate::results::summary::LinkRow) -> Vec<Cell> {
         Cell::raw(name),
         mbit(asked),
         mbit(got),
-        Cell::number(error, |v| format!("{v:+.2} %")),
+        percent(c.and_then(|c| c.rate_error)),
+        percent(c.and_then(|c| c.window_errors[0])),
         Cell::number(c.map(|c| c.asked_delay_us), figure),
-        Cell::number(c.map(|c| c.got_delay_us), figure),
+        Cell::number(c.and_then(|c| c.got_delay_us), figure),
+        percent(c.map(|c| c.asked_loss).filter(|share| *share > 0.0)),
+        count(n.map(|n| n.lost_segments)),
         kib(c.map(|c| c.queue_bytes)),
         kib(n.map(|n| n.queue_bytes_max)),
         Cell::number(

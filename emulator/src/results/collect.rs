@@ -9,12 +9,16 @@ use crate::event::log::read_events;
 use crate::event::{Event, EventKind, HostSample, LinkCalibration, LinkSample, SpanKind};
 use crate::ids::{FlowId, HostId, MigrationId, VmId};
 use crate::migration::record::MigrationRecord;
+use netmodel::link::LinkSpec;
 use std::collections::BTreeMap;
 
 /// Parts a run's trace time is cut into for pictures: one part is two pixels of a wide one.
 pub const BINS: usize = 480;
 /// Warnings and refusals kept by text; the rest is counted.
 pub const TEXTS_MAX: usize = 200;
+
+/// Changes of links kept for pictures, the first ones; all are counted.
+pub const CHANGES_MAX: usize = 1000;
 
 /// What a pass over the events found.
 #[derive(Debug, Clone)]
@@ -35,6 +39,8 @@ pub struct Collected {
     pub usage: Usage,
     /// Links by name: as calibrated, and their last counters.
     pub links: BTreeMap<String, LinkOutcome>,
+    /// Changes of links that the schedule asked for.
+    pub changes: Changes,
     /// Migrations that ended, in the order they did.
     pub migrations: Vec<Ended>,
     /// Migrations asked for that never ended: under way or queued when the run stopped.
@@ -94,6 +100,42 @@ pub struct Ended {
     pub trace_ns: u64,
     /// The record.
     pub record: MigrationRecord,
+}
+
+/// A link that was changed in place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Changed {
+    /// Monotonic ns.
+    pub mono_ns: u64,
+    /// Trace ns.
+    pub trace_ns: u64,
+    /// By name.
+    pub link: String,
+    /// What it was from then on.
+    pub spec: LinkSpec,
+    /// How much later than its instant it was done, µs.
+    pub late_us: f64,
+}
+
+/// Changes of links over a run.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Changes {
+    /// The first [`CHANGES_MAX`], in order.
+    pub first: Vec<Changed>,
+    /// All of them.
+    pub total: u64,
+    /// The largest lateness, µs.
+    pub late_us_max: f64,
+}
+
+impl Changes {
+    fn add(&mut self, changed: Changed) {
+        self.total += 1;
+        self.late_us_max = self.late_us_max.max(changed.late_us);
+        if self.first.len() < CHANGES_MAX {
+            self.first.push(changed);
+        }
+    }
 }
 
 /// A migration asked for.
@@ -223,6 +265,7 @@ impl Collected {
             bins,
             usage,
             links: BTreeMap::new(),
+            changes: Changes::default(),
             migrations: Vec::new(),
             unended: BTreeMap::new(),
             rejected: 0,
@@ -251,14 +294,9 @@ impl Collected {
             EventKind::RunStarted { tag, .. } => self.tag = tag,
             EventKind::Segment { span, .. } => self.segment(mono_ns, trace_ns, span),
             EventKind::Jumped { from_trace_ns } => self.jump(mono_ns, from_trace_ns, trace_ns),
-            EventKind::LinkCalibrated(c) => {
-                let link = self.links.entry(c.link.clone()).or_default();
-                link.calibration = Some(c);
-            }
-            EventKind::LinkSample(s) => {
-                let link = self.links.entry(s.link.clone()).or_default();
-                link.last = Some(s);
-            }
+            EventKind::LinkCalibrated(_)
+            | EventKind::LinkSample(_)
+            | EventKind::LinkChanged { .. } => self.link(mono_ns, trace_ns, kind),
             EventKind::HostSample(s) => {
                 self.bins.add(trace_ns, &s);
                 self.usage.add_host(trace_ns, &s);
@@ -304,6 +342,31 @@ impl Collected {
             EventKind::Placed { .. }
             | EventKind::MigrationPhase { .. }
             | EventKind::FlowOpened { .. } => {}
+        }
+    }
+
+    fn link(&mut self, mono_ns: u64, trace_ns: u64, kind: EventKind) {
+        match kind {
+            EventKind::LinkCalibrated(c) => {
+                let link = self.links.entry(c.link.clone()).or_default();
+                link.calibration = Some(c);
+            }
+            EventKind::LinkSample(s) => {
+                let link = self.links.entry(s.link.clone()).or_default();
+                link.last = Some(s);
+            }
+            EventKind::LinkChanged {
+                link,
+                spec,
+                late_us,
+            } => self.changes.add(Changed {
+                mono_ns,
+                trace_ns,
+                link,
+                spec,
+                late_us,
+            }),
+            _ => {}
         }
     }
 

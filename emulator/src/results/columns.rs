@@ -221,6 +221,19 @@ pub const LINKS: &[Column] = &[
         "segments dropped at the queue",
     ),
     column(
+        "lost_bytes",
+        Int,
+        Measured,
+        "wire bytes lost on the way, as the scenario asks",
+    ),
+    column("lost_segments", Int, Measured, "segments lost on the way"),
+    column(
+        "marked_packets",
+        Int,
+        Measured,
+        "frames marked with congestion experienced",
+    ),
+    column(
         "queued_bytes",
         Int,
         Measured,
@@ -382,6 +395,62 @@ pub const MIGRATIONS: &[Column] = &[
         Text,
         Measured,
         "why not A, joined by semicolons",
+    ),
+    column(
+        "rate_error_10ms",
+        Float,
+        Measured,
+        "error of its links' rates over 10 ms, beyond one frame: 95th percentile, worst link",
+    ),
+    column("rate_error_100ms", Float, Measured, "the same over 100 ms"),
+    column(
+        "rate_error_1000ms",
+        Float,
+        Measured,
+        "the same over 1000 ms",
+    ),
+    column(
+        "delay_error_us",
+        Float,
+        Measured,
+        "largest error of its links' delays when calibrated, microseconds",
+    ),
+    column(
+        "late_us_mean",
+        Float,
+        Measured,
+        "lateness of departures while it was under way, microseconds, mean",
+    ),
+    column("late_us_p99", Float, Measured, "the same, 99th percentile"),
+    column(
+        "run_delay_share",
+        Float,
+        Measured,
+        "share of its time in which the relay waited for a CPU",
+    ),
+    column(
+        "emulator_limited_share",
+        Float,
+        Measured,
+        "share of its time in which TCP was held up by this computer",
+    ),
+    column(
+        "path_idle_share",
+        Float,
+        Measured,
+        "share of its sending time in which no link of its path was busy",
+    ),
+    column(
+        "path_idle_emulator_share",
+        Float,
+        Measured,
+        "the part of it that the congestion window does not explain",
+    ),
+    column(
+        "steal_share",
+        Float,
+        Measured,
+        "share of this computer's CPU time stolen from below meanwhile",
     ),
 ];
 

@@ -5,7 +5,7 @@ use super::run_json::RunHeader;
 use super::table::{TableWriter, Value};
 use super::{ResultsError, RunDir, io_error, temporary};
 use crate::event::{Event, EventKind, HostSample, LinkCalibration, LinkSample, VmSample};
-use crate::migration::record::{MigrationRecord, Owner, Status};
+use crate::migration::record::{ErrorBudget, MigrationRecord, Owner, Status};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -138,6 +138,9 @@ fn link_row(at: [Value; 2], s: &LinkSample, asked: Option<&LinkCalibration>) -> 
         s.wire_bytes_out.into(),
         s.dropped_bytes.into(),
         s.dropped_segments.into(),
+        s.lost_bytes.into(),
+        s.lost_segments.into(),
+        s.marked_packets.into(),
         s.queued_bytes.into(),
         s.queue_bytes_max.into(),
         s.late_us_mean.into(),
@@ -149,7 +152,7 @@ fn link_row(at: [Value; 2], s: &LinkSample, asked: Option<&LinkCalibration>) -> 
             .into(),
         asked.map(|c| c.got_rate_bps).into(),
         asked.map(|c| c.asked_delay_us).into(),
-        asked.map(|c| c.got_delay_us).into(),
+        asked.and_then(|c| c.got_delay_us).into(),
     ]);
     row
 }
@@ -161,7 +164,7 @@ fn migration_row(at: [Value; 2], r: &MigrationRecord, k: u32) -> Vec<Value> {
         source.map_or(0, |s| s.rounds.iter().map(f).sum::<u64>())
     };
     let sent = sent_bytes(r);
-    vec![
+    let mut row = vec![
         r.id.into(),
         r.requested_trace_s.into(),
         r.requested_ns.into(),
@@ -192,6 +195,29 @@ fn migration_row(at: [Value; 2], r: &MigrationRecord, k: u32) -> Vec<Value> {
         r.verified.into(),
         r.grade.as_str().into(),
         r.grade_reasons.join("; ").as_str().into(),
+    ];
+    row.extend(budget_row(r.error_budget.as_ref()));
+    row
+}
+
+fn budget_row(budget: Option<&ErrorBudget>) -> [Value; 11] {
+    let rate = |window_ms: u64| {
+        let errors = budget?.rate.iter().find(|rate| rate.window_ms == window_ms);
+        Some(errors?.p95)
+    };
+    let of = |figure: fn(&ErrorBudget) -> Option<f64>| budget.and_then(figure).into();
+    [
+        rate(10).into(),
+        rate(100).into(),
+        rate(1000).into(),
+        of(|b| b.delay_error_us),
+        of(|b| Some(b.late_us_mean)),
+        of(|b| Some(b.late_us_p99)),
+        of(|b| b.run_delay_share),
+        of(|b| Some(b.emulator_limited_share)),
+        of(|b| b.path_idle_share),
+        of(|b| b.path_idle_emulator_share),
+        of(|b| b.steal_share),
     ]
 }
 

@@ -212,9 +212,12 @@ impl Maker {
                 asked_rate_bps: Some(1_000_000_000),
                 got_rate_bps: if up { 998_700_000.0 } else { 999_400_000.0 },
                 asked_delay_us: 100.0,
-                got_delay_us: if up { 131.0 } else { 118.5 },
+                rate_error: Some(if up { -0.0013 } else { -0.0006 }),
+                window_errors: [Some(0.004), Some(0.002), None],
+                got_delay_us: Some(if up { 131.0 } else { 118.5 }),
                 queue_bytes: 512 << 10,
                 ok: true,
+                ..LinkCalibration::default()
             }));
         }
         for vm in 0..self.e.vms {
@@ -380,6 +383,7 @@ impl Maker {
                 late_us_mean: 11.0,
                 late_us_p99: 63.0,
                 late_us_max: 240.0,
+                ..LinkSample::default()
             }));
         }
         self.put(EventKind::FlowClosed {
@@ -437,7 +441,7 @@ fn record(f: Facts) -> MigrationRecord {
         "total-time": total, "setup-time": 12, "downtime": outage.map(|o| o - 6.0),
     });
     MigrationRecord {
-        schema: 1,
+        schema: 2,
         id: f.id,
         vm: f.vm,
         source: f.source,
@@ -468,6 +472,7 @@ fn record(f: Facts) -> MigrationRecord {
         verified: !f.failed,
         grade: if id % 6 == 0 { "B" } else { "A" }.into(),
         grade_reasons: Vec::new(),
+        error_budget: (!f.failed).then(budget),
         predictions: predictions(f.id, total, normal),
         source_report: Some(source_report(&f.begin, end, stop, rounds, normal, f.failed)),
         destination_report: Some(DestinationReport {
@@ -480,6 +485,31 @@ fn record(f: Facts) -> MigrationRecord {
             cpu_ns: 1,
             run_queue_ns: 1,
         }),
+    }
+}
+
+fn budget() -> ErrorBudget {
+    let rate = |window_ms, p95| RateError {
+        window_ms,
+        link: "h1-up".into(),
+        windows: 150,
+        median: 0.0,
+        p95,
+        worst: 0.012,
+    };
+    ErrorBudget {
+        rate: vec![rate(10, 0.004), rate(100, 0.002)],
+        delay_error_us: Some(41.0),
+        late_us_mean: 12.0,
+        late_us_p99: 60.0,
+        late_us_max: 400.0,
+        run_delay_share: Some(0.002),
+        emulator_limited_share: 0.003,
+        path_idle_share: Some(0.02),
+        path_idle_window_share: Some(0.015),
+        path_idle_emulator_share: Some(0.005),
+        steal_share: Some(0.0),
+        samples: 180,
     }
 }
 

@@ -60,6 +60,10 @@ pub struct Ongoing {
     pub cancel_at_ns: Option<u64>,
     /// What models say of it.
     pub predictions: Vec<Prediction>,
+    /// Its links are being watched.
+    pub watched: bool,
+    /// It is over, and this is who owns the guest; what was seen of its links is not known yet.
+    pub over: Option<Owner>,
     source: Part<SourceDone>,
     destination: Part<DestinationReport>,
     committed_ns: Option<u64>,
@@ -94,6 +98,8 @@ impl Ongoing {
             requested_trace_ns,
             cancel_at_ns: None,
             predictions: Vec::new(),
+            watched: false,
+            over: None,
             source: Part::Open,
             destination: Part::Open,
             committed_ns: None,

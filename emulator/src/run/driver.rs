@@ -287,6 +287,18 @@ impl<'a> Driver<'a> {
             .await?)
     }
 
+    /// Whether a host stands for everything outside: it has no VMs, and nobody samples it.
+    fn is_outside(&self, host: HostId) -> bool {
+        self.scenario.network.internet == Some(host)
+    }
+
+    fn host_name(&self, host: HostId) -> String {
+        let emulated = self.scenario.hosts.get(host.index());
+        let outside = || self.scenario.network.outside_name(host);
+        let name = emulated.map(|host| host.name.as_str()).or_else(outside);
+        name.map_or_else(|| host.to_string(), str::to_owned)
+    }
+
     /// Hosts that are there.
     pub(super) fn hosts(&self) -> BTreeSet<HostId> {
         let all = (0u32..).map(HostId).take(self.scenario.hosts.len());
@@ -381,6 +393,22 @@ impl<'a> Driver<'a> {
                 self.links = links;
                 Ok(())
             }
+            FromMachine::Watched(migration, seen) => self.watched(migration, seen.as_deref()),
+            FromMachine::LinksChanged(changes) => {
+                for change in changes {
+                    let kind = EventKind::LinkChanged {
+                        link: change.link,
+                        spec: change.spec,
+                        late_us: change.late_ns as f64 / 1e3,
+                    };
+                    self.log.append(&Event {
+                        mono_ns: change.due_ns,
+                        trace_ns: change.trace_ns,
+                        kind,
+                    })?;
+                }
+                Ok(())
+            }
             FromMachine::Drained => {
                 let hold_at_ns = mono_ns() + GO_AHEAD_NS;
                 self.segment(SegmentKind::Hold, hold_at_ns, true).await?;
@@ -409,6 +437,10 @@ impl<'a> Driver<'a> {
                 host: sample,
                 vms,
             } => {
+                // Nobody asks for the load of what is outside, and no balancer sees it.
+                if self.is_outside(host) {
+                    return Ok(());
+                }
                 let mono_ns = mono_ns();
                 self.view.add_host_sample(trace_ns, &sample);
                 for vm in &vms {
@@ -430,8 +462,7 @@ impl<'a> Driver<'a> {
                 Ok(())
             }
             FromAgent::Warning(message) => {
-                let host = &self.scenario.hosts[host.index()].name;
-                let message = format!("host {host}: {message}");
+                let message = format!("host {}: {message}", self.host_name(host));
                 self.warn(message)
             }
             FromAgent::SinkReady { .. }
@@ -450,8 +481,11 @@ impl<'a> Driver<'a> {
     async fn host_lost(&mut self, host: HostId) -> Result<(), RunError> {
         self.lost.insert(host);
         self.write(EventKind::HostLost { host })?;
-        let name = &self.scenario.hosts[host.index()].name;
+        let name = self.host_name(host);
         self.warn(format!("host {name} is lost: its process ended"))?;
+        if self.is_outside(host) {
+            return self.traffic_host_lost(host).await;
+        }
         let (_gone, dropped) = self.mover.host_lost(host);
         for dropped in dropped {
             self.ongoing.remove(&dropped.id);

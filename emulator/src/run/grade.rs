@@ -4,9 +4,9 @@
 //! emulator itself; B: 3 % / 1 ms / 3 %; C: 10 % / 5 ms / 10 %; invalid beyond.
 
 use crate::control::message::AuditFinding;
-use crate::event::{LinkCalibration, LinkSample};
+use crate::event::LinkCalibration;
 use crate::ids::HostId;
-use crate::migration::record::{MigrationRecord, SourceReport};
+use crate::migration::record::{ErrorBudget, MigrationRecord, SourceReport};
 use crate::scenario::Scenario;
 
 /// A certificate's grade; later is worse.
@@ -91,8 +91,8 @@ impl Worst {
     }
 
     /// Links that were never measured vouch for nothing.
-    fn measured(&mut self, calibration: &[LinkCalibration]) {
-        if calibration.is_empty() {
+    fn measured(&mut self, none: bool) {
+        if none {
             self.add(Grade::Invalid, || {
                 "the links were not measured before the run".to_owned()
             });
@@ -100,20 +100,61 @@ impl Worst {
     }
 
     fn calibration(&mut self, link: &LinkCalibration) {
-        if let Some(asked) = link.asked_rate_bps {
-            let error = (link.got_rate_bps / asked as f64 - 1.0).abs();
-            self.add(Grade::of(error, RATE), || {
+        let name = &link.link;
+        if let Some(error) = link.rate_error {
+            self.add(Grade::of(error.abs(), RATE), || {
                 let got = link.got_rate_bps / 1e6;
-                let percent = error * 100.0;
+                let percent = error.abs() * 100.0;
+                format!("link {name} carried {got:.2} Mbit/s, {percent:.2} % off")
+            });
+        }
+        match link.delay_error_us() {
+            Some(error_us) => self.add(Grade::of(error_us, DELAY_US), || {
+                format!("link {name} added {error_us:.0} µs to its delay")
+            }),
+            // Only where somebody tried is silence a finding.
+            None if link.is_off("delay") => self.add(Grade::Invalid, || {
+                format!("nothing came over link {name} that was to measure its delay")
+            }),
+            None => {}
+        }
+        if link.is_off("loss") {
+            let (sent, lost) = link.lost.unwrap_or_default();
+            self.add(Grade::Invalid, || {
+                let asked = link.asked_loss * 100.0;
+                format!("link {name} is to lose {asked:.3} % and its path lost {lost} of {sent}")
+            });
+        }
+        // How far off a shape is has no measure that DESIGN grades.
+        if link.is_off("jitter") {
+            self.add(Grade::C, || {
+                format!("the delay of link {name} does not vary as asked")
+            });
+        }
+    }
+
+    /// What was seen while a migration was under way.
+    fn budget(&mut self, budget: &ErrorBudget) {
+        for rate in &budget.rate {
+            self.add(Grade::of(rate.p95, RATE), || {
                 format!(
-                    "link {} carried {got:.2} Mbit/s, {percent:.2} % off",
-                    link.link
+                    "link {} was off its rate by {:.1} % over {} ms (95th percentile of {} windows)",
+                    rate.link,
+                    rate.p95 * 100.0,
+                    rate.window_ms,
+                    rate.windows
                 )
             });
         }
-        let late_us = (link.got_delay_us - link.asked_delay_us).abs();
-        self.add(Grade::of(late_us, DELAY_US), || {
-            format!("link {} added {late_us:.0} µs to its delay", link.link)
+        // A mean lateness moves every byte by as much: it adds to the delay.
+        self.add(Grade::of(budget.late_us_mean, DELAY_US), || {
+            let late = budget.late_us_mean;
+            format!("packets left links {late:.0} µs late meanwhile (mean)")
+        });
+        let percent = |share: f64| format!("{:.1} % of the time", share * 100.0);
+        self.add(Grade::of(budget.emulator_limited_share, SHARE), || {
+            let share = percent(budget.emulator_limited_share);
+            format!("the emulator itself held the transfer up {share}")
         });
     }
 }
@@ -125,7 +166,7 @@ pub fn run_grade(
     findings: &[AuditFinding],
 ) -> (Grade, Vec<String>) {
     let mut worst = Worst::new();
-    worst.measured(calibration);
+    worst.measured(calibration.is_empty());
     for link in calibration {
         worst.calibration(link);
     }
@@ -158,32 +199,20 @@ pub fn emulator_limited_share(source: &SourceReport, capped: bool) -> f64 {
 #[must_use]
 pub fn migration_grade(
     record: &MigrationRecord,
-    calibration: &[LinkCalibration],
-    links: &[LinkSample],
-    path: &[String],
+    path: &[&LinkCalibration],
 ) -> (Grade, Vec<String>) {
     let mut worst = Worst::new();
-    worst.measured(calibration);
-    for link in calibration.iter().filter(|link| path.contains(&link.link)) {
+    worst.measured(path.is_empty());
+    for link in path {
         worst.calibration(link);
     }
-    for link in links.iter().filter(|link| path.contains(&link.link)) {
-        // A mean lateness moves every byte by as much: it adds to the delay.
-        worst.add(Grade::of(link.late_us_mean, DELAY_US), || {
-            format!(
-                "the relay was {:.0} µs late on {} (mean)",
-                link.late_us_mean, link.link
-            )
-        });
-    }
-    if let Some(source) = &record.source_report {
-        let limited = emulator_limited_share(source, record.params.max_bandwidth > 0);
-        worst.add(Grade::of(limited, SHARE), || {
-            format!(
-                "the emulator itself held the transfer up {:.1} % of the time",
-                limited * 100.0
-            )
-        });
+    match &record.error_budget {
+        Some(budget) => worst.budget(budget),
+        // One that never began has nothing to vouch for.
+        None if record.source_report.is_none() => {}
+        None => worst.add(Grade::Invalid, || {
+            "its links were not watched while it was under way".to_owned()
+        }),
     }
     (worst.grade, worst.reasons)
 }
@@ -197,10 +226,11 @@ mod tests {
             link: "h1-up".to_owned(),
             asked_rate_bps: Some(1_000_000_000),
             got_rate_bps,
+            rate_error: Some(got_rate_bps / 1e9 - 1.0),
             asked_delay_us: 100.0,
-            got_delay_us,
-            queue_bytes: 0,
+            got_delay_us: Some(got_delay_us),
             ok: true,
+            ..LinkCalibration::default()
         }
     }
 

@@ -2,13 +2,14 @@
 
 use super::RunError;
 use super::book::{Ongoing, SourceDone, Verdict};
+use super::budget;
 use super::driver::Driver;
 use super::grade;
 use crate::balance::moves::{Cancelled, Outcome};
 use crate::balance::view::Action;
 use crate::clock::mono_ns;
-use crate::control::message::{FromAgent, ToAgent, VmPlacement};
-use crate::event::EventKind;
+use crate::control::message::{FromAgent, PathSeen, ToAgent, ToMachine, VmPlacement};
+use crate::event::{EventKind, LinkCalibration};
 use crate::ids::{HostId, MigrationId, VmId};
 use crate::migration::metrics::{self, RecordParts};
 use crate::migration::record::{MigrationRecord, Owner};
@@ -158,6 +159,12 @@ impl Driver<'_> {
         let ram_bytes = self.scenario.vms[vm.index()].ram_bytes * k;
         let timeout_ms = params.completion_timeout_ms(ram_bytes);
         ongoing.cancel_at_ns = timeout_ms.map(|ms| mono_ns() + ms * 1_000_000);
+        ongoing.watched = true;
+        let path = self.scenario.network.path(source, destination);
+        let links = path.into_iter().map(|link| link.id).collect();
+        self.machine
+            .send(&ToMachine::Watch { migration, links })
+            .await?;
         let to = SocketAddr::new(self.ready.addresses[destination.index()].ip(), port);
         let start = ToAgent::StartMigration {
             migration,
@@ -182,6 +189,9 @@ impl Driver<'_> {
             let Some(ongoing) = self.ongoing.get_mut(&migration) else {
                 return Ok(());
             };
+            if ongoing.over.is_some() {
+                return Ok(());
+            }
             match ongoing.verdict() {
                 Verdict::Open => return Ok(()),
                 Verdict::Tell { committed } => {
@@ -195,13 +205,55 @@ impl Driver<'_> {
                     )
                     .await?;
                 }
-                Verdict::Over { owner } => return self.over(migration, owner),
+                Verdict::Over { owner } => return self.over(migration, owner).await,
             }
         }
     }
 
+    /// A migration is over. What was seen of its links belongs to its record, so that is asked for
+    /// first.
+    async fn over(&mut self, migration: MigrationId, owner: Owner) -> Result<(), RunError> {
+        let scenario = self.scenario;
+        let Some(ongoing) = self.ongoing.get_mut(&migration) else {
+            return Ok(());
+        };
+        if !ongoing.watched {
+            return self.ended(migration, owner, None);
+        }
+        ongoing.over = Some(owner);
+        ongoing.cancel_at_ns = None;
+        let back = scenario
+            .network
+            .path(ongoing.of.destination, ongoing.of.source);
+        let back = back.iter().map(|link| link.spec.delay).sum();
+        let sending = ongoing
+            .source()
+            .and_then(|done| budget::sending(&done.report, back))
+            .map(Box::new);
+        let unwatch = ToMachine::Unwatch { migration, sending };
+        Ok(self.machine.send(&unwatch).await?)
+    }
+
+    /// What was seen of the links of a migration that is over.
+    pub(super) fn watched(
+        &mut self,
+        migration: MigrationId,
+        seen: Option<&PathSeen>,
+    ) -> Result<(), RunError> {
+        let ongoing = self.ongoing.get(&migration);
+        match ongoing.and_then(|ongoing| ongoing.over) {
+            Some(owner) => self.ended(migration, owner, seen),
+            None => Ok(()),
+        }
+    }
+
     /// A migration has ended: placement, record, timeline.
-    fn over(&mut self, migration: MigrationId, owner: Owner) -> Result<(), RunError> {
+    fn ended(
+        &mut self,
+        migration: MigrationId,
+        owner: Owner,
+        seen: Option<&PathSeen>,
+    ) -> Result<(), RunError> {
         let Some(ongoing) = self.ongoing.remove(&migration) else {
             return Ok(());
         };
@@ -217,7 +269,7 @@ impl Driver<'_> {
             let (vm, host) = (ongoing.of.vm, ongoing.of.destination);
             self.write(EventKind::Placed { vm, host })?;
         }
-        let record = self.record(&ongoing, owner);
+        let record = self.record(&ongoing, owner, seen);
         self.progress.migrated(&record);
         self.write(EventKind::MigrationEnded(Box::new(record.clone())))?;
         self.migrations.push(record);
@@ -226,7 +278,7 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn record(&self, ongoing: &Ongoing, owner: Owner) -> MigrationRecord {
+    fn record(&self, ongoing: &Ongoing, owner: Owner, seen: Option<&PathSeen>) -> MigrationRecord {
         let of = &ongoing.of;
         let name = |host: HostId| self.scenario.hosts[host.index()].name.clone();
         let vm = &self.scenario.vms[of.vm.index()];
@@ -253,9 +305,11 @@ impl Driver<'_> {
             source_report: source.map(|done| done.report.clone()),
             destination_report: ongoing.destination().cloned(),
         });
-        let path = grade::path_links(self.scenario, of.source, of.destination);
-        let (grade, reasons) =
-            grade::migration_grade(&record, &self.ready.calibration, &self.links, &path);
+        let names = grade::path_links(self.scenario, of.source, of.destination);
+        let on_path = |link: &&LinkCalibration| names.contains(&link.link);
+        let path: Vec<&LinkCalibration> = self.ready.calibration.iter().filter(on_path).collect();
+        record.error_budget = seen.map(|seen| budget::budget(&record, &path, seen));
+        let (grade, reasons) = grade::migration_grade(&record, &path);
         record.grade = grade.name().to_owned();
         record.grade_reasons = reasons;
         record

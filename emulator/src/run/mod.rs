@@ -3,11 +3,14 @@
 //! Inside: the order of a run (inputs, machine, placement, timeline, results), the driver and its
 //! books. Never inside: text for people beyond progress (the command line prints), decisions.
 
+pub mod backend;
 pub mod book;
+pub mod budget;
 mod driver;
 mod error;
 pub mod flows;
 pub mod grade;
+pub mod links;
 mod migrate;
 mod predict;
 pub mod progress;
@@ -26,11 +29,13 @@ use crate::ids::VmId;
 use crate::machine::launch::Machine;
 use crate::migration::record::MigrationRecord;
 use crate::results::{self, RunDir, RunHeader, ScenarioFile};
-use crate::scenario::Scenario;
 use crate::scenario::inputs::Inputs;
 use crate::scenario::scale::{self, ScaleError};
+use crate::scenario::{HostSpec, INTERNET, Scenario};
+use backend::NoBackend;
 use driver::{Drive, Driver};
 pub use error::{MissingCapability, RunError, Unusable};
+use netmodel::backend::BackendKind;
 use netmodel::sys::probe::{Capabilities, Capability};
 use progress::{Progress, Show};
 use std::path::{Path, PathBuf};
@@ -55,6 +60,8 @@ pub struct RunRequest {
     pub show: Show,
     /// Whether to measure every link before the run.
     pub calibrate: bool,
+    /// Whether to go on although this machine cannot carry it; the run is then invalid.
+    pub force: bool,
 }
 
 /// What a run came to.
@@ -105,52 +112,61 @@ pub fn run(request: &RunRequest) -> anyhow::Result<RunOutcome> {
     // Probing forks, so it comes before any thread.
     let capabilities = netmodel::sys::probe::probe();
     lacks_nothing(&capabilities)?;
+    let backend = backend::choose(&request.scenario.network, &capabilities).map_err(unchosen)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let done = runtime.block_on(execute(request, &capabilities));
+    let done = runtime.block_on(execute(request, &capabilities, backend));
     // Signal tasks still wait; there is nothing to wait for.
     runtime.shutdown_background();
     done
 }
 
-/// What the run needs of this computer, before anything is started.
-fn lacks_nothing(capabilities: &Capabilities) -> Result<(), MissingCapability> {
-    if capabilities.missing().next().is_none() {
+/// The kind of error decides about the exit code.
+pub(crate) fn unchosen(error: NoBackend) -> anyhow::Error {
+    match error {
+        NoBackend::Asked(error) => error.into(),
+        NoBackend::Missing(error) => error.into(),
+    }
+}
+
+/// What any run needs of this computer, before anything is started.
+pub(crate) fn lacks_nothing(capabilities: &Capabilities) -> Result<(), MissingCapability> {
+    let missing = || {
+        capabilities
+            .missing()
+            .filter(|c| !backend::is_of_a_backend(c))
+    };
+    if missing().next().is_none() {
         return Ok(());
     }
     // A setting that forbids is not required by itself, but it is what has to be changed.
     let forbids = |c: &&Capability| c.present == Some(false) && c.name.starts_with("sysctl ");
-    let lacks: Vec<String> = capabilities
-        .missing()
-        .chain(capabilities.0.iter().filter(forbids))
-        .map(|lack| {
-            format!(
-                "this machine lacks {}: {}\n  remedy: {}",
-                lack.name, lack.detail, lack.remedy
-            )
-        })
-        .collect();
+    let settings = capabilities.0.iter().filter(forbids);
+    let lacks: Vec<String> = missing().chain(settings).map(backend::lack).collect();
     Err(MissingCapability {
         message: lacks.join("\n"),
     })
 }
 
-async fn execute(request: &RunRequest, capabilities: &Capabilities) -> anyhow::Result<RunOutcome> {
+async fn execute(
+    request: &RunRequest,
+    capabilities: &Capabilities,
+    backend: BackendKind,
+) -> anyhow::Result<RunOutcome> {
     let scenario = carried(&request.scenario)?;
     let policy = match scenario.balancer.policy.as_str() {
         "none" => None,
         _ => Some(balance::policy::policy(&scenario.balancer)?),
     };
-    let mut header = header(request, &scenario, capabilities);
+    let mut header = header(request, &scenario, capabilities, backend);
     let dir = RunDir::create(&request.out, &header)?;
     request.inputs.write(&dir.inputs())?;
     let begun_ns = mono_ns();
-    let result = emulate(request, &scenario, policy, &dir).await;
+    let result = emulate(request, &scenario, backend, policy, &dir).await;
     header.wall_s = (mono_ns() - begun_ns) as f64 / 1e9;
     let drive = match result {
-        Ok((drive, backend)) => {
-            header.backend = backend;
+        Ok(drive) => {
             header.trace_s = drive.trace_ns as f64 / 1e9;
             header.outcome = outcome_name(&drive).to_owned();
             drive
@@ -187,19 +203,24 @@ fn outcome_name(drive: &Drive) -> &'static str {
 }
 
 /// The scenario at the size the machine carries.
-fn carried(scenario: &Scenario) -> anyhow::Result<Scenario> {
+pub(crate) fn carried(scenario: &Scenario) -> anyhow::Result<Scenario> {
     let refused = |error: ScaleError| Unusable(format!("{error}\n  {}", error.remedy()));
     Ok(scale::apply(scenario, scenario.scale).map_err(refused)?)
 }
 
-fn header(request: &RunRequest, scenario: &Scenario, capabilities: &Capabilities) -> RunHeader {
+fn header(
+    request: &RunRequest,
+    scenario: &Scenario,
+    capabilities: &Capabilities,
+    backend: BackendKind,
+) -> RunHeader {
     RunHeader {
         schema: results::run_json::SCHEMA,
         migbed_version: env!("CARGO_PKG_VERSION").to_owned(),
         scenario: request.scenario.clone(),
         scenario_file: request.file.clone(),
         kernel: kernel(),
-        backend: scenario.network.backend_name().to_owned(),
+        backend: backend.name().to_owned(),
         capabilities: serde_json::to_value(capabilities).unwrap_or_default(),
         seed: scenario.seed,
         k: scenario.scale,
@@ -245,9 +266,10 @@ fn explain(error: RunError) -> anyhow::Error {
 async fn emulate(
     request: &RunRequest,
     scenario: &Scenario,
+    backend: BackendKind,
     policy: Option<Box<dyn balance::view::Policy>>,
     dir: &RunDir,
-) -> Result<(Drive, String), RunError> {
+) -> Result<Drive, RunError> {
     let mut progress = Progress::new(request.show, scenario.duration_ns);
     let mut log = EventLog::create(dir.path())?;
     let mut event = |trace_ns: u64, kind: EventKind| {
@@ -268,7 +290,8 @@ async fn emulate(
     )?;
     let mut machine = Machine::launch()?;
     let started = tokio::time::timeout(START_TIMEOUT, async {
-        let ready = build(&mut machine, request, scenario, dir, &mut progress).await?;
+        let setup = setup(request, scenario, backend, dir)?;
+        let ready = build(&mut machine, setup, &mut progress).await?;
         place(&mut machine, scenario, &mut progress).await?;
         Ok::<_, RunError>(ready)
     });
@@ -294,29 +317,37 @@ async fn emulate(
         )?;
     }
     progress.phase("running");
-    let backend = ready.backend.clone();
     let predictor = predict::Predictor::new(scenario, &request.inputs);
     let driver = Driver::new(scenario, machine, ready, log, policy, progress, predictor);
-    Ok((driver.drive().await?, backend))
+    driver.drive().await
 }
 
-async fn build(
-    machine: &mut Machine,
+fn setup(
     request: &RunRequest,
     scenario: &Scenario,
+    backend: BackendKind,
     dir: &RunDir,
-    progress: &mut Progress,
-) -> Result<MachineReady, RunError> {
-    let setup = MachineSetup {
+) -> Result<MachineSetup, RunError> {
+    Ok(MachineSetup {
         protocol: PROTOCOL,
-        hosts: scenario.hosts.clone(),
+        hosts: processes(scenario),
         network: scenario.network.clone(),
         inputs: absolute(&dir.inputs())?,
         seed: scenario.seed,
         overcommit_milli: 1000,
         divided_by: scenario.divided_by,
         calibrate: request.calibrate,
-    };
+        backend,
+        agents: true,
+    })
+}
+
+/// Has a machine build what it is asked for.
+async fn build(
+    machine: &mut Machine,
+    setup: MachineSetup,
+    progress: &mut Progress,
+) -> Result<MachineReady, RunError> {
     machine.send(&ToMachine::Setup(Box::new(setup))).await?;
     loop {
         match machine.recv().await?.ok_or(RunError::MachineGone)? {
@@ -335,6 +366,16 @@ async fn build(
             other => tracing::debug!(?other, "before the machine is ready"),
         }
     }
+}
+
+/// A process each: the emulated hosts, and whoever stands for everything outside.
+fn processes(scenario: &Scenario) -> Vec<HostSpec> {
+    let outside = scenario.network.internet.map(|_| HostSpec {
+        name: INTERNET.to_owned(),
+        cores: 1,
+        ram_bytes: 0,
+    });
+    scenario.hosts.iter().cloned().chain(outside).collect()
 }
 
 /// Agents run in the same file system, but not necessarily in the same folder.

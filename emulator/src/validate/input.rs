@@ -327,6 +327,7 @@ impl Configuration {
             seed,
             warm_up_ns: 5_000_000_000,
             calibrate: true,
+            backend: None,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::link::LinkSpec;
+use crate::topology::{Place, Topology};
 
 /// What carries packets over links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -76,6 +77,47 @@ impl BackendKind {
         }
         Ok(())
     }
+
+    /// Whether it can serve a link by a packet-delivery trace.
+    ///
+    /// # Errors
+    /// [`Property::DeliveryTrace`] for the kernel's.
+    pub fn check_delivery(self, link: &str) -> Result<(), CannotCarry> {
+        if self.is_kernel() {
+            return Err(CannotCarry {
+                backend: self,
+                link: link.to_owned(),
+                property: Property::DeliveryTrace,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl BackendKind {
+    /// Whether it can carry a whole network.
+    ///
+    /// # Errors
+    /// The first property of the first link it cannot emulate.
+    pub fn check_all(self, topology: &Topology) -> Result<(), CannotCarry> {
+        for link in topology.links() {
+            self.check(&link.name, &link.spec)?;
+            if link.delivery.is_some() {
+                self.check_delivery(&link.name)?;
+            }
+        }
+        for (host, _) in topology.hosts().filter(|_| self.is_kernel()) {
+            let (up, down) = (topology.uplink(host), topology.downlink(host));
+            if !matches!((up.to, down.from), (Place::Switch(a), Place::Switch(b)) if a == b) {
+                return Err(CannotCarry {
+                    backend: self,
+                    link: up.name.clone(),
+                    property: Property::NoSwitch,
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a link may ask for and not every backend can do.
@@ -91,6 +133,8 @@ pub enum Property {
     Ecn,
     /// Packet-delivery traces.
     DeliveryTrace,
+    /// A host that does not hang on one switch both ways.
+    NoSwitch,
 }
 
 impl Property {
@@ -101,6 +145,7 @@ impl Property {
             Self::Loss => "loss",
             Self::Ecn => "ECN marking",
             Self::DeliveryTrace => "a packet-delivery trace",
+            Self::NoSwitch => "a host that is not on one switch with both its links",
         }
     }
 
@@ -108,7 +153,7 @@ impl Property {
     fn carriers(self) -> &'static str {
         match self {
             Self::Delay | Self::Jitter | Self::Loss => "`netem` and `relay` can",
-            Self::Ecn | Self::DeliveryTrace => "`relay` can",
+            Self::Ecn | Self::DeliveryTrace | Self::NoSwitch => "`relay` can",
         }
     }
 }
@@ -168,6 +213,20 @@ mod tests {
     use crate::units::{ByteSize, Probability};
 
     #[test]
+    fn the_kernel_needs_a_switch_between_hosts() {
+        let mut builder = crate::topology::Builder::new();
+        let (a, b) = (builder.host("a"), builder.host("b"));
+        builder.cable(a, b, crate::topology::Cable::default());
+        let topology = builder.finish().unwrap();
+        assert_eq!(BackendKind::Relay.check_all(&topology), Ok(()));
+        let refused = BackendKind::Htb.check_all(&topology).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "backend `htb` cannot give link a>b a host that is not on one switch with both its links; `relay` can"
+        );
+    }
+
+    #[test]
     fn what_a_backend_cannot_do_is_refused_with_the_one_that_can() {
         let plain = LinkSpec::default();
         let delayed = LinkSpec {
@@ -201,6 +260,12 @@ mod tests {
         assert_eq!(
             refused.to_string(),
             "backend `netem` cannot give link h1-up ECN marking; `relay` can"
+        );
+        assert_eq!(BackendKind::Relay.check_delivery("l"), Ok(()));
+        let refused = BackendKind::Htb.check_delivery("h1-up").unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "backend `htb` cannot give link h1-up a packet-delivery trace; `relay` can"
         );
     }
 }

@@ -3,26 +3,29 @@
 //! `Fabric` executes the plan's steps over netlink and owns the backend: the relay, or qdiscs of the kernel behind the
 //! same trait.
 
+mod build;
+mod kernel;
 mod kind;
 mod relay;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use self::kernel::Kernel;
 pub use self::kind::{BackendKind, CannotCarry, Property, UnknownBackend};
 use self::relay::Relay;
 pub use self::relay::RelayError;
 use crate::counters::{Counters, Sample};
 use crate::link::LinkSpec;
-use crate::plan::{HOST_DEVICE, Plan, Scope, Step};
+use crate::plan::{HOST_DEVICE, Plan, Scope};
 use crate::sys::netlink::{Netlink, NetlinkError};
-use crate::sys::netns::{NetnsError, with_netns};
+use crate::sys::netns::NetnsError;
 use crate::sys::procfs;
 use crate::topology::{HostId, LinkId};
 
@@ -42,11 +45,38 @@ pub enum FabricError {
         /// The link.
         link: LinkId,
     },
-    /// The backend cannot be built here.
-    #[error("backend `{kind}` is not available")]
-    NotHere {
-        /// Which.
-        kind: BackendKind,
+    /// The backend cannot do what a link asks.
+    #[error(transparent)]
+    CannotCarry(#[from] CannotCarry),
+    /// The kernel did not make of a qdisc, class or filter what was asked.
+    #[error("{device}: `{object}`: asked for {field} {asked}, the kernel has {}", got.map_or("none".to_owned(), |got| got.to_string()))]
+    ReadBack {
+        /// The device.
+        device: String,
+        /// What was asked, as the plan prints it.
+        object: String,
+        /// The parameter that differs.
+        field: String,
+        /// Its value.
+        asked: u64,
+        /// What is there.
+        got: Option<u64>,
+    },
+    /// A qdisc, class or filter is not there after it was made.
+    #[error("{device}: `{object}` is not there after it was made")]
+    NotThere {
+        /// The device.
+        device: String,
+        /// What was asked, as the plan prints it.
+        object: String,
+    },
+    /// netem draws loss and jitter per frame, and hosts send super-frames.
+    #[error(
+        "link {link} cannot get loss or jitter now: hosts send super-frames, and netem would treat each as one packet;          lay the plan out with `Plan::foreseeing`"
+    )]
+    SuperFrames {
+        /// The link.
+        link: String,
     },
     /// A namespace cannot be entered.
     #[error(transparent)]
@@ -62,6 +92,12 @@ pub enum FabricError {
     /// Device counters cannot be read.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// The kernel has no timer to wait with.
+    #[error("cannot wait for links to empty: {source}")]
+    Wait {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The relay failed.
     #[error(transparent)]
     Relay(#[from] RelayError),
@@ -101,6 +137,11 @@ trait Backend: std::fmt::Debug + Send + Sync {
     /// Sends what is addressed to `address` to a host, or nowhere, from now on.
     fn route(&self, address: Ipv4Addr, host: Option<HostId>) -> Result<(), FabricError>;
 
+    /// Delivery traces begin at this instant of the monotonic clock; nothing to do for a backend without any.
+    fn align(&self, _origin_ns: i64) -> Result<(), FabricError> {
+        Ok(())
+    }
+
     /// Waits until nothing waits, is serialised or on its way; false when that took longer than `patience`.
     fn drained(&self, patience: Duration) -> Result<bool, FabricError>;
 }
@@ -113,38 +154,38 @@ pub struct Fabric {
     backend: Box<dyn Backend>,
     sysctls: Vec<SysctlOutcome>,
     netlink: Mutex<Netlink>,
+    /// Sockets in the namespaces of hosts whose card is their port.
+    cards: Mutex<BTreeMap<HostId, Netlink>>,
     backlog_drops_before: Option<u64>,
 }
 
 impl Fabric {
-    /// Builds a plan from the calling thread's namespace, which becomes the fabric's, and starts relaying.
+    /// Builds a plan from the calling thread's namespace, which becomes the fabric's, and starts carrying packets.
     ///
     /// # Errors
     /// [`FabricError`]; devices made so far stay until their namespaces go.
     pub fn build(plan: &Plan, hosts: &BTreeMap<HostId, OwnedFd>) -> Result<Self, FabricError> {
+        plan.backend().check_all(plan.topology())?;
         let mut netlink = Netlink::open()?;
-        let mut sysctls = Vec::new();
-        for steps in plan.steps().chunk_by(|a, b| a.scope() == b.scope()) {
-            match steps[0].scope() {
-                Scope::Fabric => sysctls.extend(execute(steps, &mut netlink, hosts)?),
-                Scope::Host(host) => {
-                    let netns = hosts.get(&host).ok_or(FabricError::NoNamespace { host })?;
-                    let inside = || execute(steps, &mut Netlink::open()?, hosts);
-                    sysctls.extend(with_netns(netns.as_fd(), inside)??);
-                }
-            }
-        }
+        let mut built = build::Namespaces::new(plan, hosts)?;
+        let build::Made {
+            sysctls,
+            tuns,
+            cards,
+        } = built.execute(plan, &mut netlink)?;
         let backend: Box<dyn Backend> = match plan.backend() {
-            BackendKind::Relay => Box::new(Relay::start(plan)?),
-            kind => return Err(FabricError::NotHere { kind }),
+            BackendKind::Relay => Box::new(Relay::start(plan, tuns)?),
+            BackendKind::Netem | BackendKind::Htb => {
+                Box::new(Kernel::start(plan, built.into_switches())?)
+            }
         };
         let backlog_drops_before = procfs::backlog_drops();
-        let netlink = Mutex::new(netlink);
         Ok(Self {
             plan: plan.clone(),
             backend,
             sysctls,
-            netlink,
+            netlink: Mutex::new(netlink),
+            cards: Mutex::new(cards),
             backlog_drops_before,
         })
     }
@@ -167,17 +208,25 @@ impl Fabric {
     /// [`FabricError`] when the relay or the kernel does not answer.
     pub fn counters(&self) -> Result<Counters, FabricError> {
         let mut counters = self.backend.counters()?;
-        // A panic elsewhere leaves the socket usable: every exchange has its own sequence number.
-        let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
-        let drops = netlink.device_drops()?;
-        for pair in self.plan.pairs() {
-            let dropped = drops.get(&pair.port).copied().unwrap_or(0);
-            counters.ports.entry(pair.host).or_default().device_drops = dropped;
+        if !self.plan.backend().is_kernel() {
+            // A panic elsewhere leaves the socket usable: every exchange has its own sequence number.
+            let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
+            let drops = netlink.device_drops()?;
+            for pair in self.plan.pairs() {
+                let dropped = drops.get(&pair.port).copied().unwrap_or(0);
+                counters.ports.entry(pair.host).or_default().device_drops = dropped;
+            }
+        }
+        let mut cards = self.cards.lock().unwrap_or_else(PoisonError::into_inner);
+        for (&host, netlink) in cards.iter_mut() {
+            let dropped = netlink.device_drops()?.get(HOST_DEVICE).copied();
+            counters.ports.entry(host).or_default().device_drops = dropped.unwrap_or(0);
         }
         let before = self.backlog_drops_before;
         counters.relay.backlog_drops = procfs::backlog_drops()
             .zip(before)
             .map(|(now, before)| now.saturating_sub(before));
+        counters.relay.computer = procfs::computer_time();
         Ok(counters)
     }
 
@@ -198,6 +247,16 @@ impl Fabric {
             return Err(FabricError::NoLink { link });
         }
         self.backend.change(link, spec)
+    }
+
+    /// Says which instant of the monotonic clock is trace time 0, where packet-delivery traces begin. It may lie before
+    /// the computer was started (a jump in trace time) or ahead; traces go round and round in either direction. Until this
+    /// is called they begin with the fabric. What waits is re-timed in place.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn align(&self, origin_ns: i64) -> Result<(), FabricError> {
+        self.backend.align(origin_ns)
     }
 
     /// Sends what is addressed to `address` to `host` from now on: how a VM's address moves.
@@ -225,50 +284,5 @@ impl Fabric {
     /// The relay's.
     pub fn drained(&self, patience: Duration) -> Result<bool, FabricError> {
         self.backend.drained(patience)
-    }
-}
-
-/// Does steps in the calling thread's namespace.
-fn execute(
-    steps: &[Step],
-    netlink: &mut Netlink,
-    hosts: &BTreeMap<HostId, OwnedFd>,
-) -> Result<Vec<SysctlOutcome>, FabricError> {
-    let mut sysctls = Vec::new();
-    for step in steps {
-        let done = match step {
-            Step::LoopbackUp { .. } => netlink.set_up("lo"),
-            Step::Sysctl { scope, key, value } => {
-                sysctls.push(sysctl(*scope, key, value));
-                Ok(())
-            }
-            Step::Veth(pair) => {
-                let host = pair.host;
-                let peer = hosts.get(&host).ok_or(FabricError::NoNamespace { host })?;
-                netlink.create_veth(pair, peer.as_fd())
-            }
-            Step::GsoMaxSize { bytes, .. } => netlink.set_gso_max_size(HOST_DEVICE, *bytes),
-            Step::Address {
-                address,
-                prefix_len,
-                ..
-            } => netlink.add_address(HOST_DEVICE, *address, *prefix_len),
-            Step::Up { device, .. } => netlink.set_up(device),
-        };
-        done.map_err(|source| FabricError::Step {
-            step: step.to_string(),
-            source,
-        })?;
-    }
-    Ok(sysctls)
-}
-
-fn sysctl(scope: Scope, key: &str, value: &str) -> SysctlOutcome {
-    let got = procfs::write_sysctl(key, value).map_err(|error: io::Error| error.to_string());
-    SysctlOutcome {
-        scope,
-        key: key.to_owned(),
-        asked: value.to_owned(),
-        got,
     }
 }

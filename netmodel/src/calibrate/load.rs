@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::CalibrateError;
+use super::cover::Way;
 use crate::sys::clock::{now_ns, wait_until};
 use crate::sys::netns::with_netns;
 use crate::sys::tcpinfo::set_congestion_control;
@@ -21,7 +22,7 @@ use crate::topology::{HostId, host_address};
 pub(super) const PING_IP_BYTES: u32 = 20 + 8 + 8;
 
 /// Between two datagrams, so that each finds idle links.
-const PING_GAP_NS: u64 = 5_000_000;
+pub(super) const PING_GAP_NS: u64 = 5_000_000;
 /// What a datagram may take beyond the delay asked before it counts as lost.
 const PING_PATIENCE: Duration = Duration::from_millis(500);
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -30,39 +31,39 @@ const IO_SLICE: Duration = Duration::from_millis(100);
 
 type Hosts = BTreeMap<HostId, OwnedFd>;
 
-/// Datagrams along one way of the ring.
-pub(super) struct Ping {
+/// Sockets for datagrams along one way.
+pub(super) struct Probe {
     sender: UdpSocket,
     receiver: UdpSocket,
 }
 
-impl Ping {
-    /// Median one-way delay of every way of the ring, all measured at once; none where no datagram arrived.
-    pub(super) fn all(
-        hosts: &Hosts,
-        ring: &[(HostId, HostId)],
+impl Probe {
+    pub(super) fn open(hosts: &Hosts, ways: &[Way]) -> Result<Vec<Self>, CalibrateError> {
+        ways.iter().map(|way| Self::open_one(hosts, *way)).collect()
+    }
+
+    /// Sends `count` datagrams along every way, `gap_ns` apart and ways in turn; delays of those that arrive, sorted.
+    pub(super) fn run(
+        probes: &[Self],
         count: u32,
+        gap_ns: u64,
         longest: Duration,
-    ) -> Result<Vec<Option<u64>>, CalibrateError> {
-        let ways = ring.iter().map(|&way| Self::open(hosts, way));
-        let ways = ways.collect::<Result<Vec<_>, _>>()?;
+    ) -> Vec<Vec<u64>> {
+        let sending_ns = u64::from(count).saturating_mul(gap_ns);
+        let waiting = u64::try_from((longest + PING_PATIENCE).as_nanos()).unwrap_or(u64::MAX);
+        let end_ns = now_ns().saturating_add(sending_ns).saturating_add(waiting);
         std::thread::scope(|scope| {
-            let measuring: Vec<_> = ways
+            let receiving: Vec<_> = probes
                 .iter()
-                .map(|way| {
-                    scope.spawn(|| way.send(count));
-                    scope.spawn(|| way.receive(count, longest))
-                })
+                .map(|probe| scope.spawn(move || probe.receive(count, end_ns)))
                 .collect();
-            let median = |delays: Vec<u64>| delays.get(delays.len() / 2).copied();
-            Ok(measuring
-                .into_iter()
-                .map(|way| way.join().ok().and_then(median))
-                .collect())
+            send(probes, count, gap_ns);
+            let received = receiving.into_iter().map(|way| way.join());
+            received.map(Result::unwrap_or_default).collect()
         })
     }
 
-    fn open(hosts: &Hosts, (from, to): (HostId, HostId)) -> Result<Self, CalibrateError> {
+    fn open_one(hosts: &Hosts, (from, to): Way) -> Result<Self, CalibrateError> {
         let failed = |what| {
             move |source| CalibrateError::Socket {
                 from,
@@ -87,20 +88,7 @@ impl Ping {
         Ok(Self { sender, receiver })
     }
 
-    fn send(&self, count: u32) {
-        for _ in 0..count {
-            // A datagram that cannot be sent is one that does not arrive.
-            let sent = self.sender.send(&now_ns().to_ne_bytes());
-            if sent.is_err() || wait_until(now_ns() + PING_GAP_NS).is_err() {
-                return;
-            }
-        }
-    }
-
-    fn receive(&self, count: u32, longest: Duration) -> Vec<u64> {
-        let sending_ns = u64::from(count) * PING_GAP_NS;
-        let waiting = u64::try_from((longest + PING_PATIENCE).as_nanos()).unwrap_or(u64::MAX);
-        let end_ns = now_ns().saturating_add(sending_ns).saturating_add(waiting);
+    fn receive(&self, count: u32, end_ns: u64) -> Vec<u64> {
         let mut delays = Vec::new();
         let mut stamp = [0; 8];
         while delays.len() < count as usize && now_ns() < end_ns {
@@ -117,22 +105,36 @@ impl Ping {
     }
 }
 
-/// Connected streams along the ring.
-pub(super) struct Load {
+/// By one thread, so that datagrams of different ways do not meet.
+fn send(probes: &[Probe], count: u32, gap_ns: u64) {
+    let start_ns = now_ns();
+    let ways = probes.len().max(1) as u64;
+    for round in 0..u64::from(count) {
+        for (n, probe) in (0_u64..).zip(probes) {
+            if wait_until(start_ns + round * gap_ns + gap_ns * n / ways).is_err() {
+                return;
+            }
+            // A datagram that cannot be sent is one that does not arrive.
+            if let Err(error) = probe.sender.send(&now_ns().to_ne_bytes()) {
+                tracing::debug!(%error, "a datagram of the calibration was not sent");
+            }
+        }
+    }
+}
+
+/// Connected streams, one for each way.
+pub(crate) struct Load {
     streams: Vec<(TcpStream, TcpStream)>,
-    pub(super) congestion_control: String,
+    pub(crate) congestion_control: String,
 }
 
 impl Load {
-    pub(super) fn connect(
-        hosts: &Hosts,
-        ring: &[(HostId, HostId)],
-    ) -> Result<Self, CalibrateError> {
+    pub(crate) fn connect(hosts: &Hosts, ways: &[Way]) -> Result<Self, CalibrateError> {
         let mut load = Self {
             streams: Vec::new(),
             congestion_control: String::new(),
         };
-        for &(from, to) in ring {
+        for &(from, to) in ways {
             let failed = |what| {
                 move |source| CalibrateError::Socket {
                     from,
@@ -170,7 +172,7 @@ impl Load {
     }
 
     /// Streams on all ways until `end_ns` while `measure` looks at what the receivers got so far.
-    pub(super) fn run<T>(
+    pub(crate) fn run<T>(
         self,
         end_ns: u64,
         measure: impl FnOnce(&dyn Fn() -> Vec<u64>) -> Result<T, CalibrateError>,

@@ -17,6 +17,17 @@ pub fn now_ns() -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(ns)
 }
 
+/// CPU time of this process, all its threads, their work in the kernel included.
+#[must_use]
+pub fn process_cpu_ns() -> u64 {
+    let used = clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)
+        .expect("CLOCK_PROCESS_CPUTIME_ID exists on every Linux");
+    Duration::from(used)
+        .as_nanos()
+        .try_into()
+        .unwrap_or(u64::MAX)
+}
+
 /// Blocks this thread until an instant of [`now_ns`]; for measuring threads that have nothing to wait for but time.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 //!
 //! The only place of this crate with `unsafe` and with clock reads. Nothing here decides anything.
 
+mod attributes;
 pub mod clock;
 pub mod netlink;
 pub mod netns;
@@ -9,4 +10,6 @@ pub(crate) mod packet;
 pub mod probe;
 pub mod procfs;
 pub mod sched;
+pub(crate) mod tc;
 pub mod tcpinfo;
+pub(crate) mod tun;

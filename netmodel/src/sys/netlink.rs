@@ -1,6 +1,8 @@
 //! Devices and addresses over netlink, synchronously, with the kernel's own words in every error.
 
-use std::collections::BTreeMap;
+mod switching;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,11 +13,12 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+pub(crate) use self::switching::DeviceCounts;
 use crate::plan::{HOST_DEVICE, VethPair};
 
 /// Why a request over netlink failed.
@@ -46,6 +49,14 @@ pub enum NetlinkError {
         what: String,
         /// What is wrong with it.
         detail: String,
+    },
+    /// A TUN device cannot be made.
+    #[error("cannot make the TUN device `{name}`: {source}; `ports = packet` needs none")]
+    Tun {
+        /// The name.
+        name: String,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// There is no device of this name here.
     #[error("no device `{name}` in this namespace: {source}")]
@@ -97,10 +108,11 @@ impl Netlink {
         pair: &VethPair,
         peer_netns: BorrowedFd<'_>,
     ) -> Result<(), NetlinkError> {
-        let mut peer = end(HOST_DEVICE, pair.host_mac, pair);
+        let size = (pair.mtu, pair.txqueuelen);
+        let mut peer = end(HOST_DEVICE, pair.host_mac, size);
         peer.attributes
             .push(LinkAttribute::NetNsFd(peer_netns.as_raw_fd()));
-        let mut link = end(&pair.port, pair.port_mac, pair);
+        let mut link = end(&pair.port, pair.port_mac, size);
         link.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
@@ -123,6 +135,26 @@ impl Netlink {
         link.header.flags = LinkFlags::Up;
         link.header.change_mask = LinkFlags::Up;
         let what = format!("bring {device} up");
+        self.acknowledged(&what, RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    /// Sets MTU and transmit queue length of a device.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NoDevice`] or [`NetlinkError::Refused`].
+    pub fn set_sizes(
+        &mut self,
+        device: &str,
+        mtu: u32,
+        txqueuelen: u32,
+    ) -> Result<(), NetlinkError> {
+        let mut link = LinkMessage::default();
+        link.header.index = device_index(device)?;
+        link.attributes = vec![
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::TxQueueLen(txqueuelen),
+        ];
+        let what = format!("give {device} an MTU of {mtu} and a queue of {txqueuelen}");
         self.acknowledged(&what, RouteNetlinkMessage::SetLink(link), 0)
     }
 
@@ -190,6 +222,31 @@ impl Netlink {
             drops.extend(name.map(|name| (name, dropped)));
         })?;
         Ok(drops)
+    }
+
+    /// Devices of this namespace that are up and have a carrier, as the kernel has noticed.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn usable_devices(&mut self) -> Result<BTreeSet<String>, NetlinkError> {
+        let mut usable = BTreeSet::new();
+        let dump = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        self.exchange("read device states", dump, NLM_F_DUMP, |answer| {
+            let RouteNetlinkMessage::NewLink(link) = answer else {
+                return;
+            };
+            let state = LinkAttribute::OperState(State::Up);
+            let is_up = link.attributes.contains(&state);
+            let name = link
+                .attributes
+                .into_iter()
+                .find_map(|attribute| match attribute {
+                    LinkAttribute::IfName(name) => Some(name),
+                    _ => None,
+                });
+            usable.extend(name.filter(|_| is_up));
+        })?;
+        Ok(usable)
     }
 
     fn acknowledged(
@@ -269,14 +326,14 @@ impl Netlink {
 }
 
 /// One end of a pair, as both need it.
-fn end(name: &str, mac: [u8; 6], pair: &VethPair) -> LinkMessage {
+fn end(name: &str, mac: [u8; 6], (mtu, txqueuelen): (u32, u32)) -> LinkMessage {
     let mut link = LinkMessage::default();
     link.header.flags = LinkFlags::Noarp;
     link.header.change_mask = LinkFlags::Noarp;
     link.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::Mtu(pair.mtu),
-        LinkAttribute::TxQueueLen(pair.txqueuelen),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::TxQueueLen(txqueuelen),
         LinkAttribute::Address(mac.to_vec()),
     ];
     link

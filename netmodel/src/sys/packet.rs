@@ -68,6 +68,12 @@ impl PacketSocket {
         Ok(nix::unistd::write(&self.fd, frame)?)
     }
 
+    /// Writes one frame, headers and payload apart.
+    pub(crate) fn write_parts(&self, headers: &[u8], payload: &[u8]) -> io::Result<usize> {
+        let parts = [io::IoSlice::new(headers), io::IoSlice::new(payload)];
+        Ok(nix::sys::uio::writev(&self.fd, &parts)?)
+    }
+
     /// Frames lost for want of room in the receive buffer, since the socket was opened.
     pub(crate) fn drops(&mut self) -> u64 {
         let mut stats = libc::tpacket_stats {

@@ -55,7 +55,6 @@ pub fn probe() -> Capabilities {
     found.extend(kernel::namespaces());
     found.push(kernel::userfault());
     found.push(congestion_control());
-    found.push(tun_node());
     found.push(cpu_controller());
     Capabilities(found)
 }
@@ -149,21 +148,6 @@ fn congestion_control() -> Capability {
         "tcp-cubic",
         outcome,
         "modprobe tcp_cubic; without it streams use reno",
-    )
-}
-
-fn tun_node() -> Capability {
-    let opened = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun");
-    let outcome = opened
-        .map(|_| "/dev/net/tun opens".to_owned())
-        .map_err(|e| e.to_string());
-    tried(
-        "tun",
-        outcome,
-        "not needed: ports fall back to veth and AF_PACKET",
     )
 }
 

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 /// Writes a setting below /proc/sys in the calling thread's namespace and reads back what the kernel made of it.
 ///
 /// # Errors
@@ -46,9 +48,86 @@ fn parse_schedstat(text: &str) -> Option<SchedStat> {
     })
 }
 
+/// What all CPUs of this computer did since it was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ComputerTime {
+    /// Time of all CPUs together, used or not.
+    pub cpu_ns: u64,
+    /// Of that, taken by the hypervisor while there was something to do; zero on bare metal.
+    pub steal_ns: u64,
+    /// Time in which somebody waited for a CPU (pressure stall information), if the kernel tells.
+    pub pressure_ns: Option<u64>,
+}
+
+/// Reads this computer's CPU time.
+#[must_use]
+pub fn computer_time() -> Option<ComputerTime> {
+    let mut time = parse_stat(&fs::read_to_string("/proc/stat").ok()?)?;
+    let pressure = fs::read_to_string("/proc/pressure/cpu").ok();
+    time.pressure_ns = pressure.as_deref().and_then(parse_pressure);
+    Some(time)
+}
+
+/// USER_HZ: the unit of /proc/stat, 100 on every architecture this runs on (the kernel's own HZ does not matter).
+const TICK_NS: u64 = 10_000_000;
+/// user, nice, system, idle, iowait, irq, softirq, steal; guest time is part of user.
+const STEAL: usize = 7;
+
+fn parse_stat(text: &str) -> Option<ComputerTime> {
+    let all = text.lines().next()?.strip_prefix("cpu ")?;
+    let ticks = all.split_whitespace().take(STEAL + 1).map(str::parse);
+    let ticks: Vec<u64> = ticks.collect::<Result<_, _>>().ok()?;
+    let ns = |ticks: u64| ticks.saturating_mul(TICK_NS);
+    Some(ComputerTime {
+        cpu_ns: ns(ticks.iter().fold(0, |sum, t| sum.saturating_add(*t))),
+        steal_ns: ns(*ticks.get(STEAL)?),
+        pressure_ns: None,
+    })
+}
+
+/// `some avg10=… avg60=… avg300=… total=<µs>`.
+fn parse_pressure(text: &str) -> Option<u64> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let total = some
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("total="))?;
+    Some(total.parse::<u64>().ok()?.saturating_mul(1000))
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[test]
+    fn steal_is_the_eighth_column_in_hundredths_of_a_second() {
+        let text = "cpu  136911 0 26177 269019 1410 0 162 290 7 0\ncpu0 66386 0 1 1 1 0 1 1 0 0\n";
+        let time = ComputerTime {
+            cpu_ns: (136_911 + 26_177 + 269_019 + 1_410 + 162 + 290) * TICK_NS,
+            steal_ns: 2_900_000_000,
+            pressure_ns: None,
+        };
+        assert_eq!(parse_stat(text), Some(time));
+        assert_eq!(parse_stat("cpu 1 2 3"), None);
+    }
+
+    #[test]
+    fn pressure_is_the_total_of_those_who_waited() {
+        let text =
+            "some avg10=99.00 avg60=96.67 avg300=56.60 total=301891440\nfull avg10=0.00 total=9\n";
+        assert_eq!(parse_pressure(text), Some(301_891_440_000));
+        assert_eq!(parse_pressure("full total=9"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_gives_a_value_or_nothing(text: String) {
+            let _ = parse_stat(&format!("cpu {text}"));
+            let _ = parse_pressure(&format!("some {text}"));
+            let _ = parse_schedstat(&text);
+        }
+    }
 
     #[test]
     fn schedstat_is_run_then_delay() {

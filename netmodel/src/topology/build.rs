@@ -55,6 +55,7 @@ impl Builder {
             from,
             to,
             spec,
+            delivery: None,
         });
     }
 
@@ -100,6 +101,7 @@ pub(super) fn check(parts: &Parts) -> Result<(), TopologyError> {
             return Err(TopologyError::NoEnd { link });
         }
     }
+    check_services(parts)?;
     let mut counts = vec![(0, 0); hosts];
     for link in &parts.links {
         if let Place::Host(host) = link.from {
@@ -120,6 +122,15 @@ pub(super) fn check(parts: &Parts) -> Result<(), TopologyError> {
             up,
             down,
         })
+    })
+}
+
+/// One thing serves a link.
+pub(super) fn check_services(parts: &Parts) -> Result<(), TopologyError> {
+    let both = |link: &&Link| link.spec.rate.is_some() && link.delivery.is_some();
+    parts.links.iter().find(both).map_or(Ok(()), |link| {
+        let link = link.name.clone();
+        Err(TopologyError::RateAndTrace { link })
     })
 }
 

@@ -1,9 +1,11 @@
-//! What the hand-run benchmarks share: a path through the relay, outside tools, figures as text.
+//! What the hand-run benchmarks share: a path through a backend, outside tools, figures as text, statistics.
 //!
-//! Never inside: what is asked, or judged.
+//! Never inside: what is asked, or what is good enough.
 
+pub mod equivalence;
 pub mod figures;
 pub mod path;
+pub mod probe;
 pub mod tools;
 pub mod usage;
 

@@ -1,4 +1,4 @@
-//! Two hosts and the relay between them, as `migbed migrate` builds them: host 1's link is the one asked for, host 2's
+//! Two hosts and a backend between them, as `migbed migrate` builds them: host 1's link is the one asked for, host 2's
 //! is open, so that every packet crosses one shaped link each way.
 
 use std::collections::BTreeMap;
@@ -34,14 +34,21 @@ impl Path {
     /// When the kernel refuses namespaces or devices.
     pub fn enter(spec: LinkSpec) -> Result<Self> {
         enter_machine()?;
+        Self::build(spec, BackendKind::Relay)
+    }
+
+    /// Builds the path in network namespaces of its own: one after another may be built in one process that has entered
+    /// a machine's namespaces before.
+    ///
+    /// # Errors
+    /// When the kernel refuses namespaces or devices, or lacks what the backend stands on.
+    pub fn build(spec: LinkSpec, backend: BackendKind) -> Result<Self> {
         let open = Cable::symmetric(LinkSpec::default());
         let links = [("near", Cable::symmetric(spec)), ("far", open)];
         let topology = Topology::star(links.map(|(name, link)| (name.to_owned(), link)))?;
         let hosts = BTreeMap::from([(NEAR, create_netns()?), (FAR, create_netns()?)]);
-        let fabric = Fabric::build(
-            &Plan::new(topology, &TcpSettings::default(), BackendKind::Relay),
-            &hosts,
-        )?;
+        let plan = Plan::new(topology, &TcpSettings::default(), backend);
+        let fabric = with_netns(create_netns()?, || Fabric::build(&plan, &hosts))??;
         Ok(Self { hosts, fabric })
     }
 

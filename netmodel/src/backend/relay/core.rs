@@ -11,50 +11,43 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::line::Line;
-use super::queue::Queue;
+use super::hop::{Carried, Fate, Hop, Parcel};
 use crate::counters::LinkCounters;
-use crate::link::{LinkSpec, PacketSize};
+use crate::link::LinkSpec;
 use crate::topology::{HostId, LinkId, Place, SwitchId, Topology};
 
 /// What became of a packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome<P> {
     /// It is at its destination, logically since `at_ns`.
-    Delivered { host: HostId, packet: P, at_ns: u64 },
-    /// A queue was full.
+    Delivered {
+        host: HostId,
+        packet: P,
+        fate: Fate,
+        at_ns: u64,
+    },
+    /// A queue was full, or a link down.
     Dropped { packet: P },
+    /// It was lost on the wire, all of it.
+    Lost { packet: P },
 }
 
 /// All links of a fabric with what they hold.
 #[derive(Debug)]
 pub(super) struct Core<P> {
-    links: Vec<LinkState<P>>,
+    links: Vec<Hop<P>>,
     uplinks: Vec<usize>,
     /// `routes[switch][host]` is the index of the next link; a switch without one drops.
     routes: Vec<Vec<Option<usize>>>,
     /// Heads of links by instant; entries that no longer match their link's head are skipped.
     due: BinaryHeap<Reverse<(u64, usize)>>,
-}
-
-#[derive(Debug)]
-struct LinkState<P> {
-    to: Place,
-    spec: LinkSpec,
-    queue: Queue<Carried<P>>,
-    line: Line<(Carried<P>, u64)>,
-    counters: LinkCounters,
-}
-
-#[derive(Debug)]
-struct Carried<P> {
-    packet: P,
-    destination: HostId,
-    size: PacketSize,
+    /// Packets on all links.
+    held: usize,
 }
 
 impl<P> Core<P> {
-    pub(super) fn new(topology: &Topology) -> Self {
+    /// Empty links. Everything random is drawn from `seed`; delivery traces begin at `origin_ns`.
+    pub(super) fn new(topology: &Topology, seed: u64, origin_ns: i64) -> Self {
         let place = |id: LinkId| id.0 as usize;
         let switches = (0..).map(SwitchId).take(topology.switches().len());
         let from = |switch| {
@@ -65,7 +58,7 @@ impl<P> Core<P> {
             links: topology
                 .links()
                 .iter()
-                .map(|link| LinkState::new(link.to, link.spec))
+                .map(|link| Hop::new(link, seed, origin_ns))
                 .collect(),
             uplinks: topology
                 .hosts()
@@ -73,6 +66,7 @@ impl<P> Core<P> {
                 .collect(),
             routes: switches.map(from).collect(),
             due: BinaryHeap::new(),
+            held: 0,
         }
     }
 
@@ -81,21 +75,18 @@ impl<P> Core<P> {
         &mut self,
         now_ns: u64,
         (source, destination): (HostId, HostId),
-        (packet, size): (P, PacketSize),
+        (packet, parcel): (P, Parcel),
         sink: &mut impl FnMut(Outcome<P>),
     ) {
         self.advance(now_ns, sink);
         let first = self.uplinks[source.0 as usize];
-        self.travel(
-            now_ns,
-            first,
-            Carried {
-                packet,
-                destination,
-                size,
-            },
-            sink,
-        );
+        let carried = Carried {
+            packet,
+            destination,
+            parcel,
+            fate: Fate::default(),
+        };
+        self.travel(now_ns, first, carried, sink);
     }
 
     /// Handles every event due by `now_ns`, in logical order.
@@ -106,24 +97,28 @@ impl<P> Core<P> {
             }
             self.due.pop();
             let link = &mut self.links[index];
-            if link.next_delivery() != Some(at_ns) {
+            if link.next_event() != Some(at_ns) {
                 continue;
             }
-            let carried = link
-                .deliver(at_ns)
-                .expect("its head is due at this very instant");
-            let to = link.to;
-            if let Some(next) = link.next_delivery() {
+            let (held, to) = (&mut self.held, link.to);
+            let arrived = link.deliver(at_ns, |packet| {
+                *held -= 1;
+                sink(Outcome::Lost { packet });
+            });
+            if let Some(next) = link.next_event() {
                 self.due.push(Reverse((next, index)));
             }
-            self.arrive(at_ns, to, carried, sink);
+            if let Some(carried) = arrived {
+                self.held -= 1;
+                self.arrive(at_ns, to, carried, sink);
+            }
         }
     }
 
     /// When the next event is due.
     pub(super) fn next_event(&mut self) -> Option<u64> {
         while let Some(&Reverse((at_ns, index))) = self.due.peek() {
-            if self.links[index].next_delivery() == Some(at_ns) {
+            if self.links[index].next_event() == Some(at_ns) {
                 return Some(at_ns);
             }
             self.due.pop();
@@ -143,6 +138,7 @@ impl<P> Core<P> {
                 sink(Outcome::Delivered {
                     host,
                     packet: carried.packet,
+                    fate: carried.fate,
                     at_ns,
                 });
             }
@@ -163,21 +159,22 @@ impl<P> Core<P> {
         sink: &mut impl FnMut(Outcome<P>),
     ) {
         let link = &mut self.links[index];
-        let was_idle = link.is_idle();
         let to = link.to;
-        if was_idle && link.spec.is_transparent() {
-            link.pass(carried.size);
+        if link.passes(&carried) {
             return self.arrive(at_ns, to, carried, sink);
         }
+        let before = link.next_event();
         match link.accept(at_ns, carried) {
             Err(carried) => sink(Outcome::Dropped {
                 packet: carried.packet,
             }),
-            Ok(()) if was_idle => {
-                let next = link.next_delivery().expect("something was just accepted");
-                self.due.push(Reverse((next, index)));
+            Ok(()) => {
+                self.held += 1;
+                let next = link.next_event();
+                if let Some(next) = next.filter(|_| next != before) {
+                    self.due.push(Reverse((next, index)));
+                }
             }
-            Ok(()) => {}
         }
     }
 
@@ -191,92 +188,49 @@ impl<P> Core<P> {
     ) {
         self.advance(now_ns, sink);
         let index = link.0 as usize;
-        let link = &mut self.links[index];
-        link.settle(now_ns);
-        link.queue.change(now_ns, spec.rate, spec.queue.bytes());
-        link.spec = spec;
-        if let Some(next) = link.next_delivery() {
+        self.alter(now_ns, index, |link| link.change(now_ns, spec), sink);
+    }
+
+    /// Lets delivery traces begin at `origin_ns`; what waits is re-timed.
+    pub(super) fn align(&mut self, now_ns: u64, origin_ns: i64, sink: &mut impl FnMut(Outcome<P>)) {
+        self.advance(now_ns, sink);
+        for index in 0..self.links.len() {
+            self.alter(now_ns, index, |link| link.align(now_ns, origin_ns), sink);
+        }
+    }
+
+    fn alter(
+        &mut self,
+        now_ns: u64,
+        index: usize,
+        change: impl FnOnce(&mut Hop<P>),
+        sink: &mut impl FnMut(Outcome<P>),
+    ) {
+        let (link, held) = (&mut self.links[index], &mut self.held);
+        link.settle(now_ns, |packet| {
+            *held -= 1;
+            sink(Outcome::Lost { packet });
+        });
+        change(link);
+        if let Some(next) = link.next_event() {
             self.due.push(Reverse((next, index)));
         }
     }
 
     /// Nothing waits, is serialised or on its way.
     pub(super) fn is_idle(&self) -> bool {
-        self.links.iter().all(LinkState::is_idle)
+        self.held == 0
     }
 
-    /// Counters of all links, in order of their ids.
-    pub(super) fn counters(&self) -> impl Iterator<Item = LinkCounters> {
-        self.links.iter().map(|link| LinkCounters {
-            busy_ns: link.queue.busy_ns(),
-            ..link.counters
-        })
-    }
-}
-
-impl<P> LinkState<P> {
-    fn new(to: Place, spec: LinkSpec) -> Self {
-        let queue = Queue::new(spec.rate, spec.queue.bytes());
-        Self {
-            to,
-            spec,
-            queue,
-            line: Line::new(),
-            counters: LinkCounters::default(),
-        }
+    /// Counters of a link at `now_ns`.
+    pub(super) fn counters(&self, now_ns: u64, link: LinkId) -> Option<LinkCounters> {
+        let link = self.links.get(link.0 as usize)?;
+        Some(link.counters(now_ns))
     }
 
-    fn is_idle(&self) -> bool {
-        self.line.is_empty() && self.queue.next_departure().is_none()
-    }
-
-    fn delay_ns(&self) -> u64 {
-        u64::try_from(self.spec.delay.as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    fn pass(&mut self, size: PacketSize) {
-        let wire_bytes = size.wire_bytes(self.spec.overhead_bytes);
-        self.counters.received.add(size.segments, wire_bytes);
-        self.counters.sent.add(size.segments, wire_bytes);
-    }
-
-    fn accept(&mut self, now_ns: u64, carried: Carried<P>) -> Result<(), Carried<P>> {
-        let segments = carried.size.segments;
-        let wire_bytes = carried.size.wire_bytes(self.spec.overhead_bytes);
-        self.counters.received.add(segments, wire_bytes);
-        let accepted = self.queue.offer(now_ns, carried, wire_bytes);
-        if accepted.is_ok() {
-            self.counters.held.add(segments, wire_bytes);
-            let backlog = self.queue.backlog_bytes(now_ns);
-            self.counters.queue_bytes_max = self.counters.queue_bytes_max.max(backlog);
-        } else {
-            self.counters.dropped.add(segments, wire_bytes);
-        }
-        accepted
-    }
-
-    /// Moves what has left the serialiser onto the line.
-    fn settle(&mut self, now_ns: u64) {
-        let delay_ns = self.delay_ns();
-        while let Some(gone) = self.queue.pop_departed(now_ns) {
-            let at_ns = gone.departure_ns.saturating_add(delay_ns);
-            self.line.push(at_ns, (gone.item, gone.wire_bytes));
-        }
-    }
-
-    fn next_delivery(&self) -> Option<u64> {
-        self.line.next_arrival().or_else(|| {
-            let departure = self.queue.next_departure()?;
-            Some(self.line.arrival(departure.saturating_add(self.delay_ns())))
-        })
-    }
-
-    fn deliver(&mut self, at_ns: u64) -> Option<Carried<P>> {
-        self.settle(at_ns);
-        let (carried, wire_bytes) = self.line.pop_arrived(at_ns)?;
-        self.counters.held.remove(carried.size.segments, wire_bytes);
-        self.counters.sent.add(carried.size.segments, wire_bytes);
-        Some(carried)
+    /// Counters of all links at `now_ns`, in order of their ids.
+    pub(super) fn all_counters(&self, now_ns: u64) -> impl Iterator<Item = LinkCounters> {
+        self.links.iter().map(move |link| link.counters(now_ns))
     }
 }
 

@@ -1,10 +1,10 @@
 //! A delay line: what has left the serialiser and is on its way.
 //!
-//! Deliveries never overtake each other, even when the delay shrinks.
+//! Deliveries never overtake each other, even when the delay shrinks, unless a link asks for it.
 
 use std::collections::VecDeque;
 
-/// Items with the instants they arrive at.
+/// Items with the instants they arrive at, in that order.
 #[derive(Debug)]
 pub(super) struct Line<P> {
     items: VecDeque<(u64, P)>,
@@ -23,6 +23,14 @@ impl<P> Line<P> {
     pub(super) fn push(&mut self, at_ns: u64, item: P) {
         self.last_ns = self.last_ns.max(at_ns);
         self.items.push_back((self.last_ns, item));
+    }
+
+    /// Puts an item on the line that arrives at `at_ns`, before others if that is sooner. Moves what lies between it and
+    /// the nearer end, which is as many as jitter lets it overtake.
+    pub(super) fn insert(&mut self, at_ns: u64, item: P) {
+        self.last_ns = self.last_ns.max(at_ns);
+        let behind = self.items.partition_point(|(at, _)| *at <= at_ns);
+        self.items.insert(behind, (at_ns, item));
     }
 
     /// When something sent to arrive at `at_ns` would arrive.
@@ -62,5 +70,16 @@ mod tests {
         assert_eq!(line.pop_arrived(100), Some('b'));
         assert!(line.is_empty());
         assert_eq!(line.arrival(50), 100);
+    }
+
+    #[test]
+    fn an_inserted_item_overtakes_and_equals_keep_their_order() {
+        let mut line = Line::new();
+        for (at, item) in [(100, 'a'), (60, 'b'), (100, 'c'), (60, 'd')] {
+            line.insert(at, item);
+        }
+        line.push(70, 'e');
+        let order: String = std::iter::from_fn(|| line.pop_arrived(u64::MAX)).collect();
+        assert_eq!(order, "bdace");
     }
 }

@@ -1,14 +1,24 @@
-//! The user-space relay: shapes in this process what crosses its AF_PACKET ports.
+//! The user-space relay: shapes in this process what crosses its ports.
 //!
 //! The handle here only sends commands; packets never pass through it.
 
 mod core;
+mod draw;
 mod frame;
+mod hop;
+
+mod jitter;
 mod line;
+mod loss;
+mod port;
+mod ports;
 mod queue;
+mod service;
 mod slab;
+mod split;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -19,15 +29,18 @@ use std::time::Duration;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use self::core::Core;
+use self::jitter::nanoseconds;
+use self::port::Port;
 use self::slab::Slab;
-use self::worker::{Command, Port, Worker};
+use self::worker::{Command, Worker};
 use super::{Backend, FabricError};
-use crate::counters::Counters;
+use crate::counters::{Counters, Sample};
 use crate::link::LinkSpec;
 use crate::plan::{Plan, UNSHAPED_BPS};
-use crate::sys::netlink::{NetlinkError, device_index};
-use crate::sys::packet::PacketSocket;
-use crate::topology::{HostId, LinkId};
+use crate::sys::clock::{now_ns, wait_until};
+use crate::sys::netlink::{Netlink, NetlinkError};
+use crate::sys::tun::TunDevice;
+use crate::topology::{HostId, Link, LinkId};
 use crate::units::BitRate;
 
 /// Why the relay cannot be started or does not answer.
@@ -45,6 +58,14 @@ pub enum RelayError {
     /// The port's device is not there.
     #[error(transparent)]
     Device(#[from] NetlinkError),
+    /// A port stays without a carrier.
+    #[error("{port} has no carrier after {waited:?}; is the host's end up?")]
+    NoCarrier {
+        /// The device.
+        port: String,
+        /// How long we waited.
+        waited: Duration,
+    },
     /// The data thread cannot be started.
     #[error("cannot start the relay's data thread: {source}")]
     Start {
@@ -76,20 +97,26 @@ const COMMANDS: usize = 64;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 impl Relay {
-    /// Opens the ports (in the calling thread's namespace) and starts relaying.
-    pub(super) fn start(plan: &Plan) -> Result<Self, RelayError> {
-        let ports = plan.pairs().map(open_port).collect::<Result<Vec<_>, _>>()?;
-        let specs = plan.topology().links().iter().map(|link| link.spec);
-        let held = specs
-            .map(|spec| most_held(&spec))
-            .fold(0, u64::saturating_add);
+    /// Opens the ports (in the calling thread's namespace, but for devices made before) and starts relaying.
+    pub(super) fn start(
+        plan: &Plan,
+        tuns: BTreeMap<HostId, TunDevice>,
+    ) -> Result<Self, RelayError> {
+        let pairs = plan.pairs().map(|pair| Ok((pair.host, Port::open(pair)?)));
+        let mut ports = pairs.collect::<Result<BTreeMap<_, _>, RelayError>>()?;
+        wait_for_carriers(plan)?;
+        ports.extend(tuns.into_iter().map(|(host, tun)| (host, Port::Tun(tun))));
+        let ports = ports.into_values().collect();
+        let links = plan.topology().links().iter();
+        let held = links.map(most_held).fold(0, u64::saturating_add);
+        let origin_ns = i64::try_from(now_ns()).unwrap_or(i64::MAX);
+        let core = Core::new(plan.topology(), plan.seed(), origin_ns);
         let (commands, receiver) = sync_channel(COMMANDS);
         let start = |source| RelayError::Start { source };
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = Arc::new(EventFd::from_flags(flags).map_err(|e| start(e.into()))?);
         let control = (receiver, Arc::clone(&wake));
-        let worker = Worker::new(Core::new(plan.topology()), ports, Slab::new(held), control)
-            .map_err(start)?;
+        let worker = Worker::new(core, ports, Slab::new(held), control).map_err(start)?;
         let thread = std::thread::Builder::new()
             .name("relay".to_owned())
             .spawn(move || {
@@ -131,6 +158,15 @@ impl Backend for Relay {
         Ok(self.ask(ANSWER_WITHIN, Command::Counters)?)
     }
 
+    fn sample(&self, links: &[LinkId]) -> Result<Sample, FabricError> {
+        let links = links.to_vec();
+        Ok(self.ask(ANSWER_WITHIN, |answer| Command::Sample(links, answer))?)
+    }
+
+    fn align(&self, origin_ns: i64) -> Result<(), FabricError> {
+        Ok(self.ask(ANSWER_WITHIN, |answer| Command::Align(origin_ns, answer))?)
+    }
+
     fn change(&self, link: LinkId, spec: LinkSpec) -> Result<(), FabricError> {
         Ok(self.ask(ANSWER_WITHIN, |answer| Command::Change(link, spec, answer))?)
     }
@@ -148,24 +184,40 @@ impl Backend for Relay {
     }
 }
 
-/// Bytes a link may hold: its queue and its delay line, which fills without a rate, too.
-fn most_held(spec: &LinkSpec) -> u64 {
-    let rate = spec.rate.or(BitRate::from_bps(UNSHAPED_BPS));
-    let on_the_line = rate.map_or(0, |rate| rate.bytes_in(spec.delay));
-    on_the_line.saturating_add(spec.queue.bytes())
+/// Longest the kernel may take to notice that both ends of a pair are up; it does so at once unless it is very busy.
+const CARRIER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Waits until what is written to a port leaves it: before, a device drops everything without a word.
+fn wait_for_carriers(plan: &Plan) -> Result<(), RelayError> {
+    let mut netlink = Netlink::open()?;
+    let give_up_ns = now_ns().saturating_add(nanoseconds(CARRIER_WITHIN));
+    loop {
+        let usable = netlink.usable_devices()?;
+        let Some(pair) = plan.pairs().find(|pair| !usable.contains(&pair.port)) else {
+            return Ok(());
+        };
+        let now = now_ns();
+        if now > give_up_ns {
+            return Err(RelayError::NoCarrier {
+                port: pair.port.clone(),
+                waited: CARRIER_WITHIN,
+            });
+        }
+        wait_until(now + 1_000_000).map_err(|source| RelayError::Start { source })?;
+    }
 }
 
-fn open_port(pair: &crate::plan::VethPair) -> Result<Port, RelayError> {
-    let socket =
-        PacketSocket::open(device_index(&pair.port)?).map_err(|source| RelayError::Port {
-            port: pair.port.clone(),
-            source,
-        })?;
-    Ok(Port {
-        socket,
-        host_mac: pair.host_mac,
-        port_mac: pair.port_mac,
-    })
+/// Bytes a link may hold: its queue and its delay line, which fills without a rate, too.
+fn most_held(link: &Link) -> u64 {
+    let delay = link.spec.delay_most();
+    let on_the_line = match &link.delivery {
+        Some(trace) => trace.most_bytes_in(delay),
+        None => {
+            let rate = link.spec.rate.or(BitRate::from_bps(UNSHAPED_BPS));
+            rate.map_or(0, |rate| rate.bytes_in(delay))
+        }
+    };
+    on_the_line.saturating_add(link.spec.queue.bytes())
 }
 
 impl Drop for Relay {

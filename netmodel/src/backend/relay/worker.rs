@@ -1,6 +1,6 @@
 //! The relay's data thread: epoll over ports, an absolute timer and a control channel.
 //!
-//! One read and one write per packet, no allocation. Decisions are the core's; this file moves bytes and counts.
+//! One read and one write per packet, no allocation. Decisions are the core's, bytes are moved by `ports`; this file says when.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,13 +12,14 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 
-use super::core::{Core, Outcome};
-use super::frame::{self, FRAME_MAX, FrameError};
+use super::core::Core;
+use super::hop::Parcel;
+use super::port::{Port, close_all};
+use super::ports::{PortIo, Taken};
 use super::slab::{Slab, Slot};
-use crate::counters::{Counters, PortCounters, RelayCounters};
+use crate::counters::{Counters, Sample};
 use crate::link::LinkSpec;
 use crate::sys::clock::{Alarm, now_ns, set_tight_timers};
-use crate::sys::packet::PacketSocket;
 use crate::sys::procfs::own_schedstat;
 use crate::sys::sched::ask_for_short_slices;
 use crate::topology::{HostId, LinkId, host_address};
@@ -26,6 +27,9 @@ use crate::topology::{HostId, LinkId, host_address};
 /// What can be asked of the data thread.
 pub(super) enum Command {
     Counters(SyncSender<Counters>),
+    Sample(Vec<LinkId>, SyncSender<Sample>),
+    /// Delivery traces begin at this instant.
+    Align(i64, SyncSender<()>),
     Change(LinkId, LinkSpec, SyncSender<()>),
     Route(Ipv4Addr, Option<HostId>, SyncSender<()>),
     /// Answered when nothing waits anywhere.
@@ -33,20 +37,11 @@ pub(super) enum Command {
     Stop,
 }
 
-/// A host's port.
-#[derive(Debug)]
-pub(super) struct Port {
-    pub(super) socket: PacketSocket,
-    pub(super) host_mac: [u8; 6],
-    pub(super) port_mac: [u8; 6],
-}
-
 /// The data thread's state.
 pub(super) struct Worker {
     core: Core<Slot>,
     io: PortIo,
     routes: HashMap<Ipv4Addr, HostId>,
-    buffer: Vec<u8>,
     poll: Epoll,
     alarm: Alarm,
     armed_ns: Option<u64>,
@@ -57,21 +52,13 @@ pub(super) struct Worker {
     draining: Vec<SyncSender<()>>,
 }
 
-/// Ports with the packets held for them.
-struct PortIo {
-    ports: Vec<Port>,
-    counters: Vec<PortCounters>,
-    slab: Slab,
-    relay: RelayCounters,
-    /// The instant frames are being taken in, to tell them from those that were timed.
-    entered_ns: u64,
-}
-
 /// Event keys above any port number.
 const KEY_TIMER: u64 = u64::MAX;
 const KEY_CONTROL: u64 = u64::MAX - 1;
 /// Frames taken from one port before the others get their turn: 1 MiB of the largest.
 const FRAMES_PER_TURN: usize = 16;
+/// Answers read between writes before the other ports get their turn: two a frame of a turn's.
+const ANSWERS_PER_TURN: usize = 2 * FRAMES_PER_TURN;
 const EVENTS: usize = 64;
 /// A timer wakes an idle virtual CPU 50 to 150 µs late (measured: ping over 10 ms links).
 const EARLY_NS: u64 = 150_000;
@@ -93,25 +80,16 @@ impl Worker {
         let alarm = Alarm::new(true)?;
         let readable = |key| EpollEvent::new(EpollFlags::EPOLLIN, key);
         for (key, port) in (0..).zip(&ports) {
-            poll.add(port.socket.as_fd(), readable(key))?;
+            poll.add(port.as_fd(), readable(key))?;
         }
         poll.add(&alarm.0, readable(KEY_TIMER))?;
         poll.add(&*wake, readable(KEY_CONTROL))?;
         let hosts = (0..).zip(&ports).map(|(n, _)| HostId(n));
         let routes = hosts.map(|host| (host_address(host), host)).collect();
-        let counters = vec![PortCounters::default(); ports.len()];
-        let relay = RelayCounters::default();
         Ok(Self {
             core,
-            io: PortIo {
-                ports,
-                counters,
-                slab,
-                relay,
-                entered_ns: 0,
-            },
+            io: PortIo::new(ports, slab),
             routes,
-            buffer: vec![0; FRAME_MAX],
             poll,
             alarm,
             armed_ns: None,
@@ -127,6 +105,12 @@ impl Worker {
     /// # Errors
     /// Only what no single frame can cause: epoll, timer or eventfd failing.
     pub(super) fn run(mut self) -> io::Result<()> {
+        let end = self.relay();
+        close_all(self.io.ports);
+        end
+    }
+
+    fn relay(&mut self) -> io::Result<()> {
         if let Err(error) = set_tight_timers() {
             tracing::warn!(%error, "timers of the relay stay up to 50 µs coarse");
         }
@@ -158,7 +142,7 @@ impl Worker {
                     port => frames += self.take_in(usize::try_from(port).unwrap_or(usize::MAX)),
                 }
             }
-            if frames == 0 && self.core.is_idle() {
+            if frames == 0 && self.core.is_idle() && self.io.is_idle() {
                 self.draining
                     .drain(..)
                     .for_each(|waiter| reply(&waiter, ()));
@@ -166,17 +150,31 @@ impl Worker {
         }
     }
 
+    /// Handles what is due, and writes it.
     fn advance(&mut self) {
         let Self { core, io, .. } = self;
-        io.entered_ns = u64::MAX;
+        io.happens(None);
         core.advance(now_ns(), &mut |outcome| io.settle(&outcome));
+        self.write_out();
+    }
+
+    /// Writes what was delivered. A write runs the receiver's protocol stack, which may answer on the spot: an
+    /// acknowledgement lets two super-frames loose. These are read before the next write, since a port's buffer holds few of
+    /// them, and a burst of writes would lose what it provokes. After a turn's worth the other ports get theirs.
+    fn write_out(&mut self) {
+        let mut answers = 0;
+        while let Some(host) = self.io.write_next() {
+            while answers < ANSWERS_PER_TURN && self.take_one(host.0 as usize) {
+                answers += 1;
+            }
+        }
     }
 
     /// Sets the timer for the next event, and says how long to wait for anything else. What is due very soon is
     /// waited for awake. Before a long sleep the timer is set early and the rest is spun: waking an idle CPU takes longer
     /// than the delays asked for may be wrong.
     fn arm(&mut self) -> io::Result<EpollTimeout> {
-        if !self.draining.is_empty() && self.core.is_idle() {
+        if !self.io.is_idle() || (!self.draining.is_empty() && self.core.is_idle()) {
             return Ok(EpollTimeout::ZERO);
         }
         let Some(at_ns) = self.core.next_event() else {
@@ -202,28 +200,43 @@ impl Worker {
 
     /// Reads what a host sent, up to a turn's worth.
     fn take_in(&mut self, port: usize) -> usize {
-        let Self {
-            core,
-            io,
-            routes,
-            buffer,
-            ..
-        } = self;
-        let host = HostId(u32::try_from(port).unwrap_or(u32::MAX));
         for taken in 0..FRAMES_PER_TURN {
-            let Some(state) = io.ports.get(port) else {
+            if !self.take_one(port) {
                 return taken;
-            };
-            match state.socket.read(buffer) {
-                Ok(Some(length)) => enter(core, io, routes, (host, &buffer[..length])),
-                Ok(None) => return taken,
-                Err(error) => {
-                    tracing::warn!(port, %error, "a port of the relay cannot be read");
-                    return taken;
-                }
             }
+            self.write_out();
         }
         FRAMES_PER_TURN
+    }
+
+    /// Reads one frame and gives it to the core; false when there is none.
+    fn take_one(&mut self, port: usize) -> bool {
+        let Self {
+            core, io, routes, ..
+        } = self;
+        let (frame, length) = match io.read(port) {
+            Taken::Nothing => return false,
+            Taken::Left => return true,
+            Taken::Frame(frame, length) => (frame, length),
+        };
+        let source = HostId(u32::try_from(port).unwrap_or(u32::MAX));
+        let destination = routes.get(&frame.destination).copied();
+        let Some(destination) = destination.filter(|host| *host != source) else {
+            io.counters[port].unroutable += 1;
+            return true;
+        };
+        let slot = io.keep(length);
+        let now = now_ns();
+        io.happens(Some(now));
+        let parcel = Parcel {
+            size: frame.size,
+            segment_payload: frame.segment_payload,
+            ecn_capable: frame.ecn_capable,
+        };
+        core.enter(now, (source, destination), (slot, parcel), &mut |outcome| {
+            io.settle(&outcome);
+        });
+        true
     }
 
     /// Does what it was told; false means stop.
@@ -231,9 +244,16 @@ impl Worker {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Counters(answer)) => reply(&answer, self.counters()),
+                Ok(Command::Sample(links, answer)) => reply(&answer, self.sample(&links)),
+                Ok(Command::Align(origin_ns, answer)) => {
+                    let Self { core, io, .. } = self;
+                    io.happens(None);
+                    core.align(now_ns(), origin_ns, &mut |outcome| io.settle(&outcome));
+                    reply(&answer, ());
+                }
                 Ok(Command::Change(link, spec, answer)) => {
                     let Self { core, io, .. } = self;
-                    io.entered_ns = u64::MAX;
+                    io.happens(None);
                     core.change(now_ns(), link, spec, &mut |outcome| io.settle(&outcome));
                     reply(&answer, ());
                 }
@@ -257,78 +277,31 @@ impl Worker {
         relay.run_ns = stat.map(|stat| stat.run_ns);
         relay.run_delay_ns = stat.map(|stat| stat.run_delay_ns);
         for (port, counters) in self.io.ports.iter_mut().zip(&mut self.io.counters) {
-            counters.socket_drops = port.socket.drops();
+            counters.socket_drops = port.socket_drops();
         }
+        let at_ns = now_ns();
+        let links = self.core.all_counters(at_ns);
         Counters {
-            at_ns: now_ns(),
-            links: (0..).map(LinkId).zip(self.core.counters()).collect(),
+            at_ns,
+            links: (0..).map(LinkId).zip(links).collect(),
             ports: (0..)
                 .map(HostId)
                 .zip(self.io.counters.iter().copied())
                 .collect(),
             relay,
+            ..Counters::default()
         }
     }
 }
 
-/// Gives a host's frame to the core.
-fn enter(
-    core: &mut Core<Slot>,
-    io: &mut PortIo,
-    routes: &HashMap<Ipv4Addr, HostId>,
-    (source, bytes): (HostId, &[u8]),
-) {
-    let counters = &mut io.counters[source.0 as usize];
-    counters.read_packets += 1;
-    let frame = match frame::parse(bytes) {
-        Ok(frame) => frame,
-        Err(FrameError::NotIpv4) => return counters.not_ipv4 += 1,
-        Err(FrameError::Malformed) => return counters.malformed += 1,
-    };
-    let destination = routes.get(&frame.destination).copied();
-    let Some(destination) = destination.filter(|host| *host != source) else {
-        return counters.unroutable += 1;
-    };
-    let Some(slot) = io.slab.store(bytes) else {
-        return io.relay.no_room += 1;
-    };
-    io.entered_ns = now_ns();
-    let way = (source, destination);
-    core.enter(io.entered_ns, way, (slot, frame.size), &mut |outcome| {
-        io.settle(&outcome);
-    });
-}
-
-impl PortIo {
-    /// Writes what was delivered, forgets what was dropped.
-    fn settle(&mut self, outcome: &Outcome<Slot>) {
-        let slot = match *outcome {
-            Outcome::Dropped { packet } => packet,
-            Outcome::Delivered {
-                host,
-                packet,
-                at_ns,
-            } => {
-                self.deliver(host, packet, at_ns);
-                packet
-            }
-        };
-        self.slab.release(slot);
-    }
-
-    fn deliver(&mut self, host: HostId, packet: Slot, at_ns: u64) {
-        let index = host.0 as usize;
-        let port = &self.ports[index];
-        let bytes = self.slab.frame(packet);
-        frame::readdress(bytes, port.host_mac, port.port_mac);
-        // Before the write, which on veth runs the receiver's protocol stack.
-        let late_ns = (at_ns != self.entered_ns).then(|| now_ns().saturating_sub(at_ns));
-        match port.socket.write(bytes) {
-            Ok(_) => self.counters[index].written_packets += 1,
-            Err(_) => self.counters[index].write_refused += 1,
-        }
-        if let Some(late_ns) = late_ns {
-            self.relay.lateness.record(late_ns);
+impl Worker {
+    /// Only what is asked for, no histogram: cheap at any rate of asking.
+    fn sample(&self, links: &[LinkId]) -> Sample {
+        let at_ns = now_ns();
+        let of = |link: &LinkId| self.core.counters(at_ns, *link).unwrap_or_default();
+        Sample {
+            at_ns,
+            links: links.iter().map(of).collect(),
         }
     }
 }

@@ -12,13 +12,15 @@ use nix::unistd::{ForkResult, fork, pipe};
 
 use super::{Capability, tried};
 use crate::plan::VethPair;
+use crate::qdisc::{Handle, Object, Qdisc, Redirect};
 use crate::sys::netlink::{Netlink, device_index};
 use crate::sys::netns::{create_netns, enter_machine};
 use crate::sys::packet::PacketSocket;
+use crate::sys::tun::TunDevice;
 use crate::topology::HostId;
 
 /// Probes in the order they are reported: name, whether required, remedy.
-const PROBES: [(&str, bool, &str); 8] = [
+const PROBES: [(&str, bool, &str); 9] = [
     (
         "namespaces",
         true,
@@ -34,17 +36,28 @@ const PROBES: [(&str, bool, &str); 8] = [
     (
         "netem",
         false,
-        "modprobe sch_netem; without it links are emulated by the relay",
+        "modprobe sch_netem (on RHEL and its kin from kernel-modules-extra); without it links are emulated by the \
+         relay",
     ),
     (
         "htb",
         false,
-        "modprobe sch_htb; only the htb backend needs it",
+        "modprobe sch_htb; only the htb and netem backends need it",
+    ),
+    (
+        "redirect",
+        false,
+        "modprobe -a ifb sch_ingress act_mirred, and cls_u32 or cls_matchall; only the htb and netem backends need it",
     ),
     (
         "tbf",
         false,
         "modprobe sch_tbf; only measurements shaped at the source need it",
+    ),
+    (
+        "tun",
+        false,
+        "not needed: ports fall back to veth and AF_PACKET (chmod a+rw /dev/net/tun lets users try `ports = tun`)",
     ),
     (
         "pid-namespace",
@@ -120,6 +133,9 @@ fn try_all(out: &mut File) {
         Err(format!("process {pid}"))
     };
     say("pid-namespace", first);
+    // In here, where ports are made: root of a user namespace is not root for a node that only root may open.
+    let tun = TunDevice::create("tun0").map(|_| "TUN with IFF_VNET_HDR".to_owned());
+    say("tun", tun.map_err(|e| e.to_string()));
     let veth = veth();
     let made = veth.is_ok();
     say("veth", veth);
@@ -134,6 +150,7 @@ fn try_all(out: &mut File) {
         for kind in ["netem", "htb", "tbf"] {
             say(kind, qdisc(kind));
         }
+        say("redirect", redirect());
     }
 }
 
@@ -142,6 +159,7 @@ const PORT: &str = "p0";
 fn veth() -> Result<String, String> {
     let host = create_netns().map_err(|e| e.to_string())?;
     let pair = VethPair {
+        at: crate::plan::Scope::Fabric,
         host: HostId(0),
         port: PORT.to_owned(),
         port_mac: [2, 0, 0, 0, 0, 0],
@@ -174,6 +192,27 @@ fn buffer(socket: &PacketSocket) -> Result<String, String> {
     } else {
         Err(text)
     }
+}
+
+/// Sends what the port receives through an IFB device, as the kernel's backends do, copies and all.
+fn redirect() -> Result<String, String> {
+    const DEVICE: &str = "i0";
+    let mut netlink = Netlink::open().map_err(|e| e.to_string())?;
+    let ingress = Object::Qdisc {
+        parent: Handle::INGRESS,
+        handle: Handle::new(0xFFFF, 0),
+        kind: Qdisc::Ingress,
+    };
+    let redirect = Object::Redirect(Redirect {
+        to: DEVICE.to_owned(),
+        sink: Some(DEVICE.to_owned()),
+    });
+    netlink
+        .create_ifb(DEVICE)
+        .and_then(|()| netlink.add_queue(PORT, &ingress))
+        .and_then(|()| netlink.add_queue(PORT, &redirect))
+        .map_err(|e| e.to_string())?;
+    Ok("what a device receives can be shaped by an ifb device".to_owned())
 }
 
 /// Asks for a qdisc with options that mean something to it; ENOENT says the kernel does not have it.
