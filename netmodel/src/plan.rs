@@ -406,17 +406,10 @@ fn framing(topology: &Topology, backend: BackendKind, schedule: &Schedule) -> Fr
     let per_frame = |spec: &LinkSpec| !spec.loss.is_none() || !spec.jitter.spread.is_zero();
     let now = topology.links().iter().map(|link| &link.spec);
     let later = schedule.changes().iter().map(|change| &change.spec);
-    let single = backend == BackendKind::Netem && now.chain(later).any(per_frame);
-    let frames = topology
-        .hosts()
-        .map(|(host, _)| largest_frame(topology, host));
-    Framing {
-        largest: if single {
-            MTU.into()
-        } else {
-            frames.fold(MTU.into(), u32::max)
-        },
-        single,
+    if backend == BackendKind::Netem && now.chain(later).any(per_frame) {
+        Framing::SingleSegments
+    } else {
+        Framing::SuperFrames
     }
 }
 

@@ -138,7 +138,7 @@ pub struct Redirect {
 }
 
 /// One tick of the kernel's packet scheduler (PSCHED_SHIFT 6).
-pub(crate) const TICK_NS: u64 = 64;
+const TICK_NS: u32 = 64;
 
 impl Object {
     /// Every parameter the kernel tells back, with the value it has to tell.

@@ -96,8 +96,8 @@ fn quantile(distribution: Distribution, q: f64) -> f64 {
         _ if q <= 0.0 => f64::NEG_INFINITY,
         _ if q >= 1.0 => f64::INFINITY,
         Distribution::Normal => normal_quantile(q),
-        // Pareto of shape 3, mean 3/2 and variance 3/4, to mean 0 and variance 1: netem's table.
-        Distribution::Pareto => ((1.0 - q).powf(-1.0 / 3.0) - 1.5) / 0.75_f64.sqrt(),
+        // Pareto of exponent 3 and mean 3/2, scaled by 4/3 as in netem's table.
+        Distribution::Pareto => ((1.0 - q).powf(-1.0 / 3.0) - 1.5) * 4.0 / 3.0,
     }
 }
 
@@ -190,8 +190,8 @@ mod tests {
         near(Distribution::Uniform, 0.25, -0.5);
         near(Distribution::Normal, 0.75, 0.674_49);
         near(Distribution::Normal, 0.025, -1.959_96);
-        // (8^(1/3) - 1.5) / 0.866 with 1 - q = 1/8.
-        near(Distribution::Pareto, 0.875, 0.577_35);
+        // (8^(1/3) - 1.5) × 4/3 with 1 - q = 1/8.
+        near(Distribution::Pareto, 0.875, 0.666_67);
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl<'p> Judge<'p> {
                 frame_bytes,
                 self.settings,
             );
-            if link.rate == Verdict::NotJudged || got.busy > link.busy {
+            if link.got_rate_bps == 0.0 || got.busy > link.busy {
                 link.got_rate_bps = got.rate_bps;
                 link.got_goodput_bps = goodput_bps;
                 link.busy = got.busy;
@@ -138,7 +138,11 @@ impl<'p> Judge<'p> {
                         frame_bytes,
                     )
                 });
-                link.rate = got.verdict;
+                // A packet-delivery trace promises no rate.
+                link.rate = match topology.link(*id).delivery {
+                    Some(_) => Verdict::NotJudged,
+                    None => got.verdict,
+                };
                 link.disturbed |= part.disturbed;
             }
             let lost = part
@@ -172,8 +176,12 @@ impl<'p> Judge<'p> {
                     }
                 }
             }
-            // Jitter would pass for errors of its neighbours; its links are probed.
-            if let Some(median) = median.filter(|_| !specs().any(has_jitter)) {
+            // What varies by itself would pass for errors of its neighbours; jitter is probed for itself.
+            let varies = |id: &LinkId| {
+                let link = topology.link(*id);
+                has_jitter(&link.spec) || link.delivery.is_some()
+            };
+            if let Some(median) = median.filter(|_| !ids.iter().any(varies)) {
                 paths.push(PathError {
                     error_ns: *median as f64 - asked_ns as f64,
                     links: ids,

@@ -81,7 +81,7 @@ pub(super) fn steps(
         }
     }
     for (host, _) in topology.hosts() {
-        if framing.single {
+        if framing == Framing::SingleSegments {
             steps.push(Step::SingleSegments { host });
         }
         steps.extend(host_device(topology, host));

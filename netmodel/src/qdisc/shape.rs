@@ -26,11 +26,12 @@ use crate::units::Probability;
 
 /// What hosts hand over at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Framing {
-    /// Bytes of the largest super-frame of any host.
-    pub largest: u32,
-    /// Whether every frame is one segment, because netem draws loss and jitter per frame.
-    pub single: bool,
+#[serde(rename_all = "kebab-case")]
+pub enum Framing {
+    /// Frames of many segments.
+    SuperFrames,
+    /// One segment per frame, because netem draws loss and jitter per frame.
+    SingleSegments,
 }
 
 /// Parameters of a link's tree.
@@ -53,11 +54,12 @@ const BFIFO: Handle = Handle::new(3, 0);
 const UNLIMITED_BYTES: u64 = 125_000_000_000;
 /// Room of a link without a rate, which never queues: all but infinite, below the sign bit.
 const UNLIMITED_QUEUE: u32 = 1 << 30;
-/// A class may send while its bucket is not in debt, and fills it when a timer fires. Late by more than the bucket is
-/// deep, and the rest of that time's rate is lost for good: at 15 kB and 5 Gbit/s (24 µs) that was 6.4 % of the rate, at
-/// 1 ms nothing (testbeds.md §7). Timers on two busy virtual CPUs are 0.1 to 0.9 ms late on average, so twice the
-/// worse of these; what follows an idle spell is ahead of the rate by no more.
-const BURST: Duration = Duration::from_millis(2);
+/// A class sends while its bucket is not in debt, then waits for a timer. The bucket's depth is how late the timer may
+/// be: whatever it is late beyond, the rate of that time is lost for good. 24 µs (15 kB at 5 Gbit/s) cost 6.4 % of the
+/// rate, 1 ms nothing (testbeds.md §7). Timers on two busy virtual CPUs are 0.1 to 0.9 ms late on average, so twice
+/// the worse of these; what follows an idle spell is ahead of the rate by no more. Super-frames do not come into it: a
+/// frame larger than the bucket makes a debt, and loses nothing.
+const BURST_TICKS: u32 = 2_000_000 / TICK_NS;
 /// About one super-frame; see [`HtbClass::quantum`].
 const QUANTUM: u32 = 60_000;
 /// The smallest packet that comes in numbers: an acknowledgement as the kernel counts it (14 + 20 + 32).
@@ -134,17 +136,14 @@ impl Shape {
 /// instead of 90.
 fn class(spec: &LinkSpec, framing: Framing) -> HtbClass {
     let added = spec.overhead_bytes.checked_sub(OVERHEAD_KERNEL);
-    let exact = framing.single.then_some(added).flatten();
+    let exact = added.filter(|_| framing == Framing::SingleSegments);
     let rate_bytes = spec.rate.map_or(UNLIMITED_BYTES, |rate| match exact {
         Some(_) => (rate.bps() / 8).max(1),
         None => kernel_bytes(spec, rate.bps() / 8).max(1),
     });
-    let frames = 2 * u128::from(framing.largest.max(MTU.into()) + u32::from(OVERHEAD_KERNEL));
-    let frames_ns = (frames * 1_000_000_000).div_ceil(u128::from(rate_bytes));
-    let ticks = frames_ns.max(BURST.as_nanos()).div_ceil(TICK_NS.into());
     HtbClass {
         rate_bytes,
-        burst_ticks: u32::try_from(ticks).unwrap_or(u32::MAX),
+        burst_ticks: BURST_TICKS,
         quantum: QUANTUM,
         overhead: exact.unwrap_or(0),
     }
@@ -202,14 +201,8 @@ mod tests {
     use crate::link::GilbertElliott;
     use crate::units::{BitRate, ByteSize};
 
-    const SUPER: Framing = Framing {
-        largest: 31_570,
-        single: false,
-    };
-    const SINGLE: Framing = Framing {
-        largest: 1500,
-        single: true,
-    };
+    const SUPER: Framing = Framing::SuperFrames;
+    const SINGLE: Framing = Framing::SingleSegments;
 
     fn gigabit() -> LinkSpec {
         LinkSpec::with_rate(BitRate::from_bps(1_000_000_000).unwrap())
@@ -222,8 +215,9 @@ mod tests {
         assert_eq!(shape.class.rate_bytes, 123_049_415);
         assert_eq!(shape.limit, 516_107);
         assert_eq!(shape.class.overhead, 0);
-        // 2 ms in ticks: above two frames of 31,584 bytes, 0.51 ms.
+        // 2 ms, up to a tick.
         assert_eq!(shape.class.burst_ticks, 31_250);
+        assert_eq!(shape.class.burst_bytes(), 246_098);
         assert_eq!(shape.root(), HTB);
     }
 
@@ -238,13 +232,6 @@ mod tests {
         };
         let class = Shape::new(BackendKind::Netem, &bare, SINGLE, 0).class;
         assert_eq!((class.rate_bytes, class.overhead), (126_166_667, 0));
-    }
-
-    #[test]
-    fn slow_links_have_room_for_two_frames() {
-        let slow = LinkSpec::with_rate(BitRate::from_bps(8_000_000).unwrap());
-        let class = Shape::new(BackendKind::Htb, &slow, SUPER, 0).class;
-        assert!(class.burst_bytes() >= 2 * 31_584, "{class:?}");
     }
 
     #[test]

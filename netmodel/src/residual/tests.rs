@@ -236,8 +236,10 @@ fn idle_of(busy: f64, segments: u32, delay: Duration) -> idle::PathIdle {
     let ns = |share: f64, n: u64| Duration::from_nanos(n * 10 * MS).mul_f64(share);
     let samples: Vec<_> = (0..=100)
         .map(|n| {
-            let mut link = LinkCounters::default();
-            link.busy_ns = super::ns(ns(busy, n));
+            let link = LinkCounters {
+                busy_ns: super::ns(ns(busy, n)),
+                ..LinkCounters::default()
+            };
             Sample {
                 at_ns: n * 10 * MS,
                 links: vec![link],

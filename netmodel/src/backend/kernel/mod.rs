@@ -213,7 +213,8 @@ impl Backend for Kernel {
     fn change(&self, id: LinkId, spec: LinkSpec) -> Result<(), FabricError> {
         let link = self.topology.link(id);
         self.kind.check(&link.name, &spec)?;
-        if !self.framing.single && (!spec.loss.is_none() || !spec.jitter.spread.is_zero()) {
+        let per_frame = !spec.loss.is_none() || !spec.jitter.spread.is_zero();
+        if per_frame && self.framing == Framing::SuperFrames {
             return Err(FabricError::SuperFrames {
                 link: link.name.clone(),
             });

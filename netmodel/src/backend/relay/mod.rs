@@ -6,10 +6,12 @@ mod core;
 mod draw;
 mod frame;
 mod hop;
+
 mod jitter;
 mod line;
 mod loss;
 mod port;
+mod ports;
 mod queue;
 mod service;
 mod slab;

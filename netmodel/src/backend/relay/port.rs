@@ -77,6 +77,21 @@ impl Port {
     }
 }
 
+/// Closes ports side by side: for each the kernel waits until no processor can be using it any more (synchronize_net,
+/// some 10 ms), and those who wait together share that.
+pub(super) fn close_all(mut ports: Vec<Port>) {
+    const TOGETHER: usize = 64;
+    let each = ports.len().div_ceil(TOGETHER).max(1);
+    std::thread::scope(|scope| {
+        while !ports.is_empty() {
+            let part = ports.split_off(ports.len().saturating_sub(each));
+            // Without a thread to be had they are closed here, one after another.
+            let closing = std::thread::Builder::new().spawn_scoped(scope, move || drop(part));
+            drop(closing);
+        }
+    });
+}
+
 impl AsFd for Port {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {

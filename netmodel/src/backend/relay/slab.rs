@@ -36,26 +36,47 @@ impl Slab {
         }
     }
 
-    /// Stores a frame; `None` when there is no room left.
-    pub(super) fn store(&mut self, frame: &[u8]) -> Option<Slot> {
-        let length = frame.len();
-        for (class, slots) in self.classes.iter_mut().enumerate() {
+    /// A free slot of the largest size, to read a frame into; `None` when there is none.
+    pub(super) fn spare(&mut self) -> Option<&mut [u8]> {
+        let largest = &mut self.classes[SIZES.len() - 1];
+        let start = largest.free.last()? * largest.size;
+        Some(&mut largest.bytes[start..start + largest.size])
+    }
+
+    /// Keeps the frame that was read into the spare slot: there if it fills half of it, otherwise in a slot of its size. A
+    /// small frame stays in the large slot when the small ones are out.
+    ///
+    /// # Panics
+    /// When there was no spare slot, or the frame is larger.
+    pub(super) fn keep(&mut self, length: usize) -> Slot {
+        let (smaller, largest) = self.classes.split_at_mut(SIZES.len() - 1);
+        let largest = &mut largest[0];
+        assert!(length <= largest.size, "a frame was read into a slot");
+        let spare = *largest
+            .free
+            .last()
+            .expect("a frame was read into the spare");
+        let start = spare * largest.size;
+        for (class, slots) in smaller.iter_mut().enumerate() {
             if length > slots.size {
                 continue;
             }
-            // A small frame may take a large slot when the small ones are out.
-            let Some(index) = slots.free.pop() else {
-                continue;
-            };
-            let start = index * slots.size;
-            slots.bytes[start..start + length].copy_from_slice(frame);
-            return Some(Slot {
-                class,
-                index,
-                length,
-            });
+            if let Some(index) = slots.free.pop() {
+                let to = index * slots.size;
+                slots.bytes[to..to + length].copy_from_slice(&largest.bytes[start..start + length]);
+                return Slot {
+                    class,
+                    index,
+                    length,
+                };
+            }
         }
-        None
+        largest.free.pop();
+        Slot {
+            class: SIZES.len() - 1,
+            index: spare,
+            length,
+        }
     }
 
     /// The frame in a slot.
@@ -90,24 +111,40 @@ impl Class {
 mod tests {
     use super::*;
 
+    /// Reads a frame and keeps it.
+    fn store(slab: &mut Slab, frame: &[u8]) -> Option<Slot> {
+        slab.spare()?[..frame.len()].copy_from_slice(frame);
+        Some(slab.keep(frame.len()))
+    }
+
     #[test]
     fn slots_keep_frames_apart_and_run_out() {
         let mut slab = Slab::new(0);
-        let (a, b) = (
-            slab.store(&[1; 100]).unwrap(),
-            slab.store(&[2; 60_000]).unwrap(),
-        );
+        let a = store(&mut slab, &[1; 100]).unwrap();
+        let b = store(&mut slab, &[2; 60_000]).unwrap();
         assert_eq!(slab.frame(a), [1; 100]);
         assert_eq!(slab.frame(b), [2; 60_000]);
-        assert_eq!(slab.store(&vec![0; 70_000]), None);
         let mut large = 1;
-        while slab.store(&[3; 60_000]).is_some() {
+        while store(&mut slab, &[3; 60_000]).is_some() {
             large += 1;
         }
         assert_eq!(large, (4_usize << 20).div_ceil(66 << 10));
+        // Without a spare slot nothing can be read, however small.
+        assert!(slab.spare().is_none());
         slab.release(b);
-        assert!(slab.store(&[4; 60_000]).is_some());
+        assert!(store(&mut slab, &[4; 60_000]).is_some());
         assert_eq!(slab.frame(a), [1; 100]);
+    }
+
+    #[test]
+    fn a_small_frame_takes_a_larger_slot_when_its_own_are_out() {
+        let mut slab = Slab::new(0);
+        let small = (4_usize << 20).div_ceil(2 << 10);
+        let stored: Vec<_> = (0..=small)
+            .map(|_| store(&mut slab, &[5; 1500]).unwrap())
+            .collect();
+        assert_eq!(slab.frame(stored[small]), [5; 1500]);
+        assert_eq!(stored[small].class, 1);
     }
 
     #[test]
@@ -116,7 +153,7 @@ mod tests {
         for size in [1500, 3100, 6200, 15_000, 31_000, 65_000] {
             let mut slab = Slab::new(held);
             let frames = usize::try_from(held).unwrap() / size;
-            let stored = (0..frames).filter(|_| slab.store(&vec![7; size]).is_some());
+            let stored = (0..frames).filter(|_| store(&mut slab, &vec![7; size]).is_some());
             assert_eq!(stored.count(), frames, "frames of {size} bytes");
         }
     }

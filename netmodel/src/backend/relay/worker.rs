@@ -1,6 +1,6 @@
 //! The relay's data thread: epoll over ports, an absolute timer and a control channel.
 //!
-//! One read and one write per packet, no allocation. Decisions are the core's; this file moves bytes and counts.
+//! One read and one write per packet, no allocation. Decisions are the core's, bytes are moved by `ports`; this file says when.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,13 +12,12 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 
-use super::core::{Core, Outcome};
-use super::frame::{self, FRAME_MAX, FrameError};
-use super::hop::{Fate, Parcel};
-use super::port::Port;
+use super::core::Core;
+use super::hop::Parcel;
+use super::port::{Port, close_all};
+use super::ports::{PortIo, Taken};
 use super::slab::{Slab, Slot};
-use super::split::split;
-use crate::counters::{Counters, PortCounters, RelayCounters, Sample};
+use crate::counters::{Counters, Sample};
 use crate::link::LinkSpec;
 use crate::sys::clock::{Alarm, now_ns, set_tight_timers};
 use crate::sys::procfs::own_schedstat;
@@ -43,7 +42,6 @@ pub(super) struct Worker {
     core: Core<Slot>,
     io: PortIo,
     routes: HashMap<Ipv4Addr, HostId>,
-    buffer: Vec<u8>,
     poll: Epoll,
     alarm: Alarm,
     armed_ns: Option<u64>,
@@ -54,21 +52,13 @@ pub(super) struct Worker {
     draining: Vec<SyncSender<()>>,
 }
 
-/// Ports with the packets held for them.
-struct PortIo {
-    ports: Vec<Port>,
-    counters: Vec<PortCounters>,
-    slab: Slab,
-    relay: RelayCounters,
-    /// The instant frames are being taken in, to tell them from those that were timed.
-    entered_ns: u64,
-}
-
 /// Event keys above any port number.
 const KEY_TIMER: u64 = u64::MAX;
 const KEY_CONTROL: u64 = u64::MAX - 1;
 /// Frames taken from one port before the others get their turn: 1 MiB of the largest.
 const FRAMES_PER_TURN: usize = 16;
+/// Answers read between writes before the other ports get their turn: two a frame of a turn's.
+const ANSWERS_PER_TURN: usize = 2 * FRAMES_PER_TURN;
 const EVENTS: usize = 64;
 /// A timer wakes an idle virtual CPU 50 to 150 µs late (measured: ping over 10 ms links).
 const EARLY_NS: u64 = 150_000;
@@ -96,19 +86,10 @@ impl Worker {
         poll.add(&*wake, readable(KEY_CONTROL))?;
         let hosts = (0..).zip(&ports).map(|(n, _)| HostId(n));
         let routes = hosts.map(|host| (host_address(host), host)).collect();
-        let counters = vec![PortCounters::default(); ports.len()];
-        let relay = RelayCounters::default();
         Ok(Self {
             core,
-            io: PortIo {
-                ports,
-                counters,
-                slab,
-                relay,
-                entered_ns: 0,
-            },
+            io: PortIo::new(ports, slab),
             routes,
-            buffer: vec![0; FRAME_MAX],
             poll,
             alarm,
             armed_ns: None,
@@ -124,6 +105,12 @@ impl Worker {
     /// # Errors
     /// Only what no single frame can cause: epoll, timer or eventfd failing.
     pub(super) fn run(mut self) -> io::Result<()> {
+        let end = self.relay();
+        close_all(self.io.ports);
+        end
+    }
+
+    fn relay(&mut self) -> io::Result<()> {
         if let Err(error) = set_tight_timers() {
             tracing::warn!(%error, "timers of the relay stay up to 50 µs coarse");
         }
@@ -155,7 +142,7 @@ impl Worker {
                     port => frames += self.take_in(usize::try_from(port).unwrap_or(usize::MAX)),
                 }
             }
-            if frames == 0 && self.core.is_idle() {
+            if frames == 0 && self.core.is_idle() && self.io.is_idle() {
                 self.draining
                     .drain(..)
                     .for_each(|waiter| reply(&waiter, ()));
@@ -163,17 +150,31 @@ impl Worker {
         }
     }
 
+    /// Handles what is due, and writes it.
     fn advance(&mut self) {
         let Self { core, io, .. } = self;
-        io.entered_ns = u64::MAX;
+        io.happens(None);
         core.advance(now_ns(), &mut |outcome| io.settle(&outcome));
+        self.write_out();
+    }
+
+    /// Writes what was delivered. A write runs the receiver's protocol stack, which may answer on the spot: an
+    /// acknowledgement lets two super-frames loose. These are read before the next write, since a port's buffer holds few of
+    /// them, and a burst of writes would lose what it provokes. After a turn's worth the other ports get theirs.
+    fn write_out(&mut self) {
+        let mut answers = 0;
+        while let Some(host) = self.io.write_next() {
+            while answers < ANSWERS_PER_TURN && self.take_one(host.0 as usize) {
+                answers += 1;
+            }
+        }
     }
 
     /// Sets the timer for the next event, and says how long to wait for anything else. What is due very soon is
     /// waited for awake. Before a long sleep the timer is set early and the rest is spun: waking an idle CPU takes longer
     /// than the delays asked for may be wrong.
     fn arm(&mut self) -> io::Result<EpollTimeout> {
-        if !self.draining.is_empty() && self.core.is_idle() {
+        if !self.io.is_idle() || (!self.draining.is_empty() && self.core.is_idle()) {
             return Ok(EpollTimeout::ZERO);
         }
         let Some(at_ns) = self.core.next_event() else {
@@ -199,28 +200,43 @@ impl Worker {
 
     /// Reads what a host sent, up to a turn's worth.
     fn take_in(&mut self, port: usize) -> usize {
-        let Self {
-            core,
-            io,
-            routes,
-            buffer,
-            ..
-        } = self;
-        let host = HostId(u32::try_from(port).unwrap_or(u32::MAX));
         for taken in 0..FRAMES_PER_TURN {
-            let Some(state) = io.ports.get(port) else {
+            if !self.take_one(port) {
                 return taken;
-            };
-            match state.read(buffer) {
-                Ok(Some(length)) => enter(core, io, routes, (host, &buffer[..length])),
-                Ok(None) => return taken,
-                Err(error) => {
-                    tracing::warn!(port, %error, "a port of the relay cannot be read");
-                    return taken;
-                }
             }
+            self.write_out();
         }
         FRAMES_PER_TURN
+    }
+
+    /// Reads one frame and gives it to the core; false when there is none.
+    fn take_one(&mut self, port: usize) -> bool {
+        let Self {
+            core, io, routes, ..
+        } = self;
+        let (frame, length) = match io.read(port) {
+            Taken::Nothing => return false,
+            Taken::Left => return true,
+            Taken::Frame(frame, length) => (frame, length),
+        };
+        let source = HostId(u32::try_from(port).unwrap_or(u32::MAX));
+        let destination = routes.get(&frame.destination).copied();
+        let Some(destination) = destination.filter(|host| *host != source) else {
+            io.counters[port].unroutable += 1;
+            return true;
+        };
+        let slot = io.keep(length);
+        let now = now_ns();
+        io.happens(Some(now));
+        let parcel = Parcel {
+            size: frame.size,
+            segment_payload: frame.segment_payload,
+            ecn_capable: frame.ecn_capable,
+        };
+        core.enter(now, (source, destination), (slot, parcel), &mut |outcome| {
+            io.settle(&outcome);
+        });
+        true
     }
 
     /// Does what it was told; false means stop.
@@ -231,13 +247,13 @@ impl Worker {
                 Ok(Command::Sample(links, answer)) => reply(&answer, self.sample(&links)),
                 Ok(Command::Align(origin_ns, answer)) => {
                     let Self { core, io, .. } = self;
-                    io.entered_ns = u64::MAX;
+                    io.happens(None);
                     core.align(now_ns(), origin_ns, &mut |outcome| io.settle(&outcome));
                     reply(&answer, ());
                 }
                 Ok(Command::Change(link, spec, answer)) => {
                     let Self { core, io, .. } = self;
-                    io.entered_ns = u64::MAX;
+                    io.happens(None);
                     core.change(now_ns(), link, spec, &mut |outcome| io.settle(&outcome));
                     reply(&answer, ());
                 }
@@ -286,90 +302,6 @@ impl Worker {
         Sample {
             at_ns,
             links: links.iter().map(of).collect(),
-        }
-    }
-}
-
-/// Gives a host's frame to the core.
-fn enter(
-    core: &mut Core<Slot>,
-    io: &mut PortIo,
-    routes: &HashMap<Ipv4Addr, HostId>,
-    (source, bytes): (HostId, &[u8]),
-) {
-    let counters = &mut io.counters[source.0 as usize];
-    counters.read_packets += 1;
-    let frame = match frame::parse(bytes, io.ports[source.0 as usize].layer()) {
-        Ok(frame) => frame,
-        Err(FrameError::NotIpv4) => return counters.not_ipv4 += 1,
-        Err(FrameError::Malformed) => return counters.malformed += 1,
-    };
-    let destination = routes.get(&frame.destination).copied();
-    let Some(destination) = destination.filter(|host| *host != source) else {
-        return counters.unroutable += 1;
-    };
-    let Some(slot) = io.slab.store(bytes) else {
-        return io.relay.no_room += 1;
-    };
-    io.entered_ns = now_ns();
-    let way = (source, destination);
-    let parcel = Parcel {
-        size: frame.size,
-        segment_payload: frame.segment_payload,
-        ecn_capable: frame.ecn_capable,
-    };
-    core.enter(io.entered_ns, way, (slot, parcel), &mut |outcome| {
-        io.settle(&outcome);
-    });
-}
-
-impl PortIo {
-    /// Writes what was delivered, forgets what was dropped or lost.
-    fn settle(&mut self, outcome: &Outcome<Slot>) {
-        let slot = match *outcome {
-            Outcome::Dropped { packet } | Outcome::Lost { packet } => packet,
-            Outcome::Delivered {
-                host,
-                packet,
-                fate,
-                at_ns,
-            } => {
-                self.deliver(host, (packet, fate), at_ns);
-                packet
-            }
-        };
-        self.slab.release(slot);
-    }
-
-    fn deliver(&mut self, host: HostId, (packet, fate): (Slot, Fate), at_ns: u64) {
-        let index = host.0 as usize;
-        let (port, counters) = (&self.ports[index], &mut self.counters[index]);
-        let (bytes, layer) = (self.slab.frame(packet), port.layer());
-        if let Port::Packet {
-            host_mac, port_mac, ..
-        } = port
-        {
-            frame::readdress(bytes, *host_mac, *port_mac);
-        }
-        if fate.marked {
-            frame::mark(bytes, layer);
-        }
-        // Before the write, which on veth runs the receiver's protocol stack.
-        let late_ns = (at_ns != self.entered_ns).then(|| now_ns().saturating_sub(at_ns));
-        let mut count = |written: io::Result<usize>| match written {
-            Ok(_) => counters.written_packets += 1,
-            Err(_) => counters.write_refused += 1,
-        };
-        if fate.lost == 0 {
-            count(port.write(bytes));
-        } else {
-            let pieces = split(bytes, layer, fate.lost, |headers, payload| {
-                count(port.write_parts(headers, payload));
-            });
-            pieces.expect("only a frame that parsed as divisible loses a part of itself");
-        }
-        if let Some(late_ns) = late_ns {
-            self.relay.lateness.record(late_ns);
         }
     }
 }

@@ -12,6 +12,7 @@ use nix::unistd::{ForkResult, fork, pipe};
 
 use super::{Capability, tried};
 use crate::plan::VethPair;
+use crate::qdisc::{Handle, Object, Qdisc, Redirect};
 use crate::sys::netlink::{Netlink, device_index};
 use crate::sys::netns::{create_netns, enter_machine};
 use crate::sys::packet::PacketSocket;
@@ -35,12 +36,18 @@ const PROBES: [(&str, bool, &str); 9] = [
     (
         "netem",
         false,
-        "modprobe sch_netem; without it links are emulated by the relay",
+        "modprobe sch_netem (on RHEL and its kin from kernel-modules-extra); without it links are emulated by the \
+         relay",
     ),
     (
         "htb",
         false,
-        "modprobe sch_htb; only the htb backend needs it",
+        "modprobe sch_htb; only the htb and netem backends need it",
+    ),
+    (
+        "redirect",
+        false,
+        "modprobe -a ifb sch_ingress act_mirred, and cls_u32 or cls_matchall; only the htb and netem backends need it",
     ),
     (
         "tbf",
@@ -143,6 +150,7 @@ fn try_all(out: &mut File) {
         for kind in ["netem", "htb", "tbf"] {
             say(kind, qdisc(kind));
         }
+        say("redirect", redirect());
     }
 }
 
@@ -184,6 +192,27 @@ fn buffer(socket: &PacketSocket) -> Result<String, String> {
     } else {
         Err(text)
     }
+}
+
+/// Sends what the port receives through an IFB device, as the kernel's backends do, copies and all.
+fn redirect() -> Result<String, String> {
+    const DEVICE: &str = "i0";
+    let mut netlink = Netlink::open().map_err(|e| e.to_string())?;
+    let ingress = Object::Qdisc {
+        parent: Handle::INGRESS,
+        handle: Handle::new(0xFFFF, 0),
+        kind: Qdisc::Ingress,
+    };
+    let redirect = Object::Redirect(Redirect {
+        to: DEVICE.to_owned(),
+        sink: Some(DEVICE.to_owned()),
+    });
+    netlink
+        .create_ifb(DEVICE)
+        .and_then(|()| netlink.add_queue(PORT, &ingress))
+        .and_then(|()| netlink.add_queue(PORT, &redirect))
+        .map_err(|e| e.to_string())?;
+    Ok("what a device receives can be shaped by an ifb device".to_owned())
 }
 
 /// Asks for a qdisc with options that mean something to it; ENOENT says the kernel does not have it.
