@@ -20,7 +20,7 @@ use crate::sys::tun::TunDevice;
 use crate::topology::HostId;
 
 /// Probes in the order they are reported: name, whether required, remedy.
-const PROBES: [(&str, bool, &str); 9] = [
+const PROBES: [(&str, bool, &str); 10] = [
     (
         "namespaces",
         true,
