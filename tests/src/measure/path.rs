@@ -10,7 +10,7 @@ use anyhow::Result;
 use netmodel::backend::{BackendKind, Fabric};
 use netmodel::counters::{Counters, Lateness, LinkCounters};
 use netmodel::link::LinkSpec;
-use netmodel::plan::{HOST_DEVICE, Plan, TcpSettings, VethPair};
+use netmodel::plan::{HOST_DEVICE, Plan, Scope, TcpSettings, VethPair};
 use netmodel::sys::netlink::Netlink;
 use netmodel::sys::netns::{create_netns, enter_machine, with_netns};
 use netmodel::topology::{Cable, HostId, PREFIX_LEN, Topology, host_address};
@@ -39,6 +39,7 @@ impl Ends {
         // One address for both, so that without ARP each takes what the other sends for its own.
         let mac = [2, 0, 0, 0, 0, 1];
         let pair = VethPair {
+            at: Scope::Fabric,
             host: FAR,
             port: HOST_DEVICE.to_owned(),
             port_mac: mac,
