@@ -70,7 +70,8 @@ pub struct TunPort {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PortKind {
-    /// What is the faster of those that can be had here.
+    /// TUN where it can be had, else packet sockets: settled when the fabric is built. Measured, TUN costs no more
+    /// processor time, and its ring holds the bursts that a packet socket's buffer (`net.core.rmem_max`) loses.
     #[default]
     Auto,
     /// veth and AF_PACKET: everywhere.
@@ -280,6 +281,8 @@ pub struct Plan {
     framing: Framing,
     #[serde(default)]
     seed: u64,
+    #[serde(default)]
+    ports: PortKind,
     steps: Vec<Step>,
 }
 
@@ -317,6 +320,7 @@ impl Plan {
             topology,
             framing,
             seed: 0,
+            ports: PortKind::Auto,
             steps,
         }
     }
@@ -347,11 +351,16 @@ impl Plan {
         Self { seed, ..self }
     }
 
-    /// The same plan with other ports, if its backend has ports. [`PortKind::Auto`] leaves what is there.
+    /// The same plan with ports of a kind, if its backend has ports. [`PortKind::Auto`] leaves what is laid out (packet
+    /// sockets, unless it was asked for others before) and lets the fabric choose.
     #[must_use]
     pub fn with_ports(self, kind: PortKind) -> Self {
-        if kind != PortKind::Tun || self.backend != BackendKind::Relay {
-            return self;
+        let this = Self {
+            ports: kind,
+            ..self
+        };
+        if kind != PortKind::Tun || this.backend != BackendKind::Relay {
+            return this;
         }
         let turn = |step| match step {
             Step::Veth(pair) => Some(Step::Tun(TunPort {
@@ -365,8 +374,14 @@ impl Plan {
             } => None,
             step => Some(step),
         };
-        let steps = self.steps.into_iter().filter_map(turn).collect();
-        Self { steps, ..self }
+        let steps = this.steps.into_iter().filter_map(turn).collect();
+        Self { steps, ..this }
+    }
+
+    /// How frames get to the relay.
+    #[must_use]
+    pub fn ports(&self) -> PortKind {
+        self.ports
     }
 
     /// What randomness is drawn from.
@@ -449,7 +464,8 @@ fn host_settings(host: HostId, settings: &[(&str, String)]) -> Vec<Step> {
     std::iter::once(loopback).chain(quiet).chain(tcp).collect()
 }
 
-/// What a host's device needs once it is there.
+/// What a host's device needs once its port is up: the end that comes up last can send at once, the other a little
+/// later (the kernel has a worker for that), which is waited for where the ports are.
 fn host_device(topology: &Topology, host: HostId) -> [Step; 3] {
     let bytes = (largest_frame(topology, host) + GSO_HEADROOM).min(GSO_LARGEST);
     [

@@ -2,8 +2,8 @@
 
 mod network;
 
-use self::network::link;
-use super::{CpuSource, Endpoint, INTERNET, Scenario, VmSpec, WriteSource};
+use self::network::served;
+use super::{CpuSource, Endpoint, INTERNET, Scenario, VmSpec, WriteSource, net_host};
 use crate::ids::HostId;
 use crate::units::{show_size, show_time};
 use comfy_table::{Table, presets};
@@ -115,8 +115,8 @@ fn hosts(scenario: &Scenario) -> Table {
                 host.cores.to_string(),
                 show_size(host.ram_bytes),
                 show_size(used),
-                link(network.up(id)),
-                link(network.down(id)),
+                served(network.topology.uplink(net_host(id))),
+                served(network.topology.downlink(net_host(id))),
             ];
             (host.name.clone(), cells.to_vec())
         });

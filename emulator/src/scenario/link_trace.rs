@@ -1,5 +1,6 @@
 //! Traces of links as files: reading them, whole and bounded. What is in them is netmodel's.
 
+use netmodel::delivery::{DeliveryError, DeliveryTrace};
 use netmodel::schedule::{Rows, RowsError};
 use std::path::Path;
 
@@ -27,6 +28,9 @@ pub enum LinkTraceError {
     /// It is text, and no trace.
     #[error(transparent)]
     Rows(#[from] RowsError),
+    /// It is text, and no packet-delivery trace.
+    #[error(transparent)]
+    Deliveries(#[from] DeliveryError),
 }
 
 impl LinkTraceError {
@@ -35,23 +39,31 @@ impl LinkTraceError {
         let words = match self {
             Self::Unreadable(_) => "`file` is looked for from the folder of the scenario",
             Self::TooLong { .. } => "thin the trace out",
-            Self::NotText { .. } => "a trace of a link is comma-separated text in UTF-8",
-            Self::Rows(_) => return None,
+            Self::NotText { .. } => "a trace of a link is text in UTF-8",
+            Self::Rows(_) | Self::Deliveries(_) => return None,
         };
         Some(words.to_owned())
     }
 }
 
 /// Reads a trace of at most `rows_max` rows.
-pub(super) fn read(path: &Path, rows_max: usize) -> Result<Rows, LinkTraceError> {
+pub(super) fn read_rows(path: &Path, rows_max: usize) -> Result<Rows, LinkTraceError> {
+    Ok(Rows::parse(&text(path)?, rows_max)?)
+}
+
+/// Reads a packet-delivery trace.
+pub(super) fn read_deliveries(path: &Path) -> Result<DeliveryTrace, LinkTraceError> {
+    Ok(DeliveryTrace::parse(&text(path)?)?)
+}
+
+fn text(path: &Path) -> Result<String, LinkTraceError> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path)?;
     std::io::Read::read_to_end(&mut std::io::Read::take(file, BYTES_MAX + 1), &mut bytes)?;
     if bytes.len() as u64 > BYTES_MAX {
         return Err(LinkTraceError::TooLong { limit: BYTES_MAX });
     }
-    let text = String::from_utf8(bytes).map_err(|error| LinkTraceError::NotText {
+    String::from_utf8(bytes).map_err(|error| LinkTraceError::NotText {
         offset: error.utf8_error().valid_up_to(),
-    })?;
-    Ok(Rows::parse(&text, rows_max)?)
+    })
 }

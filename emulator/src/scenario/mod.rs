@@ -211,8 +211,7 @@ impl NetworkSpec {
     /// # Errors
     /// With what the link asks that the backend cannot do.
     pub fn check(&self, backend: BackendKind) -> Result<(), CannotCarry> {
-        let mut links = self.topology.links().iter();
-        links.try_for_each(|link| backend.check(&link.name, &link.spec))?;
+        backend.check_all(&self.topology)?;
         let mut changes = self.schedule.changes().iter();
         changes.try_for_each(|change| {
             let name = &self.topology.link(change.link).name;

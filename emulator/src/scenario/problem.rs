@@ -195,7 +195,7 @@ pub enum ProblemKind {
     Scale(#[from] super::scale::ScaleError),
     /// Something about the network.
     #[error(transparent)]
-    Network(#[from] NetworkProblem),
+    Network(Box<NetworkProblem>),
     /// A trace that cannot be used.
     #[error("trace `{name}`: {source}")]
     Trace {
@@ -204,6 +204,12 @@ pub enum ProblemKind {
         /// Why.
         source: super::inputs::InputError,
     },
+}
+
+impl From<NetworkProblem> for ProblemKind {
+    fn from(problem: NetworkProblem) -> Self {
+        Self::Network(Box::new(problem))
+    }
 }
 
 impl ProblemKind {

@@ -205,6 +205,12 @@ pub const TABLE: &[Constant] = &[
         "queueing delay is queue / rate",
     ),
     given(
+        "packet-delivery trace of a link",
+        "opportunities",
+        true,
+        "one of k is kept, at its instant",
+    ),
+    given(
         "ECN threshold of a link",
         "bytes",
         true,
@@ -477,11 +483,12 @@ fn divide_network(scenario: &mut Scenario, k: u32) -> Result<(), ScaleError> {
     } = &mut scenario.network;
     let backs = ways_back(topology);
     let divided = |link: &Link, spec: &LinkSpec| {
-        check_link(&link.name, spec, backs[link.id.0 as usize], k)?;
+        check_link(link, spec, backs[link.id.0 as usize], k)?;
         divide_link(&link.name, spec, k)
     };
     *schedule = schedule.with_specs(|change| divided(topology.link(change.link), &change.spec))?;
     let divided = topology.with_specs(|link| divided(link, &link.spec))?;
+    let divided = divided.with_deliveries(|trace| trace.divided(k));
     *topology = divided;
     Ok(())
 }
@@ -527,17 +534,21 @@ fn divided_rate(what: &str, rate_bps: u64, k: u32) -> Result<u64, ScaleError> {
     }
 }
 
-/// Whether a direction of a link can be carried at k.
+/// Whether a direction of a link can be carried at k when it is `link`.
 ///
 /// The round trip is the shortest the link can be part of: its own delay and that of its way `back`.
 ///
 /// # Errors
 /// When it is shaped and holds too few segments.
-pub fn check_link(name: &str, link: &LinkSpec, back: Duration, k: u32) -> Result<(), ScaleError> {
+pub fn check_link(of: &Link, link: &LinkSpec, back: Duration, k: u32) -> Result<(), ScaleError> {
+    let name = of.name.as_str();
     if k == 0 {
         return Err(ScaleError::Zero);
     }
-    let Some(rate) = link.rate else {
+    let rate = link
+        .rate
+        .or_else(|| of.delivery.as_ref().map(|trace| trace.mean_rate()));
+    let Some(rate) = rate else {
         return Ok(());
     };
     let segment_bytes = u64::from(MTU) + u64::from(link.overhead_bytes);

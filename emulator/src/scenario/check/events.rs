@@ -12,10 +12,13 @@ use netmodel::schedule::{Flap, Happening, Holder, Unresolved, What, resolve, sep
 use netmodel::topology::{HostId, LinkId, Place, SwitchId, Topology};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Most changes of links in a run: a day of a link's trace at a row a second. In the message that tells the machine of
 /// them they take 6 MiB.
-pub(super) const CHANGES_MAX: usize = 100_000;
+const CHANGES_MAX: usize = 100_000;
+/// Most that traces of deliveries take in the message that tells the machine of them: half of what a message may be.
+const STORED_MAX: usize = 8 << 20;
 
 /// What happens, to be resolved when the traces that are part of it have been read.
 #[derive(Debug)]
@@ -36,8 +39,16 @@ struct LinkTrace {
     path: PathBuf,
     spot: Span,
     links: Vec<LinkId>,
-    from_ns: u64,
-    again: bool,
+    what: TraceOf,
+}
+
+/// What a trace tells of a link.
+#[derive(Debug, Clone, Copy)]
+enum TraceOf {
+    /// Its properties, row by row, from an instant on, and whether from the beginning again.
+    Rows { from_ns: u64, again: bool },
+    /// When packets may leave.
+    Deliveries,
 }
 
 /// What names in events stand for.
@@ -286,31 +297,48 @@ impl Reader<'_, '_> {
         let before = table.log.len();
         let about = self.about(table);
         let file = table.need("file", "file = \"trace.csv\"");
-        let at = table
-            .get("at")
+        let (at, again) = (table.get("at"), table.get("loop"));
+        let format = table.get("format").map(|v| v.word("format", FORMATS));
+        let from_ns = at
+            .as_ref()
             .map(|_| moves::instant(table, Some(self.duration_ns)));
-        let again = table.get("loop").and_then(|v| v.boolean()).unwrap_or(false);
-        let format = table
-            .get("format")
-            .map(|v| v.word("format", &[("csv", ())]));
+        let repeated = again.as_ref().and_then(Value::boolean);
+        let what = match format {
+            None | Some(Some(false)) => from_ns.unwrap_or(Some(0)).map(|from_ns| TraceOf::Rows {
+                from_ns,
+                again: repeated.unwrap_or(false),
+            }),
+            Some(Some(true)) => {
+                // It begins with the run and is repeated as it is: there is nothing to choose.
+                for value in [at, again].into_iter().flatten() {
+                    value.note(
+                        NetworkProblem::Endless {
+                            key: value.key.clone(),
+                        }
+                        .into(),
+                    );
+                }
+                Some(TraceOf::Deliveries)
+            }
+            Some(None) => None,
+        };
         let Some((links, _)) = about else {
             return not_one(table, before, ABOUT);
         };
         let file = file.and_then(|v| Some((v.text()?, v.span)));
-        let (Some((name, spot)), Some(from_ns)) = (file, at.unwrap_or(Some(0))) else {
-            return;
-        };
-        if format != Some(None) {
+        if let (Some((name, spot)), Some(what)) = (file, what) {
             self.events.traces.push(LinkTrace {
                 path: folder.join(name),
                 spot,
                 links,
-                from_ns,
-                again,
+                what,
             });
         }
     }
 }
+
+/// Formats of traces, and whether they tell of deliveries.
+const FORMATS: &[(&str, bool)] = &[("csv", false), ("mahimahi", true)];
 
 /// Notes that a table does not say exactly one of several things, unless what it says did not read.
 fn not_one(table: &Table<'_>, before: usize, choices: &'static str) {
@@ -342,18 +370,20 @@ impl Events {
     /// Reads the traces, and puts what they say before what events say.
     pub(in crate::scenario) fn read_traces(&mut self) -> Result<(), Vec<Problem>> {
         let (mut happenings, mut spots, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+        let mut stored_bytes = 0;
         for (number, trace) in std::mem::take(&mut self.traces).into_iter().enumerate() {
             // Numbers of events come first.
             let holder = Holder::Numbered(usize::MAX - number);
-            match trace.happenings(self.duration_ns, holder) {
-                Ok(more) => {
-                    happenings.extend(more);
-                    spots.resize(happenings.len(), trace.spot);
-                }
-                Err(problem) => problems.push(Problem {
-                    span: trace.spot,
-                    kind: problem.into(),
-                }),
+            let read = match trace.what {
+                TraceOf::Rows { from_ns, again } => trace
+                    .happenings((from_ns, self.duration_ns), again, holder)
+                    .map(|more| happenings.extend(more)),
+                TraceOf::Deliveries => self.deliver(&trace, &mut stored_bytes),
+            };
+            spots.resize(happenings.len(), trace.spot.clone());
+            if let Err(kind) = read {
+                let span = trace.spot;
+                problems.push(Problem { span, kind });
             }
         }
         if !problems.is_empty() {
@@ -362,6 +392,31 @@ impl Events {
         happenings.append(&mut self.happenings);
         spots.append(&mut self.spots);
         (self.happenings, self.spots) = (happenings, spots);
+        Ok(())
+    }
+
+    /// Lets links send when a trace of deliveries lets them. `stored_bytes` is what all traces so far take.
+    fn deliver(&mut self, trace: &LinkTrace, stored_bytes: &mut usize) -> Result<(), ProblemKind> {
+        let path = || trace.path.clone();
+        let deliveries = link_trace::read_deliveries(&trace.path);
+        let deliveries = deliveries.map_err(|source| NetworkProblem::Trace {
+            path: path(),
+            source,
+        })?;
+        *stored_bytes += deliveries.to_string().len() * trace.links.len();
+        if *stored_bytes > STORED_MAX {
+            let (path, limit) = (path(), STORED_MAX);
+            return Err(NetworkProblem::TracesTooLong { path, limit }.into());
+        }
+        let deliveries = Arc::new(deliveries);
+        for &id in &trace.links {
+            let topology = self.topology.clone();
+            let served = topology.with_delivery(id, Some(Arc::clone(&deliveries)));
+            self.topology = served.map_err(NetworkProblem::from)?;
+            let link = self.topology.link(id);
+            let backs = scale::ways_back(&self.topology);
+            self.demands.of(link, &link.spec, backs[id.0 as usize])?;
+        }
         Ok(())
     }
 
@@ -379,7 +434,7 @@ impl Events {
             CHANGES_MAX,
             |index, link, spec| {
                 let span = &self.spots[index];
-                let demanded = self.demands.of(&link.name, spec, backs[link.id.0 as usize]);
+                let demanded = self.demands.of(link, spec, backs[link.id.0 as usize]);
                 if let Err(kind) = demanded
                     && noted.insert((span.start, span.end))
                 {
@@ -410,17 +465,22 @@ impl Events {
 }
 
 impl LinkTrace {
-    fn happenings(&self, end_ns: u64, holder: Holder) -> Result<Vec<Happening>, NetworkProblem> {
+    fn happenings(
+        &self,
+        span_ns: (u64, u64),
+        again: bool,
+        holder: Holder,
+    ) -> Result<Vec<Happening>, ProblemKind> {
         let path = || self.path.clone();
-        let rows = link_trace::read(&self.path, CHANGES_MAX);
+        let rows = link_trace::read_rows(&self.path, CHANGES_MAX);
         let rows = rows.map_err(|source| NetworkProblem::Trace {
             path: path(),
             source,
         })?;
-        if self.again && rows.length_ns().is_none() {
-            return Err(NetworkProblem::OneRow { path: path() });
+        if again && rows.length_ns().is_none() {
+            return Err(NetworkProblem::OneRow { path: path() }.into());
         }
-        let span = (self.from_ns, end_ns);
-        Ok(rows.happenings(span, self.again, (&self.links, holder), CHANGES_MAX)?)
+        let happenings = rows.happenings(span_ns, again, (&self.links, holder), CHANGES_MAX);
+        Ok(happenings.map_err(NetworkProblem::from)?)
     }
 }

@@ -7,7 +7,7 @@ use crate::units::show_time;
 use netmodel::backend::BackendKind;
 use netmodel::link::{Distribution, GilbertElliott, Jitter, LinkSpec, Loss};
 use netmodel::schedule::Patch;
-use netmodel::topology::Cable;
+use netmodel::topology::{Cable, Link};
 use netmodel::units::{ByteSize, Probability};
 use std::time::Duration;
 
@@ -162,9 +162,14 @@ pub(super) struct Demands {
 
 impl Demands {
     /// Whether a link can be this. `back` is the delay of its way back.
-    pub(super) fn of(self, name: &str, link: &LinkSpec, back: Duration) -> Result<(), ProblemKind> {
+    pub(super) fn of(
+        self,
+        link: &Link,
+        spec: &LinkSpec,
+        back: Duration,
+    ) -> Result<(), ProblemKind> {
         let wrong = |what, value, bounds| {
-            let link = name.to_owned();
+            let link = link.name.clone();
             Err(ProblemKind::from(NetworkProblem::Link {
                 link,
                 what,
@@ -172,24 +177,39 @@ impl Demands {
                 bounds,
             }))
         };
-        for (what, time) in [("delay", link.delay), ("jitter", link.jitter.spread)] {
+        for (what, time) in [("delay", spec.delay), ("jitter", spec.jitter.spread)] {
             if time > DELAY_MAX {
                 return wrong(what, show(time), "at most 60s");
             }
         }
-        if let Some(threshold) = link.ecn_threshold {
-            let value = || format!("{threshold} with a queue of {}", link.queue);
-            if threshold >= link.queue {
-                return wrong(
-                    "`ecn`",
-                    value(),
-                    "less than its `queue`, or nothing is marked",
-                );
-            }
+        if let Some(threshold) = spec
+            .ecn_threshold
+            .filter(|threshold| *threshold >= spec.queue)
+        {
+            let value = format!("{threshold} with a queue of {}", spec.queue);
+            return wrong(
+                "`ecn`",
+                value,
+                "less than its `queue`, or nothing is marked",
+            );
         }
-        scale::check_link(name, link, back, self.k)?;
+        if let (Some(rate), true) = (spec.rate, link.delivery.is_some()) {
+            return wrong(
+                "rate",
+                rate.to_string(),
+                "none, as a trace says when it sends",
+            );
+        }
+        scale::check_link(link, spec, back, self.k)?;
         if let Some(backend) = self.backend {
-            backend.check(name, link).map_err(NetworkProblem::from)?;
+            backend
+                .check(&link.name, spec)
+                .map_err(NetworkProblem::from)?;
+            if link.delivery.is_some() {
+                backend
+                    .check_delivery(&link.name)
+                    .map_err(NetworkProblem::from)?;
+            }
         }
         Ok(())
     }

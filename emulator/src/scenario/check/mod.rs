@@ -3,6 +3,7 @@
 //! Pure: text in, scenario or problems out. What needs the file system (traces) comes after it, in
 //! `inputs`, with the spots kept here in [`Spots`].
 
+mod cables;
 mod events;
 mod guests;
 mod link;

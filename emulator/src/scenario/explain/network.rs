@@ -9,7 +9,16 @@ use netmodel::topology::{HostId, Link, LinkId, Place, SwitchId, Topology};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A link in a cell.
+/// A link in a cell, with how it is served.
+pub(super) fn served(of: &Link) -> String {
+    let mean = of.delivery.as_ref().map(|trace| trace.mean_rate());
+    let served = mean.map_or_else(String::new, |rate| {
+        format!("sends as its trace, {rate} in the mean; ")
+    });
+    served + &link(&of.spec)
+}
+
+/// What a link promises.
 pub(super) fn link(link: &LinkSpec) -> String {
     let delay = time(link.delay);
     let mut text = match link.rate {
@@ -82,7 +91,7 @@ pub(super) fn switches(scenario: &Scenario) -> Table {
         let named = hosts.iter().map(|host| host_name(topology, *host));
         let way = |way: &str| {
             let link = by_name.get(format!("{name}-{way}").as_str());
-            link.map_or_else(String::new, |found| self::link(&found.spec))
+            link.map_or_else(String::new, |link| served(link))
         };
         let alike = [hosts.len().to_string(), way("up"), way("down")];
         match rows.last_mut() {
@@ -120,7 +129,7 @@ pub(super) fn cables(scenario: &Scenario) -> Table {
     let rows = network.topology.links().iter().filter(shown);
     grouped(
         &mut table,
-        rows.map(|link| (link.name.clone(), vec![self::link(&link.spec)])),
+        rows.map(|link| (link.name.clone(), vec![served(link)])),
     );
     table
 }

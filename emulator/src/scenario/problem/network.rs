@@ -131,6 +131,22 @@ pub enum NetworkProblem {
         /// Why.
         source: LinkTraceError,
     },
+    /// A trace of deliveries has no beginning and no end to choose.
+    #[error(
+        "`{key}` has no meaning for a `mahimahi` trace, which begins with the run and is repeated"
+    )]
+    Endless {
+        /// The key.
+        key: String,
+    },
+    /// Traces of deliveries that take too much room.
+    #[error("{}: with it traces of deliveries take more than {limit} bytes", path.display())]
+    TracesTooLong {
+        /// The file.
+        path: PathBuf,
+        /// So many may be.
+        limit: usize,
+    },
     /// A trace of one row is to be repeated.
     #[error("{} has one row: there is nothing to repeat", path.display())]
     OneRow {
@@ -175,6 +191,11 @@ impl NetworkProblem {
                 "say what it is to be with its unit"
             }
             Self::Trace { source, .. } => return source.remedy(),
+            Self::Endless { .. } => "leave it out",
+            Self::TracesTooLong { .. } => "cut the trace, or let fewer links follow it",
+            Self::Topology(TopologyError::RateAndTrace { .. }) => {
+                "say `rate = \"unshaped\"` of the link: the trace says when it sends"
+            }
             Self::OneRow { .. } => "leave `loop` out, or give the trace a second row",
             Self::Link { .. } | Self::Topology(_) => return None,
         };
@@ -186,7 +207,7 @@ impl NetworkProblem {
         match self {
             Self::NotHere { .. } => "of another topology",
             Self::NoInternet => "not there",
-            Self::Partitioned => "not needed",
+            Self::Partitioned | Self::Endless { .. } => "not needed",
             Self::Reserved { .. } => "taken",
             Self::Nowhere { .. } => "declared here",
             Self::Twice { .. } | Self::TwoCables { .. } => "again",
@@ -198,7 +219,9 @@ impl NetworkProblem {
             Self::Topology(_) => "no network",
             Self::Unresolved(_) => "cannot happen",
             Self::TooMany(_) => "too many changes",
-            Self::Trace { .. } | Self::OneRow { .. } => "declared here",
+            Self::Trace { .. } | Self::OneRow { .. } | Self::TracesTooLong { .. } => {
+                "declared here"
+            }
         }
     }
 }

@@ -29,6 +29,9 @@ pub(super) struct PortIo {
     entered_ns: u64,
 }
 
+/// Frames that may be due at once before the outbox grows: those of 60 ms at a super-frame every 250 µs.
+const BURST: usize = 256;
+
 /// A frame that is at its destination.
 struct Outgoing {
     host: HostId,
@@ -55,7 +58,7 @@ impl PortIo {
             ports,
             relay: RelayCounters::default(),
             slab,
-            outbox: VecDeque::new(),
+            outbox: VecDeque::with_capacity(BURST),
             refuse: vec![0; FRAME_MAX],
             entered_ns: 0,
         }
