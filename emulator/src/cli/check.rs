@@ -43,7 +43,8 @@ impl CheckArgs {
             // What this machine would take, and the relay if it could not run any.
             let capabilities = netmodel::sys::probe::probe();
             let backend = chosen(&carried, &capabilities);
-            let plan = crate::machine::plan(&carried.network, carried.divided_by, backend);
+            let (network, k) = (&carried.network, carried.divided_by);
+            let plan = crate::machine::plan(network, k, backend, carried.seed);
             say!("{plan}");
         }
         Ok(Exit::Done)
