@@ -1,15 +1,19 @@
 //! Quantities as people write them in scenarios and on the command line, and as they are printed
 //! back. Rates and sizes are netmodel's; times are humantime's. A unit is never optional. Never inside: defaults or bounds, which belong to whoever reads the value.
 
-use netmodel::units::{BitRate, ByteSize, UnitError};
+use netmodel::schedule::{NotAPercentage, Percent};
+use netmodel::units::{BitRate, ByteSize, Probability, UnitError};
 use std::time::Duration;
 
 /// Why a text is not the quantity it should be.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum QuantityError {
-    /// Not a rate or a size.
+    /// Not a rate, a size or a probability.
     #[error(transparent)]
     Unit(#[from] UnitError),
+    /// Not a percentage.
+    #[error(transparent)]
+    Percent(#[from] NotAPercentage),
     /// Not a time.
     #[error("`{text}` is not a time: {why}")]
     Time {
@@ -58,6 +62,22 @@ pub fn size_bytes(text: &str) -> Result<u64, QuantityError> {
 /// When the unit is missing or not one of bit/s, or the rate is zero.
 pub fn bit_rate(text: &str) -> Result<BitRate, QuantityError> {
     Ok(text.parse::<BitRate>()?)
+}
+
+/// Reads a probability such as `0.1%` or `50ppm`.
+///
+/// # Errors
+/// When the unit is missing or it is above one.
+pub fn probability(text: &str) -> Result<Probability, QuantityError> {
+    Ok(text.parse::<Probability>()?)
+}
+
+/// Reads a share of something, such as `50%`.
+///
+/// # Errors
+/// When it is no number followed by `%`.
+pub fn percent(text: &str) -> Result<Percent, QuantityError> {
+    Ok(text.parse::<Percent>()?)
 }
 
 /// Reads a speed in bytes a second such as `128MiB/s`; `unlimited` is 0, as in QEMU.

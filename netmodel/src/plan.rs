@@ -464,7 +464,8 @@ fn host_settings(host: HostId, settings: &[(&str, String)]) -> Vec<Step> {
     std::iter::once(loopback).chain(quiet).chain(tcp).collect()
 }
 
-/// What a host's device needs once it is there.
+/// What a host's device needs once its port is up: the end that comes up last can send at once, the other a little
+/// later (the kernel has a worker for that), which is waited for where the ports are.
 fn host_device(topology: &Topology, host: HostId) -> [Step; 3] {
     let bytes = (largest_frame(topology, host) + GSO_HEADROOM).min(GSO_LARGEST);
     [

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::flap::Flap;
 pub use self::partition::separating;
-pub use self::patch::{Amount, Patch, PatchError, Percent};
+pub use self::patch::{Amount, NotAPercentage, Patch, PatchError, Percent};
 pub use self::resolve::{Happening, Holder, Resolved, TooMany, Unresolved, What, resolve};
 pub use self::rows::{Row, Rows, RowsError, RowsProblem};
 

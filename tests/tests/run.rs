@@ -59,7 +59,7 @@ fn a_run_leaves_every_file_and_every_migration_verified() {
     let header = json_file(&dir.join("run.json"));
     assert_eq!(header["outcome"], "completed");
     assert_eq!(header["seed"], 7);
-    assert_eq!(header["schema"], 1);
+    assert_eq!(header["schema"], 2);
     let summary = json_file(&dir.join("summary.json"));
     assert_eq!(summary["trace_s"], 240.0);
     let completed = &summary["metrics"]["migrations_completed"]["value"];

@@ -14,6 +14,7 @@ mod tables;
 mod terminal;
 #[cfg(test)]
 pub(crate) mod testing;
+mod upgrade;
 
 pub use run_json::{RunHeader, ScenarioFile};
 pub use summary::{Metric, Summary, verdict};
@@ -205,12 +206,21 @@ pub(crate) fn read_versioned<T: serde::de::DeserializeOwned>(
     path: &Path,
     newest: u32,
 ) -> Result<T, ResultsError> {
+    read_upgraded(path, newest, |_| {})
+}
+
+/// As [`read_versioned`]; what is of the schema before the newest is made what that would have written.
+pub(crate) fn read_upgraded<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    newest: u32,
+    upgrade: impl FnOnce(&mut serde_json::Value),
+) -> Result<T, ResultsError> {
     let json = |source| ResultsError::Json {
         path: path.to_owned(),
         source,
     };
     let bytes = fs::read(path).map_err(io_error(path))?;
-    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(json)?;
+    let mut value: serde_json::Value = serde_json::from_slice(&bytes).map_err(json)?;
     let got = value
         .get("schema")
         .and_then(serde_json::Value::as_u64)
@@ -223,6 +233,9 @@ pub(crate) fn read_versioned<T: serde::de::DeserializeOwned>(
             oldest,
             newest,
         });
+    }
+    if got < u64::from(newest) {
+        upgrade(&mut value);
     }
     serde_json::from_value(value).map_err(json)
 }

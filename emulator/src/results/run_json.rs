@@ -1,13 +1,13 @@
 //! `run.json`: what was run, on what, and how it ended. Written when a run begins (outcome
 //! `running`) and replaced when it ends; with `inputs/` it is enough to run the same again.
 
-use super::{ResultsError, read_versioned};
+use super::{ResultsError, read_upgraded, upgrade};
 use crate::scenario::{Endpoint, INTERNET, Pace, Scenario};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Version of `run.json`.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The content of `run.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,12 +58,12 @@ pub struct ScenarioFile {
 }
 
 impl RunHeader {
-    /// Reads `run.json`.
+    /// Reads `run.json`, that of the version before too.
     ///
     /// # Errors
     /// When it cannot be read, or is of a schema that is not read.
     pub fn read(path: &Path) -> Result<Self, ResultsError> {
-        read_versioned(path, SCHEMA)
+        read_upgraded(path, SCHEMA, upgrade::run_json)
     }
 
     /// Name of a host; events of another run could name one that is not there.

@@ -134,27 +134,41 @@ impl Worst {
     }
 
     /// What was seen while a migration was under way.
-    fn budget(&mut self, budget: &ErrorBudget) {
+    fn budget(&mut self, budget: &ErrorBudget, capped: bool) {
         for rate in &budget.rate {
-            self.add(Grade::of(rate.p95, RATE), || {
-                format!(
-                    "link {} was off its rate by {:.1} % over {} ms (95th percentile of {} windows)",
-                    rate.link,
-                    rate.p95 * 100.0,
-                    rate.window_ms,
-                    rate.windows
-                )
+            // Of seconds there are few, and each counts; of shorter windows all but the odd one.
+            let error = if rate.window_ms >= 1000 {
+                rate.worst
+            } else {
+                rate.p95
+            };
+            self.add(Grade::of(error, RATE), || {
+                let (link, ms, percent) = (&rate.link, rate.window_ms, error * 100.0);
+                format!("link {link} was full and {percent:.1} % off its rate over {ms} ms")
             });
         }
-        // A mean lateness moves every byte by as much: it adds to the delay.
-        self.add(Grade::of(budget.late_us_mean, DELAY_US), || {
-            let late = budget.late_us_mean;
-            format!("packets left links {late:.0} µs late meanwhile (mean)")
+        // A departure that is late is a delay that was not asked for.
+        self.add(Grade::of(budget.late_us_p99, DELAY_US), || {
+            let late = budget.late_us_p99;
+            format!("1 % of packets left links at least {late:.0} µs late meanwhile")
         });
-        let percent = |share: f64| format!("{:.1} % of the time", share * 100.0);
-        self.add(Grade::of(budget.emulator_limited_share, SHARE), || {
-            let share = percent(budget.emulator_limited_share);
-            format!("the emulator itself held the transfer up {share}")
+        self.share(budget.emulator_limited_share, || {
+            "its threads did not get to sending or receiving".to_owned()
+        });
+        // A capped engine sleeps on purpose, and leaves links idle.
+        let idle = budget.path_idle_emulator_share.filter(|_| !capped);
+        self.share(idle.unwrap_or(0.0), || {
+            "no link of its path was busy although TCP could have sent".to_owned()
+        });
+    }
+
+    fn share(&mut self, share: f64, why: impl FnOnce() -> String) {
+        self.add(Grade::of(share, SHARE), || {
+            let percent = share * 100.0;
+            format!(
+                "the emulator itself held it up {percent:.1} % of the time: {}",
+                why()
+            )
         });
     }
 }
@@ -207,7 +221,7 @@ pub fn migration_grade(
         worst.calibration(link);
     }
     match &record.error_budget {
-        Some(budget) => worst.budget(budget),
+        Some(budget) => worst.budget(budget, record.params.max_bandwidth > 0),
         // One that never began has nothing to vouch for.
         None if record.source_report.is_none() => {}
         None => worst.add(Grade::Invalid, || {
@@ -220,6 +234,7 @@ pub fn migration_grade(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::migration::record::RateError;
 
     fn link(got_rate_bps: f64, got_delay_us: f64) -> LinkCalibration {
         LinkCalibration {
@@ -244,6 +259,63 @@ mod tests {
         assert_eq!(
             reasons,
             ["invalid: link h1-up carried 500.00 Mbit/s, 50.00 % off"]
+        );
+    }
+
+    fn budget() -> ErrorBudget {
+        let rate = |window_ms| RateError {
+            window_ms,
+            link: "h1-up".to_owned(),
+            windows: 100,
+            median: 0.0,
+            p95: 0.0,
+            worst: 0.0,
+        };
+        ErrorBudget {
+            rate: [10, 100, 1000].map(rate).to_vec(),
+            delay_error_us: None,
+            late_us_mean: 15.0,
+            late_us_p99: 60.0,
+            late_us_max: 4_000.0,
+            run_delay_share: Some(0.05),
+            emulator_limited_share: 0.001,
+            path_idle_share: Some(0.3),
+            path_idle_window_share: Some(0.299),
+            path_idle_emulator_share: Some(0.001),
+            steal_share: None,
+            samples: 100,
+        }
+    }
+
+    fn graded(change: impl FnOnce(&mut ErrorBudget), capped: bool) -> Grade {
+        let (mut worst, mut budget) = (Worst::new(), budget());
+        change(&mut budget);
+        worst.budget(&budget, capped);
+        worst.grade
+    }
+
+    #[test]
+    fn what_the_network_itself_held_up_is_not_held_against_a_migration() {
+        assert_eq!(graded(|_| {}, false), Grade::A);
+        // A window of a tenth of a second may stand still once; a second may not be a second short.
+        assert_eq!(graded(|b| b.rate[1].worst = 1.0, false), Grade::A);
+        assert_eq!(graded(|b| b.rate[2].worst = 0.04, false), Grade::C);
+    }
+
+    #[test]
+    fn every_line_of_a_budget_counts() {
+        assert_eq!(graded(|b| b.rate[0].p95 = 0.02, false), Grade::B);
+        assert_eq!(graded(|b| b.late_us_p99 = 3_000.0, false), Grade::C);
+        assert_eq!(
+            graded(|b| b.emulator_limited_share = 0.2, false),
+            Grade::Invalid
+        );
+        let idle = |b: &mut ErrorBudget| b.path_idle_emulator_share = Some(0.02);
+        assert_eq!(graded(idle, false), Grade::B);
+        assert_eq!(
+            graded(idle, true),
+            Grade::A,
+            "a capped engine pauses on purpose"
         );
     }
 

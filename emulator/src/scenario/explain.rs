@@ -1,18 +1,22 @@
 //! A scenario as text for people: what it resolves to.
 
-use super::{CpuSource, Endpoint, INTERNET, Scenario, VmSpec, WriteSource};
+mod network;
+
+use self::network::served;
+use super::{CpuSource, Endpoint, INTERNET, Scenario, VmSpec, WriteSource, net_host};
 use crate::ids::HostId;
 use crate::units::{show_size, show_time};
 use comfy_table::{Table, presets};
-use netmodel::link::LinkSpec;
 use std::collections::BTreeMap;
 
 /// Hosts, VMs, links, flows and the balancer of a scenario, as `migbed check` shows them. Things
 /// that are alike and follow one another share a row.
 #[must_use]
 pub fn explain(scenario: &Scenario) -> String {
+    let network = &scenario.network;
     let mut text = format!(
-        "{}: {} of trace time at pace {}, seed {}, k = {}\n{} hosts, {} VMs, {} flows, {} planned migrations\n",
+        "{}: {} of trace time at pace {}, seed {}, k = {}\n{} hosts, {} VMs, {} flows, {} planned migrations\n\
+         {} switches, {} links, {} changes of links, backend {}, {}\n",
         scenario.name,
         show_time(scenario.duration_ns),
         match scenario.pace {
@@ -25,9 +29,18 @@ pub fn explain(scenario: &Scenario) -> String {
         scenario.vms.len(),
         scenario.flows.len(),
         scenario.migrations.len(),
+        network.topology.switches().len(),
+        network.topology.links().len(),
+        network.schedule.changes().len(),
+        network.backend_name(),
+        network.congestion,
     );
     for (title, table) in [
         ("Hosts", hosts(scenario)),
+        ("Switches", network::switches(scenario)),
+        ("Cables", network::cables(scenario)),
+        ("Paths", network::paths(scenario)),
+        ("Changes of links", network::changes(scenario)),
         ("VMs", vms(scenario)),
         ("Traces", traces(scenario)),
         ("Flows", flows(scenario)),
@@ -102,24 +115,13 @@ fn hosts(scenario: &Scenario) -> Table {
                 host.cores.to_string(),
                 show_size(host.ram_bytes),
                 show_size(used),
-                link(network.up(id)),
-                link(network.down(id)),
+                served(network.topology.uplink(net_host(id))),
+                served(network.topology.downlink(net_host(id))),
             ];
             (host.name.clone(), cells.to_vec())
         });
     grouped(&mut table, rows);
     table
-}
-
-fn link(link: &LinkSpec) -> String {
-    let delay = show_time(u64::try_from(link.delay.as_nanos()).unwrap_or(u64::MAX));
-    match link.rate {
-        None => format!("unshaped, {delay}"),
-        Some(rate) => format!(
-            "{rate}, {delay}, queue {}, +{} B",
-            link.queue, link.overhead_bytes
-        ),
-    }
 }
 
 fn vms(scenario: &Scenario) -> Table {

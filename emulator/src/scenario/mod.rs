@@ -6,6 +6,9 @@
 mod check;
 mod explain;
 pub mod inputs;
+mod link_trace;
+#[cfg(test)]
+mod network_tests;
 mod problem;
 mod raw;
 pub mod scale;
@@ -13,7 +16,8 @@ pub mod scale;
 mod tests;
 
 pub use explain::explain;
-pub use problem::{Problem, ProblemKind, Problems, ScenarioError};
+pub use link_trace::LinkTraceError;
+pub use problem::{NetworkProblem, Problem, ProblemKind, Problems, ScenarioError};
 
 use crate::ids::{HostId, VmId};
 use crate::migration::params::MigrationParams;
@@ -207,8 +211,7 @@ impl NetworkSpec {
     /// # Errors
     /// With what the link asks that the backend cannot do.
     pub fn check(&self, backend: BackendKind) -> Result<(), CannotCarry> {
-        let mut links = self.topology.links().iter();
-        links.try_for_each(|link| backend.check(&link.name, &link.spec))?;
+        backend.check_all(&self.topology)?;
         let mut changes = self.schedule.changes().iter();
         changes.try_for_each(|change| {
             let name = &self.topology.link(change.link).name;
@@ -298,9 +301,13 @@ pub fn load(path: &Path) -> Result<Loaded, ScenarioError> {
     let text = read_text(path)?;
     let check::Checked {
         mut scenario,
-        spots,
+        mut spots,
     } = check::check(path, &text)?;
     let wrong = |list| ScenarioError::Wrong(Problems::new(path, &text, list));
+    if let Some(events) = &mut spots.events {
+        events.read_traces().map_err(wrong)?;
+        events.resolve(&mut scenario.network).map_err(wrong)?;
+    }
     let inputs = inputs::Inputs::load(&scenario).map_err(|errors| {
         let spot = |name: &str| spots.traces.get(name).cloned().unwrap_or(0..0);
         let problem = |(name, source): (String, inputs::InputError)| Problem {

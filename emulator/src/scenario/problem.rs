@@ -1,6 +1,10 @@
 //! What can be wrong with a scenario, each with the spot in the file, what was expected and the
 //! remedy. Several are reported at once. Never inside: the checks themselves.
 
+mod network;
+
+pub use network::NetworkProblem;
+
 use crate::placement::PlacementError;
 use crate::units::{QuantityError, show_size};
 use annotate_snippets::renderer::DecorStyle;
@@ -189,6 +193,9 @@ pub enum ProblemKind {
     /// What cannot be carried at this k.
     #[error(transparent)]
     Scale(#[from] super::scale::ScaleError),
+    /// Something about the network.
+    #[error(transparent)]
+    Network(Box<NetworkProblem>),
     /// A trace that cannot be used.
     #[error("trace `{name}`: {source}")]
     Trace {
@@ -197,6 +204,12 @@ pub enum ProblemKind {
         /// Why.
         source: super::inputs::InputError,
     },
+}
+
+impl From<NetworkProblem> for ProblemKind {
+    fn from(problem: NetworkProblem) -> Self {
+        Self::Network(Box::new(problem))
+    }
 }
 
 impl ProblemKind {
@@ -231,6 +244,7 @@ impl ProblemKind {
             Self::NoRoom(_) => Some("add hosts or `ram`, or give the VMs less".into()),
             Self::Memory { .. } => Some("give the VM more `ram`, or less `resident`".into()),
             Self::Scale(error) => Some(error.remedy()),
+            Self::Network(problem) => problem.remedy(),
             Self::Trace { source, .. } => source.remedy(),
             Self::Syntax { .. }
             | Self::Type { .. }
@@ -257,6 +271,7 @@ impl ProblemKind {
             Self::Memory { .. } => "too small",
             Self::Behaviour { .. } => "declared here",
             Self::Scale(_) => "cannot be carried",
+            Self::Network(problem) => problem.label(),
             Self::Trace { .. } => "declared here",
         }
     }

@@ -6,8 +6,9 @@
 
 use super::{NetworkSpec, Scenario, VmSpec, WriteSource};
 use netmodel::link::{LinkSpec, MTU};
-use netmodel::topology::{Link, Topology};
+use netmodel::topology::{Link, Place, Topology};
 use netmodel::units::{BitRate, ByteSize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use traces::units::PAGE_SIZE;
 
@@ -204,6 +205,18 @@ pub const TABLE: &[Constant] = &[
         "queueing delay is queue / rate",
     ),
     given(
+        "packet-delivery trace of a link",
+        "opportunities",
+        true,
+        "one of k is kept, at its instant",
+    ),
+    given(
+        "ECN threshold of a link",
+        "bytes",
+        true,
+        "a queue in which marking begins, as the queue itself",
+    ),
+    given(
         "tenant traffic",
         "bit/s",
         true,
@@ -313,6 +326,21 @@ pub enum ScaleError {
         /// Bytes of a full segment on the wire.
         segment_bytes: u64,
     },
+    /// A threshold below one segment.
+    #[error(
+        "link {link}: at k = {k} its `ecn` of {threshold_bytes} B is less than one segment of \
+         {segment_bytes} B, and marks whatever finds anything before it"
+    )]
+    Threshold {
+        /// Which.
+        link: String,
+        /// Scale.
+        k: u32,
+        /// The threshold at k.
+        threshold_bytes: u64,
+        /// Bytes of a full segment on the wire.
+        segment_bytes: u64,
+    },
     /// A rate that vanishes.
     #[error("{what}: {rate_bps} bit/s divided by k = {k} is nothing")]
     Rate {
@@ -352,6 +380,12 @@ impl ScaleError {
             Self::Pipe {
                 segment_bytes, k, ..
             } => queue(PIPE_SEGMENTS_MIN, *segment_bytes, *k),
+            Self::Threshold {
+                segment_bytes, k, ..
+            } => {
+                let bytes = segment_bytes * u64::from(*k);
+                format!("give the link an `ecn` of at least {bytes}B, or lower `scale`")
+            }
             Self::Rate { .. } | Self::Ram { .. } => "lower `scale`".into(),
         }
     }
@@ -447,26 +481,33 @@ fn divide_network(scenario: &mut Scenario, k: u32) -> Result<(), ScaleError> {
     let NetworkSpec {
         topology, schedule, ..
     } = &mut scenario.network;
-    let divided = topology.with_specs(|link| {
-        check_link(&link.name, &link.spec, back_delay(topology, link), k)?;
-        divide_link(&link.name, &link.spec, k)
-    })?;
-    *schedule = schedule.with_specs(|change| {
-        let link = topology.link(change.link);
-        check_link(&link.name, &change.spec, back_delay(topology, link), k)?;
-        divide_link(&link.name, &change.spec, k)
-    })?;
+    let backs = ways_back(topology);
+    let divided = |link: &Link, spec: &LinkSpec| {
+        check_link(link, spec, backs[link.id.0 as usize], k)?;
+        divide_link(&link.name, spec, k)
+    };
+    *schedule = schedule.with_specs(|change| divided(topology.link(change.link), &change.spec))?;
+    let divided = topology.with_specs(|link| divided(link, &link.spec))?;
+    let divided = divided.with_deliveries(|trace| trace.divided(k));
     *topology = divided;
     Ok(())
 }
 
-/// The delay of the same cable's other direction.
-fn back_delay(topology: &Topology, link: &Link) -> Duration {
-    let links = topology.links().iter();
-    let back = links
-        .filter(|other| (other.from, other.to) == (link.to, link.from))
-        .map(|other| other.spec.delay);
-    back.min().unwrap_or_default()
+/// For every link the delay of the same cable's other direction.
+#[must_use]
+pub fn ways_back(topology: &Topology) -> Vec<Duration> {
+    let mut delays: BTreeMap<(Place, Place), Duration> = BTreeMap::new();
+    for link in topology.links() {
+        let shortest = delays.entry((link.from, link.to)).or_insert(Duration::MAX);
+        *shortest = link.spec.delay.min(*shortest);
+    }
+    let back = |link: &Link| {
+        delays
+            .get(&(link.to, link.from))
+            .copied()
+            .unwrap_or_default()
+    };
+    topology.links().iter().map(back).collect()
 }
 
 fn divide_link(name: &str, link: &LinkSpec, k: u32) -> Result<LinkSpec, ScaleError> {
@@ -493,17 +534,21 @@ fn divided_rate(what: &str, rate_bps: u64, k: u32) -> Result<u64, ScaleError> {
     }
 }
 
-/// Whether a direction of a link can be carried at k.
+/// Whether a direction of a link can be carried at k when it is `link`.
 ///
 /// The round trip is the shortest the link can be part of: its own delay and that of its way `back`.
 ///
 /// # Errors
 /// When it is shaped and holds too few segments.
-pub fn check_link(name: &str, link: &LinkSpec, back: Duration, k: u32) -> Result<(), ScaleError> {
+pub fn check_link(of: &Link, link: &LinkSpec, back: Duration, k: u32) -> Result<(), ScaleError> {
+    let name = of.name.as_str();
     if k == 0 {
         return Err(ScaleError::Zero);
     }
-    let Some(rate) = link.rate else {
+    let rate = link
+        .rate
+        .or_else(|| of.delivery.as_ref().map(|trace| trace.mean_rate()));
+    let Some(rate) = rate else {
         return Ok(());
     };
     let segment_bytes = u64::from(MTU) + u64::from(link.overhead_bytes);
@@ -515,6 +560,15 @@ pub fn check_link(name: &str, link: &LinkSpec, back: Duration, k: u32) -> Result
             k,
             queue_bytes,
             segments,
+            segment_bytes,
+        });
+    }
+    let threshold_bytes = link.ecn_threshold.map(|bytes| bytes.bytes() / u64::from(k));
+    if let Some(threshold_bytes) = threshold_bytes.filter(|bytes| *bytes < segment_bytes) {
+        return Err(ScaleError::Threshold {
+            link: name.into(),
+            k,
+            threshold_bytes,
             segment_bytes,
         });
     }

@@ -1,10 +1,12 @@
 //! Executing a plan: every step in the namespace it belongs to, and every qdisc read back once it is made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use super::{BackendKind, FabricError, SysctlOutcome, kernel};
 use crate::plan::{HOST_DEVICE, Hop, Plan, PortKind, Scope, Step, TunPort};
+use crate::sys::clock::{now_ns, wait_until};
 use crate::sys::netlink::{Netlink, NetlinkError, device_index};
 use crate::sys::netns::{create_netns, with_netns};
 use crate::sys::procfs;
@@ -83,7 +85,34 @@ impl<'a> Namespaces<'a> {
                 made.cards.insert(host, netlink);
             }
         }
+        self.ready(plan)?;
         Ok(made)
+    }
+
+    /// Waits until every port of a switch can send. The end of a pair that came up first can only once a worker of the
+    /// kernel has seen that the other one is there, and drops what it is given until then. (The relay waits for its
+    /// ports itself; hosts' cards come up last.)
+    fn ready(&self, plan: &Plan) -> Result<(), FabricError> {
+        let mut ports: BTreeMap<SwitchId, BTreeSet<&str>> = BTreeMap::new();
+        for step in plan.steps() {
+            match (step, step.scope()) {
+                (Step::Veth(pair), Scope::Switch(switch)) => {
+                    ports.entry(switch).or_default().insert(&pair.port);
+                }
+                (Step::Trunk(trunk), _) => {
+                    let ends = [(trunk.from, &trunk.device), (trunk.to, &trunk.peer)];
+                    for (switch, device) in ends {
+                        ports.entry(switch).or_default().insert(device);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for (switch, ports) in ports {
+            let inside = || ready_here(switch, &ports, &mut Netlink::open()?);
+            with_netns(self.switches[&switch].as_fd(), inside)??;
+        }
+        Ok(())
     }
 
     fn host(&self, host: HostId) -> Result<&OwnedFd, FabricError> {
@@ -143,6 +172,35 @@ impl<'a> Namespaces<'a> {
             step: step.to_string(),
             source,
         })
+    }
+}
+
+/// Far above what the kernel's worker takes (it may put off events of many devices by a second).
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks.
+const LOOK_AGAIN_NS: u64 = 1_000_000;
+
+fn ready_here(
+    switch: SwitchId,
+    ports: &BTreeSet<&str>,
+    netlink: &mut Netlink,
+) -> Result<(), FabricError> {
+    let patience = u64::try_from(READY_WITHIN.as_nanos()).unwrap_or(u64::MAX);
+    let deadline = now_ns().saturating_add(patience);
+    loop {
+        let usable = netlink.usable_devices()?;
+        let Some(device) = ports.iter().find(|name| !usable.contains(**name)) else {
+            return Ok(());
+        };
+        let now = now_ns();
+        if now >= deadline {
+            return Err(FabricError::NotReady {
+                device: (*device).to_owned(),
+                switch,
+                waited: READY_WITHIN,
+            });
+        }
+        wait_until(now + LOOK_AGAIN_NS).map_err(|source| FabricError::Wait { source })?;
     }
 }
 

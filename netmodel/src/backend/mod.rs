@@ -27,7 +27,7 @@ use crate::plan::{HOST_DEVICE, Plan, Scope};
 use crate::sys::netlink::{Netlink, NetlinkError};
 use crate::sys::netns::NetnsError;
 use crate::sys::procfs;
-use crate::topology::{HostId, LinkId};
+use crate::topology::{HostId, LinkId, SwitchId};
 
 /// Why a fabric cannot be built or used.
 #[derive(Debug, thiserror::Error)]
@@ -92,8 +92,18 @@ pub enum FabricError {
     /// Device counters cannot be read.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// A device does not become ready to send.
+    #[error("device {device} of {switch} is up but cannot send after {waited:?}")]
+    NotReady {
+        /// The device.
+        device: String,
+        /// Where it is.
+        switch: SwitchId,
+        /// How long we waited.
+        waited: Duration,
+    },
     /// The kernel has no timer to wait with.
-    #[error("cannot wait for links to empty: {source}")]
+    #[error("cannot wait: {source}")]
     Wait {
         /// The kernel's answer.
         source: io::Error,

@@ -198,13 +198,16 @@ impl<'t> Planner<'t> {
     /// Groups for all links that are up, spread evenly over the network in any beginning of the list.
     fn groups(&mut self) -> Vec<Group> {
         let mut groups = self.rings();
-        let covered: BTreeSet<LinkId> = groups.iter().flat_map(|g| g.targets.clone()).collect();
+        let mut covered: BTreeSet<LinkId> = groups.iter().flat_map(|g| g.fills.clone()).collect();
         let topology = self.topology;
-        let left = topology
-            .links()
-            .iter()
-            .filter(|l| !covered.contains(&l.id) && l.spec.up);
-        let mut others: Vec<Group> = left.filter_map(|link| self.group_for(link)).collect();
+        let mut others: Vec<Group> = Vec::new();
+        for link in topology.links().iter().filter(|link| link.spec.up) {
+            if !covered.contains(&link.id) {
+                let group = self.group_for(link);
+                covered.extend(group.iter().flat_map(|group| &group.targets));
+                others.extend(group);
+            }
+        }
         spread(&mut groups);
         spread(&mut others);
         // Links between switches first: there are few of them, and each is shared by many.
@@ -257,7 +260,7 @@ impl<'t> Planner<'t> {
 
     /// As many streams as a way needs to be full. A reno-like sender halves its window (cubic takes 0.7 of it) at a full
     /// queue, which empties a path whose queue holds less than 3/7 of what is on the wire; several do not all back off
-    /// at once. On a lossy path one stream gets 1.22 segments / (round trip × √loss) (Mathis et al. 1997).
+    /// at once. What one stream gets over a lossy path is the formula of Padhye et al. (1998), timeouts included.
     fn streams(&mut self, way: Way) -> Vec<Way> {
         let topology = self.topology;
         let path = self.path(way);
@@ -273,9 +276,7 @@ impl<'t> Planner<'t> {
         let arrives: f64 = specs().map(|spec| 1.0 - spec.loss.mean()).product();
         let loss = 1.0 - arrives;
         let count = if loss > 0.0 {
-            // Below 1 ms the computer's own time is the round trip.
-            let round_trip_s = round_trip.as_secs_f64().max(0.001);
-            let one_bps = 1.22 * segment_payload() as f64 * 8.0 / (round_trip_s * loss.sqrt());
+            let one_bps = lossy_stream_bps(round_trip.as_secs_f64(), loss);
             SURPLUS * rate.bps() as f64 / one_bps
         } else if shallow {
             SHALLOW_STREAMS
@@ -296,17 +297,21 @@ impl<'t> Planner<'t> {
             (Some(rate), Position::Between) => rate.bps() as f64 * SURPLUS,
             (Some(rate), _) => rate.bps() as f64,
         };
+        // Streams over the same two links between switches make up for each other on both.
+        let room_of = |id: LinkId| match position(topology.link(id)) {
+            Position::Between => rate(topology.link(id)).saturating_mul(5) / 4,
+            Position::OutOfHost | Position::IntoHost => rate(topology.link(id)),
+        };
         let mut room: BTreeMap<LinkId, u64> = BTreeMap::new();
         let (mut chosen, mut total) = (Vec::new(), 0.0);
         while chosen.len() < WAYS_PER_LINK && (chosen.is_empty() || total < need) {
-            let best = candidates.iter().map(|way| {
+            let best = candidates.iter().enumerate().map(|(n, way)| {
                 let path = self.path(*way).iter().filter(|id| **id != link.id);
-                let left = path.map(|id| *room.entry(*id).or_insert(rate(topology.link(*id))));
-                (left.min().unwrap_or(u64::MAX), *way)
+                let left = path.map(|id| *room.entry(*id).or_insert_with(|| room_of(*id)));
+                (left.min().unwrap_or(u64::MAX), std::cmp::Reverse(n), *way)
             });
-            // Of equals the first, so that the same network gives the same pairs.
-            let best = best.max_by_key(|(flow, way)| (*flow, std::cmp::Reverse(*way)));
-            let Some((flow, way)) = best.filter(|(flow, _)| *flow > 0) else {
+            // Of equals the first.
+            let Some((flow, _, way)) = best.max().filter(|(flow, ..)| *flow > 0) else {
                 break;
             };
             total += flow as f64;
@@ -321,8 +326,15 @@ impl<'t> Planner<'t> {
             .into_iter()
             .flat_map(|way| self.streams(way))
             .collect();
-        let targets = BTreeSet::from([link.id]);
-        (!ways.is_empty()).then(|| self.group(ways, targets))
+        if ways.is_empty() {
+            return None;
+        }
+        let crossed: BTreeSet<LinkId> = self.crossings(&ways).into_keys().collect();
+        let (_, filled) = self.load(&ways, &crossed, u64::MAX);
+        let between = |id: &LinkId| position(topology.link(*id)) == Position::Between;
+        let mut targets: BTreeSet<LinkId> = filled.into_iter().filter(between).collect();
+        targets.insert(link.id);
+        Some(self.group(ways, targets))
     }
 
     fn group(&mut self, ways: Vec<Way>, targets: BTreeSet<LinkId>) -> Group {
@@ -334,21 +346,24 @@ impl<'t> Planner<'t> {
         }
     }
 
-    /// Pairs whose way crosses a link, spread over the hosts on either side.
+    /// Pairs whose way crosses a link, those first whose neighbourhood comes next after the source's: then the links of all
+    /// neighbourhoods are filled in pairs, one behind the other.
     fn candidates(&mut self, link: &Link) -> Vec<Way> {
         let sides: Vec<Vec<HostId>> = self.neighbours.values().cloned().collect();
         let crossing: Vec<Vec<Way>> = match (link.from, link.to) {
             (Place::Host(from), _) => sides.iter().map(|to| pairs(&[from], to, false)).collect(),
             (_, Place::Host(to)) => sides.iter().map(|from| pairs(from, &[to], false)).collect(),
             _ => {
-                let across = self.across.get(&link.id).into_iter().flatten();
+                let mut across = self.across.get(&link.id).cloned().unwrap_or_default();
+                let count = sides.len();
+                across.sort_by_key(|&(a, b)| ((b + count - a) % count, a));
                 across
-                    .map(|&(a, b)| pairs(&sides[a], &sides[b], a == b))
+                    .into_iter()
+                    .map(|(a, b)| pairs(&sides[a], &sides[b], a == b))
                     .collect()
             }
         };
-        let longest = crossing.iter().map(Vec::len).max().unwrap_or(0);
-        let turns = (0..longest).flat_map(|n| crossing.iter().filter_map(move |ways| ways.get(n)));
+        let turns = crossing.iter().flatten();
         let usable = turns
             .copied()
             .filter(|way| self.path(*way).contains(&link.id));
@@ -389,16 +404,46 @@ impl<'t> Planner<'t> {
         parts
     }
 
-    /// Whether a part with a group more still fills all it fills, and all the group would, and asks for no more than it
-    /// may.
+    /// Whether a part can take a group more: it still asks for no more than it may, and no link that is full is shared by
+    /// streams of both. Shares of TCP are only roughly max-min fair (a stream over several full links gets less), so
+    /// that a link filled by streams that are limited elsewhere, too, may be left half idle.
     fn takes(&mut self, part: &Part, group: &Group, together_bps: u64) -> bool {
         let mut both = part.clone();
         both.add(group);
         if both.ways.len() > STREAMS_MAX {
             return false;
         }
+        let (theirs, ours) = (self.crossings(&part.ways), self.crossings(&group.ways));
+        let shared = theirs
+            .iter()
+            .filter_map(|(id, of_part)| Some((id, of_part, ours.get(id)?)));
+        for (id, (ways, bps), (more_ways, more_bps)) in shared {
+            let room = rate(self.topology.link(*id)) as f64 * SHARED;
+            if ways != more_ways && bps + more_bps > room {
+                return false;
+            }
+        }
         let (carried, filled) = self.load(&both.ways, &both.targets, together_bps);
         carried <= together_bps as f64 * ROUNDING && filled.is_superset(&both.fills)
+    }
+
+    /// The limited links that streams cross: by which ways, and what they carry while alone.
+    fn crossings(&mut self, ways: &[Way]) -> BTreeMap<LinkId, (BTreeSet<Way>, f64)> {
+        let topology = self.topology;
+        let paths: Vec<Vec<LinkId>> = ways.iter().map(|way| self.path(*way).to_vec()).collect();
+        let flows = fair_shares(&paths, |id| topology.link(id).spec.rate, u64::MAX);
+        let mut crossings: BTreeMap<LinkId, (BTreeSet<Way>, f64)> = BTreeMap::new();
+        for ((way, path), bps) in ways.iter().zip(&paths).zip(flows) {
+            for id in path
+                .iter()
+                .filter(|id| topology.link(**id).spec.rate.is_some())
+            {
+                let crossing = crossings.entry(*id).or_default();
+                crossing.0.insert(*way);
+                crossing.1 += bps;
+            }
+        }
+        crossings
     }
 
     /// What streams carry together, and which of the links they fill.
@@ -431,6 +476,8 @@ impl<'t> Planner<'t> {
 const SHALLOW_STREAMS: f64 = 4.0;
 /// Streams on one way at the most; a path lossier than that is reported as not loaded.
 const WAY_STREAMS_MAX: u32 = 16;
+/// Streams of two groups may share a link that they leave a twentieth of.
+const SHARED: f64 = 0.95;
 /// Sums of floats may miss what they should be by this.
 const ROUNDING: f64 = 1.0 + 1e-9;
 const FILLED: f64 = 1.0 - 1e-9;
@@ -448,6 +495,16 @@ impl Part {
         self.targets.extend(&group.targets);
         self.fills.extend(&group.fills);
     }
+}
+
+/// Payload rate of a TCP stream that loses segments with probability `p`: with acknowledgements of two segments each and
+/// Linux's least retransmission timeout of 200 ms.
+fn lossy_stream_bps(round_trip_s: f64, p: f64) -> f64 {
+    let (acknowledged, timeout_s) = (2.0, 0.2);
+    let recovering = round_trip_s * (2.0 * acknowledged * p / 3.0).sqrt();
+    let often = (3.0 * (3.0 * acknowledged * p / 8.0).sqrt()).min(1.0);
+    let waiting = timeout_s * often * p * (1.0 + 32.0 * p * p);
+    segment_payload() as f64 * 8.0 / (recovering + waiting)
 }
 
 fn rate(link: &Link) -> u64 {

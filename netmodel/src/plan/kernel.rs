@@ -80,6 +80,9 @@ pub(super) fn steps(
             steps.extend(shaped(link, backend, framing));
         }
     }
+    for switch in switches(topology) {
+        steps.extend(devices(topology, switch));
+    }
     for (host, _) in topology.hosts() {
         if framing == Framing::SingleSegments {
             steps.push(Step::SingleSegments { host });
@@ -88,7 +91,6 @@ pub(super) fn steps(
     }
     let root = root(topology);
     for switch in switches(topology) {
-        steps.extend(devices(topology, switch));
         let default = default_route(topology, root, switch);
         let routes = routes(topology, switch, default);
         steps.extend(

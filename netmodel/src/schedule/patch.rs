@@ -41,19 +41,19 @@ pub struct Patch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PatchError {
     /// A share of a rate that is not there.
-    #[error("its rate is unshaped then, and {percent} of that is nothing in particular")]
+    #[error("its rate is unshaped, and {percent} of that is nothing in particular")]
     Unshaped {
         /// The share.
         percent: Percent,
     },
     /// A share of a threshold that is not there.
-    #[error("it marks nothing then, and there is no threshold of which to take {percent}")]
+    #[error("it marks nothing, and there is no threshold of which to take {percent}")]
     NoThreshold {
         /// The share.
         percent: Percent,
     },
     /// Less than one bit a second.
-    #[error("{percent} of its rate then, {bps} bit/s, is nothing")]
+    #[error("{percent} of its rate, {bps} bit/s, is nothing")]
     Vanishes {
         /// The share.
         percent: Percent,

@@ -128,8 +128,8 @@ impl State {
     }
 }
 
-/// Works out what holds from when. `see` gets the index of each thing that happens, and each link as it is then: a
-/// link is one however it came to be, so whoever minds what links can be sees all of them here.
+/// Works out what holds from when. `see` gets each link as it is after an instant at which something happened to it, and
+/// the index of the last thing that did: whoever minds what links can be sees all of them here.
 ///
 /// # Errors
 /// [`Unresolved`].
@@ -146,7 +146,7 @@ pub fn resolve(
     let mut changes = Vec::new();
     for instant in instants(&order, happenings) {
         let at_ns = happenings[order[instant.start]].at_ns;
-        let mut touched = BTreeSet::new();
+        let mut touched = BTreeMap::new();
         for &index in &order[instant] {
             let happening = &happenings[index];
             for &id in &happening.links {
@@ -158,14 +158,14 @@ pub fn resolve(
                     link: link.name.clone(),
                     source,
                 })?;
-                see(index, link, &state.now());
-                touched.insert(id);
+                touched.insert(id, index);
             }
         }
-        for id in touched {
+        for (id, index) in touched {
             let Some(state) = states.get_mut(&id) else {
                 continue;
             };
+            see(index, topology.link(id), &state.now());
             if at_ns == 0 {
                 // What holds from the beginning is what the network is made and measured with; it has to be up for that.
                 first.insert(id, state.spec);

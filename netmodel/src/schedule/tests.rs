@@ -189,8 +189,7 @@ fn shares_of_nothing_are_refused_with_the_link() {
     });
     let all = [happening(5, 1, unshaped), happening(6, 1, rate("50%"))];
     let refused = resolve(&star(), &all, LIMIT, |_, _, _| {}).unwrap_err();
-    let expected =
-        "link h1-down: its rate is unshaped then, and 50% of that is nothing in particular";
+    let expected = "link h1-down: its rate is unshaped, and 50% of that is nothing in particular";
     assert_eq!(refused.to_string(), expected);
     let all = [happening(6, 1, rate("0%"))];
     let refused = resolve(&star(), &all, LIMIT, |_, _, _| {});

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use netmodel::backend::BackendKind;
+use netmodel::counters::LinkCounters;
 use netmodel::link::{LinkSpec, Loss};
 use netmodel::sys::clock::{now_ns, wait_until};
 use netmodel::units::{ByteSize, Probability};
@@ -146,12 +147,15 @@ pub(crate) fn what_is_on_a_link_arrives(backend: BackendKind) {
             .unwrap();
     }
     let up = net.link("h1-up");
-    net.until(|counters| counters.links[&up].received.packets == 20);
+    let entered = |it: &LinkCounters| it.held.packets + it.sent.packets == 20;
+    net.until(|counters| entered(&counters.links[&up]));
     net.fabric
         .set_link(up, LinkSpec { up: false, ..spec })
         .unwrap();
-    for _ in 0..20 {
-        receiver.recv(&mut [0; 1400]).unwrap();
+    for n in 0..20 {
+        let got = receiver.recv(&mut [0; 1400]);
+        let counters = net.fabric.counters().unwrap();
+        assert!(got.is_ok(), "{n}: {:?}", counters.links[&up]);
     }
     let counters = net.lost_nothing();
     assert_eq!(counters.links[&up].sent.packets, 20);

@@ -29,7 +29,12 @@ const WORKS: &[(&str, Work)] = &[
 /// cgroup v2's default weight, so that weights read as they do there.
 const WEIGHT: u32 = 100;
 
-pub(super) fn read(root: &Table<'_>, text: &str, machines: &Machines, traces: &Traces) -> Guests {
+pub(super) fn read(
+    root: &Table<'_>,
+    text: &str,
+    machines: &Machines<'_>,
+    traces: &Traces,
+) -> Guests {
     let mut guests = Guests::default();
     each(root, "vms", |table| {
         if let Some(group) = group(table, machines, traces) {
@@ -48,7 +53,7 @@ struct Group<'d> {
     hosts: Vec<HostId>,
 }
 
-fn group<'d>(table: &Table<'d>, machines: &Machines, traces: &Traces) -> Option<Group<'d>> {
+fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Option<Group<'d>> {
     let name = table
         .need("name", "name = \"web\"")
         .and_then(|v| v.name().map(|n| (n, v.span)));
@@ -282,7 +287,7 @@ fn class(table: &Table<'_>) -> Option<PageClass> {
 }
 
 /// One host's name, or several over which copies go round.
-fn hosts(value: &Value<'_>, machines: &Machines) -> Vec<HostId> {
+fn hosts(value: &Value<'_>, machines: &Machines<'_>) -> Vec<HostId> {
     let find = |value: &Value<'_>| machines.names.find("host", value).map(HostId);
     if value.as_text().is_some() {
         return find(value).into_iter().collect();

@@ -1,69 +1,66 @@
-//! Hosts and the network between them.
+//! Hosts: what they are. How they are connected is `network`'s.
 
-use super::{HOSTS_MAX, Names, each, numbered};
+use super::{HOSTS_MAX, Names, Span, each, numbered};
+use crate::scenario::HostSpec;
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
-use crate::scenario::{HostSpec, NetworkSpec, scale};
-use netmodel::backend::BackendKind;
-use netmodel::link::LinkSpec;
-use netmodel::schedule::Schedule;
-use netmodel::topology::{Cable, Topology, TopologyError};
-use netmodel::units::ByteSize;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::ops::Range;
 use traces::units::PAGE_SIZE;
 
-/// The hosts, by id, and their network.
-#[derive(Debug)]
-pub(super) struct Machines {
+/// The hosts, by id, and how they were declared.
+#[derive(Debug, Default)]
+pub(super) struct Machines<'d> {
     pub(super) hosts: Vec<HostSpec>,
     pub(super) names: Names,
-    pub(super) network: NetworkSpec,
-    /// Each host's link, by host.
-    cables: Vec<Cable>,
+    pub(super) groups: Vec<Group<'d>>,
+    /// Groups of several, by the name they share.
+    prefixes: BTreeMap<String, usize>,
+    /// Where hosts are declared, when they are.
+    pub(super) span: Span,
 }
 
-/// Congestion control when none is asked for: Linux's default, and that of the real runs compared
-/// with. Always set per socket, since the machine's own default may differ.
-const CONGESTION: &str = "cubic";
-const CONGESTIONS: &[(&str, &str)] = &[("cubic", "cubic"), ("reno", "reno"), ("bbr", "bbr")];
-const BACKENDS: &[(&str, Option<BackendKind>)] = &[
-    ("auto", None),
-    ("relay", Some(BackendKind::Relay)),
-    ("netem", Some(BackendKind::Netem)),
-    ("htb", Some(BackendKind::Htb)),
-];
+/// Hosts declared together.
+#[derive(Debug)]
+pub(super) struct Group<'d> {
+    /// Where their name stands.
+    pub(super) span: Span,
+    /// Their ids.
+    pub(super) hosts: Range<u32>,
+    /// What their link is beside the network's.
+    pub(super) link: Option<Value<'d>>,
+    /// The switches they hang on, in turn; none is said when there is none.
+    pub(super) at: Vec<Value<'d>>,
+}
 
-pub(super) fn read(root: &Table<'_>, text: &str, k: u32) -> Machines {
-    let mut network = NetworkSpec {
-        backend: None,
-        topology: nothing(),
-        internet: None,
-        schedule: Schedule::default(),
-        congestion: CONGESTION.into(),
-    };
-    let mut all = Cable::default();
-    if let Some(value) = root.get("network") {
-        value.table("[network]", "a table", |table| {
-            let word = |key, words| table.get(key).and_then(|v| v.word(key, words));
-            word("topology", &[("star", "star")]);
-            let backend = table
-                .get("backend")
-                .and_then(|v| v.word("backend", BACKENDS));
-            network.backend = backend.flatten();
-            network.congestion = word("congestion", CONGESTIONS).unwrap_or(CONGESTION).into();
-            if let Some(value) = table.get("link") {
-                all = links(&value, Cable::default());
-                check_links("of every host", &value, all, k);
-            }
-        });
+impl Machines<'_> {
+    /// The hosts a name stands for: a host, or all those declared together under it.
+    pub(super) fn named(&self, value: &Value<'_>) -> Option<Range<u32>> {
+        let name = value.text()?;
+        if let Some(host) = self.names.get(name) {
+            return Some(host..host + 1);
+        }
+        if let Some(&group) = self.prefixes.get(name) {
+            return Some(self.groups[group].hosts.clone());
+        }
+        let known = self
+            .names
+            .all()
+            .chain(self.prefixes.keys().map(String::as_str));
+        value.unknown_name("host", name, known);
+        None
     }
-    let mut machines = Machines {
-        hosts: Vec::new(),
-        names: Names::default(),
-        network,
-        cables: Vec::new(),
-    };
+
+    /// How many hosts there are.
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(self.hosts.len()).expect("bounded by HOSTS_MAX")
+    }
+}
+
+pub(super) fn read<'d>(root: &Table<'d>, text: &str) -> Machines<'d> {
+    let mut machines = Machines::default();
     if let Some(value) = root.need("hosts", "[[hosts]]") {
+        machines.span = value.span.clone();
         if value
             .list("a list of tables: [[hosts]]")
             .is_some_and(|list| list.is_empty())
@@ -71,32 +68,13 @@ pub(super) fn read(root: &Table<'_>, text: &str, k: u32) -> Machines {
             value.out_of_bounds("empty", "at least one host");
         }
         each(root, "hosts", |table| {
-            hosts(table, text, k, all, &mut machines);
+            hosts(table, text, &mut machines);
         });
-        star(&value, &mut machines);
     }
     machines
 }
 
-/// A network of nothing in particular, in place of one that has been found wrong.
-fn nothing() -> Topology {
-    let hosts = ["a", "b"].map(|name| (name.to_owned(), Cable::default()));
-    Topology::star(hosts).expect("two hosts of different names on one switch")
-}
-
-fn star(hosts: &Value<'_>, machines: &mut Machines) {
-    let names = machines.hosts.iter().map(|host| host.name.clone());
-    match Topology::star(names.zip(machines.cables.iter().copied())) {
-        Ok(topology) => machines.network.topology = topology,
-        Err(TopologyError::TooFewHosts { hosts: found }) if found > 0 => {
-            hosts.out_of_bounds(format!("{found} host"), "at least two hosts");
-        }
-        // Names used twice, and no hosts at all, have been noted where they stand.
-        Err(_) => {}
-    }
-}
-
-fn hosts(table: &Table<'_>, text: &str, k: u32, all: Cable, machines: &mut Machines) {
+fn hosts<'d>(table: &Table<'d>, text: &str, machines: &mut Machines<'d>) {
     let name = table
         .need("name", "name = \"h\"")
         .and_then(|v| v.name().map(|n| (n, v.span)));
@@ -108,27 +86,24 @@ fn hosts(table: &Table<'_>, text: &str, k: u32, all: Cable, machines: &mut Machi
     let ram = table
         .need("ram", "ram = \"16GiB\"")
         .and_then(|v| ram_bytes(&v));
-    let mut own = all;
-    if let Some(value) = table.get("link") {
-        own = links(&value, all);
-        check_links(name.as_ref().map_or("", |n| n.0), &value, own, k);
-    }
+    let link = table.get("link");
+    let at = match table.get("at") {
+        None => Vec::new(),
+        Some(value) if value.is_list() => value.list("a list of names").unwrap_or_default(),
+        Some(value) => vec![value],
+    };
     let Some((name, span)) = name else { return };
+    let first = machines.count();
     for name in numbered(name, count) {
         if machines.hosts.len() >= HOSTS_MAX as usize {
             let value = format!("the host number {}", HOSTS_MAX + 1);
             let bounds = format!("at most {HOSTS_MAX} hosts in a scenario");
-            table.log.add(
-                &span,
-                ProblemKind::Bounds {
-                    key: "hosts".into(),
-                    value,
-                    bounds,
-                },
-            );
-            return;
+            let key = "hosts".into();
+            let kind = ProblemKind::Bounds { key, value, bounds };
+            table.log.add(&span, kind);
+            break;
         }
-        let index = u32::try_from(machines.hosts.len()).expect("bounded by HOSTS_MAX");
+        let index = machines.count();
         machines
             .names
             .add("host", &name, index, &span, text, table.log);
@@ -138,8 +113,19 @@ fn hosts(table: &Table<'_>, text: &str, k: u32, all: Cable, machines: &mut Machi
             cores,
             ram_bytes: ram.unwrap_or(u64::MAX / 2),
         });
-        machines.cables.push(own);
     }
+    if count.is_some() {
+        machines
+            .prefixes
+            .insert(name.to_owned(), machines.groups.len());
+    }
+    let hosts = first..machines.count();
+    machines.groups.push(Group {
+        span,
+        hosts,
+        link,
+        at,
+    });
 }
 
 /// A size of at least one page, in whole pages, of at most 16 TiB (32 bits of page numbers).
@@ -154,79 +140,4 @@ pub(super) fn ram_bytes(value: &Value<'_>) -> Option<u64> {
         return None;
     }
     Some(bytes)
-}
-
-/// A link: keys for both directions, overridden by those of `up` and `down`.
-fn links(value: &Value<'_>, base: Cable) -> Cable {
-    let read = |table: &Table<'_>| {
-        let both = Cable {
-            up: link(table, base.up),
-            down: link(table, base.down),
-        };
-        let one = |key, base| {
-            let value = table.get(key)?;
-            value.table(format!("link.{key}"), "a table", |table| link(table, base))
-        };
-        Cable {
-            up: one("up", both.up).unwrap_or(both.up),
-            down: one("down", both.down).unwrap_or(both.down),
-        }
-    };
-    value
-        .table(
-            "link",
-            "a table: { rate = \"1Gbit\", delay = \"100us\" }",
-            read,
-        )
-        .unwrap_or(base)
-}
-
-fn link(table: &Table<'_>, base: LinkSpec) -> LinkSpec {
-    let unshaped = |value: &Value<'_>| value.as_text() == Some("unshaped");
-    let rate = match table.get("rate") {
-        Some(value) if unshaped(&value) => None,
-        Some(value) => value.rate(),
-        None => base.rate,
-    };
-    let delay = table
-        .get("delay")
-        .and_then(|v| delay(&v))
-        .unwrap_or(base.delay);
-    let queue = table
-        .get("queue")
-        .and_then(|v| v.size_bytes())
-        .map(ByteSize::from_bytes);
-    let overhead = table.get("overhead_bytes").and_then(|v| v.small(0..=1000));
-    let overhead = overhead.and_then(|v| u16::try_from(v).ok());
-    LinkSpec {
-        rate,
-        delay,
-        queue: queue.unwrap_or(base.queue),
-        overhead_bytes: overhead.unwrap_or(base.overhead_bytes),
-        ..base
-    }
-}
-
-/// Longest one-way delay: a minute is far beyond any network, and keeps round trips in bounds.
-const DELAY_MAX_NS: u64 = 60_000_000_000;
-
-fn delay(value: &Value<'_>) -> Option<Duration> {
-    let ns = value.time_ns()?;
-    if ns > DELAY_MAX_NS {
-        value.out_of_bounds(
-            crate::units::show_time(ns),
-            "a one-way delay of at most 60s",
-        );
-        return None;
-    }
-    Some(Duration::from_nanos(ns))
-}
-
-fn check_links(host: &str, value: &Value<'_>, links: Cable, k: u32) {
-    for (direction, link, back) in [("up", links.up, links.down), ("down", links.down, links.up)] {
-        let name = format!("{host} {direction}");
-        if let Err(error) = scale::check_link(&name, &link, back.delay, k) {
-            return value.note(error.into());
-        }
-    }
 }

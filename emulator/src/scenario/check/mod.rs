@@ -3,14 +3,20 @@
 //! Pure: text in, scenario or problems out. What needs the file system (traces) comes after it, in
 //! `inputs`, with the spots kept here in [`Spots`].
 
+mod cables;
+mod events;
 mod guests;
+mod happenings;
+mod link;
 mod machines;
 mod moves;
+mod network;
+mod places;
 mod room;
 
-use super::problem::{ProblemKind, Problems, ScenarioError, line_column};
+use super::problem::{NetworkProblem, ProblemKind, Problems, ScenarioError, line_column};
 use super::raw::{Log, Table, Value};
-use super::{Pace, Scenario, TraceSource};
+use super::{INTERNET, Pace, Scenario, TraceSource};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -35,6 +41,8 @@ pub(super) struct Spots {
     pub(super) vms: Vec<Span>,
     /// How VMs were placed.
     pub(super) placing: room::Placing,
+    /// What happens to links, with the traces that have to be read for it.
+    pub(super) events: Option<happenings::Events>,
 }
 
 pub(super) use room::settle_again;
@@ -77,12 +85,27 @@ impl Names {
         self.index.insert(name.into(), (index, offset));
     }
 
+    /// The index of the thing of this name.
+    fn get(&self, name: &str) -> Option<u32> {
+        self.index.get(name).map(|(index, _)| *index)
+    }
+
+    /// Where the thing of this name was declared, as an offset into the text.
+    fn spot(&self, name: &str) -> Option<usize> {
+        self.index.get(name).map(|(_, offset)| *offset)
+    }
+
+    /// All names, in their own order.
+    fn all(&self) -> impl Iterator<Item = &str> + Clone {
+        self.index.keys().map(String::as_str)
+    }
+
     /// The index of the thing a value names.
     fn find(&self, what: &'static str, value: &Value<'_>) -> Option<u32> {
         let name = value.text()?;
-        let found = self.index.get(name).map(|(index, _)| *index);
+        let found = self.get(name);
         if found.is_none() {
-            value.unknown_name(what, name, self.index.keys().map(String::as_str));
+            value.unknown_name(what, name, self.all());
         }
         found
     }
@@ -141,16 +164,24 @@ fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
         .unwrap_or(1);
     let mut spots = Spots::default();
     let traces = traces(root, folder, &mut spots);
-    let machines = machines::read(root, text, k);
+    let machines = machines::read(root, text);
+    let network = network::read(root, text, &machines, k);
     let mut vms = guests::read(root, text, &machines, &traces);
     spots.placing = room::settle(root, &machines, &mut vms);
-    let flows = moves::flows(root, &vms.names);
+    if let Some(at) = vms.names.spot(INTERNET).filter(|_| network.outside) {
+        let (name, what) = (INTERNET.to_owned(), network::OUTSIDE);
+        let reserved = NetworkProblem::Reserved { name, what };
+        root.log
+            .add(&(at..at + INTERNET.len() + 2), reserved.into());
+    }
+    let flows = moves::flows(root, &vms.names, network.outside);
     let duration_ns = duration.and_then(|(ns, _)| ns);
     let migrations = moves::planned(root, &machines.names, &vms.names, duration_ns);
+    spots.events = events::read(root, folder, &machines, &network, duration_ns);
     let migration = moves::parameters(root);
     let balancer = moves::balancer(root);
     spots.vms = vms.spans;
-    let scenario = Scenario {
+    let mut scenario = Scenario {
         name: name.unwrap_or_else(|| stem(path)),
         seed,
         scale: k,
@@ -161,11 +192,19 @@ fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
         hosts: machines.hosts,
         vms: vms.list,
         flows,
-        network: machines.network,
+        network: network.spec,
         balancer,
         migrations,
         migration,
     };
+    let events = spots
+        .events
+        .as_ref()
+        .filter(|events| !events.wait_for_files());
+    if let (Some(events), true) = (events, root.log.is_empty()) {
+        let resolved = events.resolve(&mut scenario.network);
+        resolved.unwrap_or_else(|problems| root.log.extend(problems));
+    }
     // Links have been checked where they are declared; this finds what else k makes too small.
     if let (Some(scale), true) = (scale, root.log.is_empty()) {
         super::scale::apply(&scenario, k)

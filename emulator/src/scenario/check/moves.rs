@@ -4,19 +4,29 @@ use super::{Names, each};
 use crate::balance::policy::{POLICIES, PolicySpec};
 use crate::ids::{HostId, VmId};
 use crate::migration::params::{EngineKind, MigrationParams, Reprotect};
+use crate::scenario::problem::NetworkProblem;
 use crate::scenario::raw::{Table, Value};
-use crate::scenario::{BalancerSpec, Endpoint, FlowSpec, PlannedMigration};
+use crate::scenario::{BalancerSpec, Endpoint, FlowSpec, INTERNET, PlannedMigration};
 use crate::units::show_time;
 use std::collections::BTreeMap;
 use traces::units::NS_PER_MS;
 
-pub(super) fn flows(root: &Table<'_>, vms: &Names) -> Vec<FlowSpec> {
+pub(super) fn flows(root: &Table<'_>, vms: &Names, internet: bool) -> Vec<FlowSpec> {
     let mut flows = Vec::new();
+    let endpoint = |value: &Value<'_>| {
+        if value.as_text() != Some(INTERNET) {
+            return vms.find("VM", value).map(|vm| Endpoint::Vm(VmId(vm)));
+        }
+        if !internet {
+            value.note(NetworkProblem::NoInternet.into());
+        }
+        internet.then_some(Endpoint::Internet)
+    };
     each(root, "flows", |table| {
         let end = |key, example| {
             table
                 .need(key, example)
-                .and_then(|v| Some((vms.find("VM", &v)?, v)))
+                .and_then(|v| Some((endpoint(&v)?, v)))
         };
         let from = end("from", "from = \"web1\"");
         let to = end("to", "to = \"db1\"");
@@ -27,13 +37,9 @@ pub(super) fn flows(root: &Table<'_>, vms: &Names) -> Vec<FlowSpec> {
         };
         if let (Some((from, _)), Some((to, value))) = (from, to) {
             if from == to {
-                value.out_of_bounds("the VM it comes `from`", "another VM");
+                value.out_of_bounds("where it comes `from`", "another VM, or the Internet");
             }
-            flows.push(FlowSpec {
-                from: Endpoint::Vm(VmId(from)),
-                to: Endpoint::Vm(VmId(to)),
-                rate_bps,
-            });
+            flows.push(FlowSpec { from, to, rate_bps });
         }
     });
     flows
@@ -47,16 +53,7 @@ pub(super) fn planned(
 ) -> Vec<PlannedMigration> {
     let mut planned = Vec::new();
     each(root, "migrations", |table| {
-        let at = table.need("at", "at = \"10s\"").and_then(|v| {
-            let at = v.time_ns()?;
-            if let Some(end) = duration_ns.filter(|end| at >= *end) {
-                v.out_of_bounds(
-                    show_time(at),
-                    format!("before the end at {}", show_time(end)),
-                );
-            }
-            Some(at)
-        });
+        let at = instant(table, duration_ns);
         let vm = table
             .need("vm", "vm = \"redis1\"")
             .and_then(|v| vms.find("VM", &v));
@@ -73,6 +70,17 @@ pub(super) fn planned(
     });
     planned.sort_by_key(|migration| migration.at_ns);
     planned
+}
+
+/// The instant `at` which something happens.
+pub(super) fn instant(table: &Table<'_>, duration_ns: Option<u64>) -> Option<u64> {
+    let value = table.need("at", "at = \"10s\"")?;
+    let at = value.time_ns()?;
+    if let Some(end) = duration_ns.filter(|end| at >= *end) {
+        let bounds = format!("before the end at {}", show_time(end));
+        value.out_of_bounds(show_time(at), bounds);
+    }
+    Some(at)
 }
 
 const ENGINES: &[(&str, EngineKind)] = &[("qemu", EngineKind::Qemu)];

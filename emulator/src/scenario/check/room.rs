@@ -18,7 +18,7 @@ pub(in crate::scenario) struct Placing {
 }
 
 /// Gives every VM its host: the one it asks for, or one the placement finds.
-pub(super) fn settle(root: &Table<'_>, machines: &Machines, guests: &mut Guests) -> Placing {
+pub(super) fn settle(root: &Table<'_>, machines: &Machines<'_>, guests: &mut Guests) -> Placing {
     let key = root.get("placement");
     let rule = key
         .as_ref()

@@ -1,0 +1,710 @@
+//! Networks in scenario files: topologies, links, what happens to them, and what mistakes print.
+
+mod events;
+
+use super::*;
+use netmodel::link::{Distribution, GilbertElliott, Loss};
+use netmodel::topology::LinkId;
+use proptest::prelude::*;
+use std::fs;
+use std::time::Duration;
+
+/// What every scenario needs beside its network: `count` hosts h1, h2, …, and a VM.
+fn with_hosts(network: &str, count: u32) -> String {
+    format!(
+        "duration = \"100s\"\n{network}\n[[hosts]]\nname = \"h\"\ncount = {count}\ncores = 4\nram = \"4GiB\"\n\
+         [[vms]]\nname = \"v\"\nram = \"1GiB\"\n"
+    )
+}
+
+fn parsed(text: &str) -> Scenario {
+    parse(Path::new("x.toml"), text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+fn refused(text: &str) -> String {
+    match parse(Path::new("bad.toml"), text) {
+        Ok(_) => panic!("accepted:\n{text}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn path(scenario: &Scenario, from: u32, to: u32) -> Vec<String> {
+    let path = scenario.network.path(HostId(from), HostId(to));
+    path.into_iter().map(|link| link.name.clone()).collect()
+}
+
+fn spec(scenario: &Scenario, link: &str) -> LinkSpec {
+    let link = scenario.network.topology.link_named(link);
+    link.unwrap_or_else(|| panic!("no such link")).spec
+}
+
+fn bps(scenario: &Scenario, link: &str) -> u64 {
+    spec(scenario, link).rate.unwrap().bps()
+}
+
+/// A link's spec from an instant on.
+fn at(scenario: &Scenario, link: &str, ns: u64) -> LinkSpec {
+    let link = scenario.network.topology.link_named(link).unwrap();
+    let changed = scenario.network.schedule.at(ns);
+    changed.get(&link.id).copied().unwrap_or(link.spec)
+}
+
+const S: u64 = 1_000_000_000;
+const MS: u64 = 1_000_000;
+
+#[test]
+fn every_property_of_a_link_can_be_said_for_each_direction() {
+    let scenario = parsed(&with_hosts(
+        r#"
+        [network]
+        link = { rate = "100Mbit", delay = "5ms", jitter = "1ms", loss = "0.1%", queue = "512KB", ecn = "30KB", overhead_bytes = 14, up = { jitter = { spread = "2ms", distribution = "normal", reorder = true } }, down = { rate = "50%", loss = { good_to_bad = "1%", bad_to_good = "30%" }, ecn = "off" } }
+        "#,
+        2,
+    ));
+    let (up, down) = (spec(&scenario, "h1-up"), spec(&scenario, "h1-down"));
+    assert_eq!(bps(&scenario, "h1-up"), 100_000_000);
+    assert_eq!(bps(&scenario, "h1-down"), 50_000_000);
+    assert_eq!(up.jitter.spread, Duration::from_millis(2));
+    assert_eq!(
+        (up.jitter.distribution, up.jitter.reorder),
+        (Distribution::Normal, true)
+    );
+    assert_eq!(down.jitter.spread, Duration::from_millis(1));
+    assert_eq!(
+        (down.jitter.distribution, down.jitter.reorder),
+        (Distribution::Uniform, false)
+    );
+    let share = |text: &str| text.parse().unwrap();
+    assert_eq!(up.loss, Loss::Independent(share("0.1%")));
+    let states = GilbertElliott {
+        good_to_bad: share("1%"),
+        bad_to_good: share("30%"),
+        loss_in_bad: share("100%"),
+        loss_in_good: share("0%"),
+    };
+    assert_eq!(down.loss, Loss::GilbertElliott(states));
+    assert_eq!(up.ecn_threshold.unwrap().bytes(), 30_000);
+    assert_eq!(down.ecn_threshold, None);
+    assert_eq!((up.overhead_bytes, down.overhead_bytes), (14, 14));
+}
+
+#[test]
+fn a_thousand_hosts_in_racks_take_a_few_lines() {
+    let scenario = parsed(&with_hosts(
+        r#"
+        [network]
+        topology = "two-tier"
+        link = { rate = "1Gbit", down = { rate = "500Mbit" } }
+        racks = 25
+        oversubscription = 4
+        uplink = { delay = "50us", queue = "2MB" }
+        "#,
+        1000,
+    ));
+    let topology = &scenario.network.topology;
+    assert_eq!(
+        (topology.host_count(), topology.switches().len()),
+        (1000, 26)
+    );
+    // 40 hosts a rack.
+    assert_eq!(bps(&scenario, "rack1-up"), 10_000_000_000);
+    assert_eq!(bps(&scenario, "rack25-down"), 5_000_000_000);
+    assert_eq!(spec(&scenario, "rack7-up").queue.bytes(), 2_000_000);
+    assert_eq!(path(&scenario, 0, 39), ["h1-up", "h40-down"]);
+    assert_eq!(
+        path(&scenario, 0, 40),
+        ["h1-up", "rack1-up", "rack2-down", "h41-down"]
+    );
+    // Hosts keep their numbers, and links begin with theirs.
+    assert_eq!(topology.host("h1000"), Some(net_host(HostId(999))));
+    assert_eq!(topology.link(LinkId(3)).name, "h2-down");
+}
+
+const RACKS: &str = r#"
+[network]
+topology = "two-tier"
+link = { rate = "1Gbit" }
+oversubscription = 2
+
+[[network.racks]]
+name = "a"
+hosts = ["h1", "big"]
+uplink = { rate = "5Gbit" }
+
+[[network.racks]]
+name = "b"
+hosts = 2
+
+[[network.racks]]
+name = "c"
+count = 2
+oversubscription = 1
+
+[[hosts]]
+name = "big"
+count = 2
+cores = 8
+ram = "8GiB"
+link = { rate = "10Gbit" }
+
+[[hosts]]
+name = "own"
+cores = 8
+ram = "8GiB"
+at = "b"
+
+[[hosts]]
+name = "round"
+count = 3
+cores = 8
+ram = "8GiB"
+at = ["a", "b"]
+"#;
+
+/// [`RACKS`] with five more hosts.
+fn racks() -> String {
+    let rest = with_hosts("", 5).replacen("duration = \"100s\"\n", "", 1);
+    format!("duration = \"100s\"\n{RACKS}{rest}")
+}
+
+#[test]
+fn hosts_go_where_they_are_named_counted_or_dealt() {
+    let scenario = parsed(&racks());
+    let topology = &scenario.network.topology;
+    let of = |rack: &str| {
+        let index = topology
+            .switches()
+            .iter()
+            .position(|name| name == rack)
+            .unwrap();
+        let here = |link: &netmodel::topology::Place| match link {
+            netmodel::topology::Place::Switch(switch) => switch.0 as usize == index,
+            netmodel::topology::Place::Host(_) => false,
+        };
+        let hosts = topology
+            .hosts()
+            .filter(|(id, _)| here(&topology.uplink(*id).to));
+        hosts.map(|(_, name)| name.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(of("a"), ["big1", "big2", "round1", "round3", "h1"]);
+    assert_eq!(of("b"), ["own", "round2", "h2", "h3"]);
+    assert_eq!(
+        (of("c1"), of("c2")),
+        (vec!["h4".to_owned()], vec!["h5".to_owned()])
+    );
+    assert_eq!(bps(&scenario, "a-up"), 5_000_000_000);
+    assert_eq!(bps(&scenario, "b-up"), 2_000_000_000);
+    assert_eq!(bps(&scenario, "c1-down"), 1_000_000_000);
+}
+
+const WAN: &str = r#"
+[network]
+topology = "wan"
+link = { rate = "1Gbit" }
+
+[network.internet]
+at = "tokyo"
+link = { rate = "50Mbit", delay = "10ms" }
+
+[[network.sites]]
+name = "paris"
+hosts = 2
+
+[[network.sites]]
+name = "tokyo"
+hosts = ["h3", "h4"]
+
+[[network.cables]]
+between = ["paris", "tokyo"]
+link = { rate = "100Mbit", delay = "20ms", down = { rate = "50Mbit" } }
+
+[[flows]]
+from = "internet"
+to = "v"
+rate = "elastic"
+"#;
+
+#[test]
+fn sites_have_cables_and_an_internet_beyond() {
+    let scenario = parsed(&with_hosts(WAN, 4));
+    assert_eq!(path(&scenario, 0, 2), ["h1-up", "paris>tokyo", "h3-down"]);
+    assert_eq!(bps(&scenario, "paris>tokyo"), 100_000_000);
+    assert_eq!(bps(&scenario, "tokyo>paris"), 50_000_000);
+    assert_eq!(scenario.network.internet, Some(HostId(4)));
+    let expected = ["internet-up", "tokyo>paris", "h1-down"];
+    assert_eq!(path(&scenario, 4, 0), expected);
+    assert_eq!(scenario.flows[0].from, Endpoint::Internet);
+    assert_eq!(scenario.hosts.len(), 4);
+    assert_eq!(scenario.network.outside_name(HostId(4)), Some("internet"));
+    let text = serde_json::to_string(&scenario).unwrap();
+    assert_eq!(serde_json::from_str::<Scenario>(&text).unwrap(), scenario);
+}
+
+#[test]
+fn graphs_are_routed_along_the_fewest_cables() {
+    let ring = r#"
+        [network]
+        topology = "graph"
+        [[network.switches]]
+        name = "s"
+        count = 5
+        [[network.cables]]
+        between = [["s1", "s2"], ["s2", "s3"], ["s3", "s4"], ["s4", "s5"], ["s5", "s1"]]
+        link = { rate = "1Gbit" }
+    "#;
+    let text = with_hosts(ring, 5).replacen(
+        "count = 5\ncores",
+        "count = 5\nat = [\"s1\", \"s2\", \"s3\", \"s4\", \"s5\"]\ncores",
+        1,
+    );
+    let scenario = parsed(&text);
+    assert_eq!(
+        path(&scenario, 0, 3),
+        ["h1-up", "s1>s5", "s5>s4", "h4-down"]
+    );
+    assert_eq!(
+        path(&scenario, 3, 1),
+        ["h4-up", "s4>s3", "s3>s2", "h2-down"]
+    );
+}
+
+/// A right network to make mistakes in.
+#[derive(Clone, Copy)]
+enum Good {
+    Wan,
+    Racks,
+}
+
+/// What is replaced in a right network, and what is said of it: the mistake and the remedy.
+type Mistake = (Good, &'static str, &'static str, &'static str, &'static str);
+
+const MISTAKES: &[Mistake] = &[
+    (
+        Good::Wan,
+        "\"paris\", \"tokyo\"]",
+        "\"paris\", \"tokio\"]",
+        "`between`: there is no site `tokio`",
+        "did you mean `tokyo`?",
+    ),
+    (
+        Good::Wan,
+        "between = [\"paris\", \"tokyo\"]",
+        "between = [\"paris\"]",
+        "`between` is a list of 1, expected two names",
+        "",
+    ),
+    (
+        Good::Wan,
+        "[\"paris\", \"tokyo\"]",
+        "[\"tokyo\", \"tokyo\"]",
+        "`between` is both ends of the cable, expected another place",
+        "",
+    ),
+    (
+        Good::Wan,
+        "between = [\"paris\", \"tokyo\"]",
+        "between = [[\"paris\", \"tokyo\"], [\"tokyo\", \"paris\"]]",
+        "two cables between `tokyo` and `paris`",
+        "the rate of both",
+    ),
+    (
+        Good::Wan,
+        "[\"h3\", \"h4\"]",
+        "[\"h3\", \"h4\", \"h3\"]",
+        "host `h3` is in site `tokyo` already",
+        "name each host once",
+    ),
+    (
+        Good::Wan,
+        "[\"h3\", \"h4\"]",
+        "[\"h3\"]",
+        "host `h4` is in no site",
+        "list it in the `hosts` of a site",
+    ),
+    (
+        Good::Wan,
+        "[\"h3\", \"h4\"]",
+        "3",
+        "site `tokyo` is to have 3 hosts, and only 2 are left",
+        "declare more",
+    ),
+    (
+        Good::Wan,
+        "[\"h3\", \"h4\"]",
+        "[\"h3\", \"g4\"]",
+        "there is no host `g4`",
+        "there are:",
+    ),
+    (
+        Good::Wan,
+        "at = \"tokyo\"",
+        "",
+        "[network.internet] needs `at`",
+        "write for example",
+    ),
+    (
+        Good::Wan,
+        "name = \"v\"",
+        "name = \"internet\"",
+        "`internet` is the name of the endpoint",
+        "another name",
+    ),
+    (
+        Good::Wan,
+        "name = \"paris\"",
+        "name = \"h1\"",
+        "there are two places called `h1`",
+        "the first is on line",
+    ),
+    (
+        Good::Wan,
+        "name = \"paris\"",
+        "name = \"tokyo\"",
+        "there are two sites called `tokyo`",
+        "the first is on line",
+    ),
+    (
+        Good::Wan,
+        "topology = \"wan\"",
+        "topology = \"wam\"",
+        "there is no topology `wam`",
+        "did you mean `wan`?",
+    ),
+    (
+        Good::Wan,
+        "topology = \"wan\"",
+        "topology = \"star\"",
+        "`sites` is for \"wan\", and this network is a `star`",
+        "say `topology`",
+    ),
+    (
+        Good::Racks,
+        "name = \"b\"",
+        "name = \"core\"",
+        "`core` is the name of the switch between the racks",
+        "another name",
+    ),
+    (
+        Good::Racks,
+        "name = \"c\"\ncount = 2",
+        "name = \"c\"\ncount = 3",
+        "rack `c3` has no hosts",
+        "leave it out",
+    ),
+    (
+        Good::Racks,
+        "at = \"b\"",
+        "at = \"zz\"",
+        "`at`: there is no rack `zz`",
+        "there are:",
+    ),
+    (
+        Good::Racks,
+        "link = { rate = \"1Gbit\" }",
+        "",
+        "`oversubscription` is 2, expected a `rate` for every link into rack `b`",
+        "",
+    ),
+    (
+        Good::Racks,
+        "uplink = { rate = \"5Gbit\" }",
+        "uplink = { rate = \"5Gbit\" }\noversubscription = 3",
+        "`uplink` needs exactly one of a `rate`",
+        "",
+    ),
+];
+
+#[test]
+fn mistakes_in_networks_are_shown_at_their_spots() {
+    let (wan, racks) = (with_hosts(WAN, 4), racks());
+    for (good, old, new, title, help) in MISTAKES {
+        let good = match good {
+            Good::Wan => &wan,
+            Good::Racks => &racks,
+        };
+        let shown = refused(&replaced(good, old, new));
+        assert!(shown.contains(title), "{new}: no {title} in\n{shown}");
+        assert!(shown.contains(help), "{new}: no {help} in\n{shown}");
+        assert!(shown.contains(" --> bad.toml:"), "{shown}");
+    }
+}
+
+/// A text with a replacement that must be made.
+fn replaced(good: &str, old: &str, new: &str) -> String {
+    assert!(good.contains(old), "{old}");
+    good.replacen(old, new, 1)
+}
+
+#[test]
+fn parts_that_no_cable_joins_are_pointed_at() {
+    let cable = "[[network.cables]]\nbetween = [\"paris\", \"tokyo\"]\nlink = { rate = \"100Mbit\", delay = \"20ms\", down = { rate = \"50Mbit\" } }";
+    let text = with_hosts(WAN, 4);
+    let text = text.replacen(cable, "", 1);
+    let shown = refused(&text);
+    assert!(
+        shown.contains("no cables lead from site `paris` to site `tokyo`"),
+        "{shown}"
+    );
+    assert!(shown.contains("bad.toml:16:8"), "{shown}");
+}
+
+#[test]
+fn links_are_refused_where_they_are_said() {
+    let star = with_hosts(
+        "[network]\nlink = { rate = \"1Gbit\", ecn = \"30KB\" }\n",
+        3,
+    );
+    for (old, new, title) in [
+        (
+            "30KB",
+            "600KB",
+            "link h1-up: its `ecn` is 600KB with a queue of 512KiB, expected less",
+        ),
+        (
+            "30KB",
+            "1KB",
+            "link h1-up: at k = 1 its `ecn` of 1000 B is less than one segment",
+        ),
+        (
+            "ecn = \"30KB\"",
+            "jitter = \"61s\"",
+            "`jitter` is 1m 1s, expected a one-way delay of at most 60s",
+        ),
+        (
+            "ecn = \"30KB\"",
+            "jitter = { distribution = \"normal\" }",
+            "jitter needs `spread`",
+        ),
+        (
+            "ecn = \"30KB\"",
+            "jitter = { spread = \"1ms\", distribution = \"gauss\" }",
+            "there is no distribution `gauss`",
+        ),
+        (
+            "ecn = \"30KB\"",
+            "loss = \"0.1\"",
+            "`loss`: `` in `0.1` is not a unit of probability",
+        ),
+        (
+            "ecn = \"30KB\"",
+            "loss = { good_to_bad = \"1%\" }",
+            "loss needs `bad_to_good`",
+        ),
+        (
+            "ecn = \"30KB\"",
+            "los = \"1%\"",
+            "unknown key `los` in link",
+        ),
+        (
+            "rate = \"1Gbit\"",
+            "rate = \"50%\"",
+            "`link`: its rate is unshaped, and 50% of that",
+        ),
+    ] {
+        let shown = refused(&replaced(&star, old, new));
+        assert!(shown.contains(title), "{new}: no {title} in\n{shown}");
+        assert!(shown.contains("bad.toml:3:"), "{shown}");
+        assert_eq!(shown.matches("error:").count(), 1, "{shown}");
+    }
+}
+
+#[test]
+fn what_a_backend_cannot_carry_is_refused_at_its_link_or_event() {
+    let star = with_hosts(
+        "[network]\nbackend = \"htb\"\nlink = { rate = \"1Gbit\" }\n[[events]]\nat = \"1s\"\nhost = \"h1\"\nrate = \"50%\"\n",
+        3,
+    );
+    assert_eq!(parsed(&star).network.backend_name(), "htb");
+    let shown = refused(&replaced(&star, "rate = \"1Gbit\"", "delay = \"1ms\""));
+    assert!(
+        shown.contains("backend `htb` cannot give link h1-up a delay; `netem` and `relay` can"),
+        "{shown}"
+    );
+    assert!(shown.contains("bad.toml:4:8"), "{shown}");
+    let shown = refused(&replaced(&star, "rate = \"50%\"", "loss = \"1%\""));
+    assert!(
+        shown.contains("backend `htb` cannot give link h1-up loss"),
+        "{shown}"
+    );
+    assert!(shown.contains("bad.toml:5:1"), "{shown}");
+    let scenario = parsed(&replaced(&star, "\"htb\"", "\"auto\""));
+    assert!(scenario.network.check(BackendKind::Htb).is_ok());
+}
+
+#[test]
+fn k_divides_links_of_every_topology_and_what_happens_to_them() {
+    let text = with_hosts(WAN, 4)
+        .replacen("duration", "scale = 2\nduration", 1)
+        .replacen(
+            "rate = \"100Mbit\", delay",
+            "rate = \"100Mbit\", ecn = \"40KB\", delay",
+            1,
+        )
+        + "[[events]]\nat = \"1s\"\nlink = \"paris>tokyo\"\nrate = \"50%\"\n";
+    let full = parsed(&text);
+    let carried = scale::apply(&full, 2).unwrap();
+    assert_eq!(bps(&carried, "paris>tokyo"), 50_000_000);
+    assert_eq!(
+        at(&carried, "paris>tokyo", S).rate.unwrap().bps(),
+        25_000_000
+    );
+    assert_eq!(
+        spec(&carried, "paris>tokyo").ecn_threshold.unwrap().bytes(),
+        20_000
+    );
+    assert_eq!(
+        spec(&carried, "paris>tokyo").delay,
+        Duration::from_millis(20)
+    );
+    assert_eq!(bps(&carried, "internet-down"), 25_000_000);
+    let refused = scale::apply(&full, 30);
+    assert!(
+        matches!(refused, Err(scale::ScaleError::Queue { .. })),
+        "{refused:?}"
+    );
+}
+
+/// Everything networks can be told, for damage.
+fn everything() -> String {
+    with_hosts(WAN, 4)
+        + r#"
+[[link_traces]]
+link = "h1-up"
+file = "t.csv"
+at = "3s"
+loop = true
+[[events]]
+at = "1s"
+links = ["paris>tokyo", "h1-up"]
+rate = "50%"
+jitter = { spread = "1ms", distribution = "pareto", reorder = true }
+loss = { good_to_bad = "1%", bad_to_good = "30%", loss_in_bad = "90%", loss_in_good = "0%" }
+ecn = "off"
+[[events]]
+at = "10s"
+host = "internet"
+flap = { period = "2s", down = "200ms", until = "60s" }
+[[events]]
+at = "20s"
+partition = { group = ["paris", "h3"], heal_at = "30s" }
+[[events]]
+at = "40s"
+link = "tokyo>paris"
+down = true
+"#
+}
+
+proptest! {
+    #[test]
+    fn any_damage_to_a_network_gives_a_scenario_or_an_error(
+        cuts in prop::collection::vec((0..3000usize, 0..12usize, "[a-z0-9.%>\\[\\]{}=\" \n]{0,6}"), 1..4),
+        racked: bool,
+    ) {
+        let mut text = if racked { racks() } else { everything() };
+        for (at, len, new) in cuts {
+            let at = at % text.len();
+            let end = (at + len).min(text.len());
+            text.replace_range(at..end, &new);
+        }
+        if let Err(error) = parse(Path::new("x.toml"), &text) {
+            prop_assert!(error.to_string().contains("x.toml:"));
+        }
+    }
+
+    /// Lines left out or said twice: what is missing or doubled is found, and nothing panics.
+    #[test]
+    fn any_lines_of_a_network_give_a_scenario_or_an_error(
+        times in prop::collection::vec(prop_oneof![8 => Just(1usize), 1 => Just(0), 1 => Just(2)], 120),
+        racked: bool,
+    ) {
+        let text = if racked { racks() } else { everything() };
+        let lines = text.lines().zip(times.iter().cycle());
+        let text: String = lines.map(|(line, n)| format!("{line}\n").repeat(*n)).collect();
+        if let Err(error) = parse(Path::new("x.toml"), &text) {
+            prop_assert!(error.to_string().contains("x.toml:"));
+        }
+    }
+}
+
+/// The names in backticks of a message, from where they are listed.
+fn listed(message: &str, from: &str) -> Vec<String> {
+    let list = message
+        .split(from)
+        .nth(1)
+        .unwrap_or_else(|| panic!("{message}"));
+    let names = list.split('`').skip(1).step_by(2);
+    names.map(|name| format!("`{name}`")).collect()
+}
+
+#[test]
+fn the_documentation_has_every_key_of_networks() {
+    let docs = include_str!("../../../docs/scenario.md");
+    let star = with_hosts("[network]\nlink = { rate = \"1Gbit\" }\n", 3);
+    for (old, new) in [
+        ("[network]", "[network]\n♠ = 1"),
+        ("rate =", "♠ = 1, rate ="),
+        ("rate = \"1Gbit\"", "jitter = { spread = \"1ms\", ♠ = 1 }"),
+        (
+            "rate = \"1Gbit\"",
+            "loss = { good_to_bad = \"1%\", bad_to_good = \"1%\", ♠ = 1 }",
+        ),
+        (
+            "[[hosts]]",
+            "[[events]]\nat = \"1s\"\nhost = \"h1\"\n♠ = 1\n[[hosts]]",
+        ),
+        (
+            "[[hosts]]",
+            "[[events]]\nat = \"1s\"\nhost = \"h1\"\nflap = { period = \"2s\", down = \"1s\", ♠ = 1 }\n[[hosts]]",
+        ),
+        (
+            "[[hosts]]",
+            "[[events]]\nat = \"1s\"\npartition = { group = [\"h1\"], ♠ = 1 }\n[[hosts]]",
+        ),
+        (
+            "[[hosts]]",
+            "[[link_traces]]\nhost = \"h1\"\nfile = \"t\"\n♠ = 1\n[[hosts]]",
+        ),
+        ("[[hosts]]", "[network.internet]\n♠ = 1\n[[hosts]]"),
+        ("cores = 4", "cores = 4\n♠ = 1"),
+    ] {
+        let keys = listed(
+            &refused(&replaced(&star, old, &new.replace('♠', "\"♠\""))),
+            "known here: ",
+        );
+        assert!(!keys.is_empty());
+        for key in keys {
+            assert!(docs.contains(&key), "{key} of {new}");
+        }
+    }
+    let columns = netmodel::schedule::Rows::parse("t_s,speed\n", 1).unwrap_err();
+    for column in listed(&columns.to_string(), "there are ") {
+        assert!(docs.contains(&column), "{column}");
+    }
+}
+
+#[test]
+fn the_examples_can_be_run() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples"));
+    let rack = load(&folder.join("rack.toml"))
+        .unwrap_or_else(|error| panic!("{error}"))
+        .scenario;
+    let through =
+        |m: &PlannedMigration| path(&rack, rack.vms[m.vm.index()].host.0, m.destination.0);
+    let paths: Vec<_> = rack.migrations.iter().map(through).collect();
+    assert_eq!(paths.len(), 8);
+    assert!(
+        paths
+            .iter()
+            .all(|path| path[1..3] == ["rack1-up", "rack2-down"]),
+        "{paths:?}"
+    );
+    assert_eq!(bps(&rack, "rack1-up"), 80_000_000);
+    let wan = load(&folder.join("wan.toml"))
+        .unwrap_or_else(|error| panic!("{error}"))
+        .scenario;
+    assert_eq!(
+        at(&wan, "paris>tokyo", 12 * S).rate.unwrap().bps(),
+        40_000_000
+    );
+    assert_eq!(wan.flows[0].to, Endpoint::Internet);
+}
