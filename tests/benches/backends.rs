@@ -133,7 +133,9 @@ fn once(rate: &str, way: &str, seconds: u64) -> Result<Value> {
     let path = Path::build(spec, kind)?;
     if packetwise {
         for host in [NEAR, FAR] {
-            path.on(host, || Netlink::open()?.set_gso_max_segments(HOST_DEVICE, 1))??;
+            path.on(host, || {
+                Netlink::open()?.set_gso_max_segments(HOST_DEVICE, 1)
+            })??;
         }
     }
     stream(&path.ends, seconds)
