@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::pack::STREAMS_MAX;
 use super::{Group, Planner, Position, Way, position, rate};
 use crate::flow::lossy_stream_bps;
 use crate::topology::{HostId, Link, LinkId, Place};
@@ -163,7 +164,8 @@ impl Planner<'_> {
         Some(self.group(ways, targets))
     }
 
-    fn group(&mut self, ways: Vec<Way>, targets: BTreeSet<LinkId>) -> Group {
+    fn group(&mut self, mut ways: Vec<Way>, targets: BTreeSet<LinkId>) -> Group {
+        ways.truncate(STREAMS_MAX);
         let (_, fills) = self.load(&ways, &targets, u64::MAX);
         Group {
             ways,
