@@ -272,6 +272,7 @@ fn warning(finding: Finding) -> Judged {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::residual::WINDOWS;
     use crate::topology::HostId;
 
     fn clean() -> Counters {
@@ -337,5 +338,62 @@ mod tests {
         before.ports.get_mut(&HostId(0)).unwrap().socket_drops = 7;
         let after = before.clone();
         assert_eq!(audit(&before, &after, &Limits::default()), []);
+    }
+
+    #[test]
+    fn a_computer_that_is_not_our_own_is_found() {
+        let time = |cpu_ms: u64, steal_ms: u64, pressure_ms: u64| ComputerTime {
+            cpu_ns: cpu_ms * 1_000_000,
+            steal_ns: steal_ms * 1_000_000,
+            pressure_ns: Some(pressure_ms * 1_000_000),
+        };
+        let found = |time| {
+            let mut before = Counters::default();
+            before.relay.computer = Some(ComputerTime {
+                pressure_ns: Some(0),
+                ..ComputerTime::default()
+            });
+            let mut after = clean();
+            after.relay.computer = Some(time);
+            audit(&before, &after, &Limits::default())
+        };
+        // One second of two CPUs.
+        assert_eq!(found(time(2000, 20, 500)), []);
+        let stolen = found(time(2000, 30, 0));
+        assert_eq!(stolen[0].finding.to_string(), STOLEN);
+        assert_eq!(stolen[0].severity, Severity::Warning);
+        // Two ticks of a short span may be half of one.
+        assert_eq!(found(time(200, 20, 0)), []);
+        let pressed = Finding::Pressure {
+            per_mille: 700,
+            limit_per_mille: 500,
+        };
+        assert_eq!(found(time(2000, 0, 700))[0].finding, pressed);
+    }
+
+    const STOLEN: &str = "the hypervisor took 15 ‰ of this computer's CPUs (10 ‰ allowed)";
+
+    #[test]
+    fn a_rate_that_is_not_the_promised_one_is_found_in_its_windows() {
+        let residuals = |p95: [f64; 3]| {
+            let mut residuals = Residuals::default();
+            for ((errors, window), p95) in residuals.windows.iter_mut().zip(WINDOWS).zip(p95) {
+                errors.window_ms = u64::try_from(window.as_millis()).unwrap();
+                errors.p95 = p95;
+                errors.worst = 1.0;
+            }
+            residuals
+        };
+        let found = |p95| audit_rate(LinkId(3), &residuals(p95), &Limits::default());
+        assert_eq!(found([0.01, 0.0, 0.0]), []);
+        let changed = found([0.0, 0.03, 0.2]);
+        let off = |window_ms, per_mille| Finding::OffRate {
+            link: LinkId(3),
+            window_ms,
+            per_mille,
+            limit_per_mille: 10,
+        };
+        assert_eq!(changed[0], warning(off(100, 30)));
+        assert_eq!(changed[1], error(off(1000, 200)));
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! Pure arithmetic; what several flows make of a shared link belongs here too, measuring does not.
 
+use std::collections::BTreeMap;
+
 use crate::link::{LinkSpec, MTU};
+use crate::topology::LinkId;
+use crate::units::BitRate;
 
 /// IPv4 and TCP headers without options.
 const HEADERS_PLAIN: u64 = 40;
@@ -39,10 +43,58 @@ pub fn path_goodput_bps<'a>(links: impl IntoIterator<Item = &'a LinkSpec>) -> Op
         .min_by(f64::total_cmp)
 }
 
+/// Payload rate of a TCP stream that loses segments with probability `p`: with acknowledgements of two segments each and
+/// Linux's least retransmission timeout of 200 ms.
+pub(crate) fn lossy_stream_bps(round_trip_s: f64, p: f64) -> f64 {
+    let (acknowledged, timeout_s) = (2.0, 0.2);
+    let recovering = round_trip_s * (2.0 * acknowledged * p / 3.0).sqrt();
+    let often = (3.0 * (3.0 * acknowledged * p / 8.0).sqrt()).min(1.0);
+    let waiting = timeout_s * often * p * (1.0 + 32.0 * p * p);
+    segment_payload() as f64 * 8.0 / (recovering + waiting)
+}
+
+/// Max-min fair shares of streams, bit/s, by progressive filling: the tightest link is shared out first. A stream that
+/// no link limits gets `free_bps`.
+pub(crate) fn fair_shares(
+    paths: &[Vec<LinkId>],
+    rate: impl Fn(LinkId) -> Option<BitRate>,
+    free_bps: u64,
+) -> Vec<f64> {
+    let mut shares: Vec<Option<f64>> = vec![None; paths.len()];
+    let mut links: BTreeMap<LinkId, (f64, Vec<usize>)> = BTreeMap::new();
+    for (n, path) in paths.iter().enumerate() {
+        for id in path {
+            if let Some(rate) = rate(*id) {
+                let link = links.entry(*id).or_insert((rate.bps() as f64, Vec::new()));
+                link.1.push(n);
+            }
+        }
+    }
+    while let Some((id, fair)) = links
+        .iter()
+        .map(|(id, (left, streams))| (*id, left / streams.len() as f64))
+        .min_by(|(_, a), (_, b)| a.total_cmp(b))
+    {
+        let (_, settled) = links.remove(&id).expect("found just now");
+        for (left, streams) in links.values_mut() {
+            streams.retain(|n| {
+                let shared = settled.contains(n);
+                if shared {
+                    *left = (*left - fair).max(0.0);
+                }
+                !shared
+            });
+        }
+        links.retain(|_, (_, streams)| !streams.is_empty());
+        settled.into_iter().for_each(|n| shares[n] = Some(fair));
+    }
+    let free = |share: Option<f64>| share.unwrap_or(free_bps as f64);
+    shares.into_iter().map(free).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::BitRate;
 
     #[test]
     fn goodput_is_what_headers_leave() {
@@ -55,5 +107,17 @@ mod tests {
         assert!((goodput_bps(&as_tbf).unwrap() - 956_406_869.2).abs() < 1.0);
         assert_eq!(path_goodput_bps([&LinkSpec::default()]), None);
         assert_eq!(path_goodput_bps([&as_tbf, &gigabit]), goodput_bps(&gigabit));
+    }
+
+    #[test]
+    fn shares_are_max_min_fair() {
+        let rate = |id: LinkId| BitRate::from_bps([100, 30, 1000][id.0 as usize]);
+        let path = |ids: &[u32]| ids.iter().copied().map(LinkId).collect::<Vec<_>>();
+        // Three streams over 100, one of which also crosses 30: it gets 30, the others share the rest.
+        let paths = [path(&[0]), path(&[0]), path(&[0, 1]), path(&[2]), path(&[])];
+        assert_eq!(
+            fair_shares(&paths, rate, 7),
+            [35.0, 35.0, 30.0, 1000.0, 7.0]
+        );
     }
 }

@@ -2,7 +2,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::pack::STREAMS_MAX;
 use super::*;
+use crate::flow::fair_shares;
 use crate::link::Loss;
 use crate::topology::{Cable, Rack, Site};
 use crate::units::{ByteSize, Probability};
@@ -181,18 +183,6 @@ fn datagrams_see_hosts_in_more_than_one_pairing() {
     assert_eq!(ways.len(), 10);
     let out = |host: u32| ways.iter().filter(|way| way.0 == HostId(host)).count();
     assert!((0..5).all(|host| out(host) == 2));
-}
-
-#[test]
-fn shares_are_max_min_fair() {
-    let rate = |id: LinkId| BitRate::from_bps([100, 30, 1000][id.0 as usize]);
-    let path = |ids: &[u32]| ids.iter().copied().map(LinkId).collect::<Vec<_>>();
-    // Three streams over 100, one of which also crosses 30: it gets 30, the others share the rest.
-    let paths = [path(&[0]), path(&[0]), path(&[0, 1]), path(&[2]), path(&[])];
-    assert_eq!(
-        fair_shares(&paths, rate, 7),
-        [35.0, 35.0, 30.0, 1000.0, 7.0]
-    );
 }
 
 proptest! {
