@@ -3,9 +3,12 @@
 use super::Exit;
 use super::output::say;
 use crate::run;
-use crate::scenario::{self, scale};
+use crate::run::admission::{self, Admission};
+use crate::scenario::{self, Scenario, scale};
 use anyhow::Result;
 use clap::Args;
+use netmodel::backend::BackendKind;
+use netmodel::sys::probe::Capabilities;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -35,14 +38,35 @@ impl CheckArgs {
                 say!("trace {name}: {warning}");
             }
         }
-        say!("admission: unknown until a run has calibrated this machine");
+        say!("{}", admission(&carried));
         if self.explain {
             // What this machine would take, and the relay if it could not run any.
             let capabilities = netmodel::sys::probe::probe();
-            let backend = run::backend::choose(&carried.network, &capabilities).unwrap_or_default();
-            let plan = crate::machine::plan(&carried.network, carried.divided_by, backend);
+            let backend = chosen(&carried, &capabilities);
+            let (network, k) = (&carried.network, carried.divided_by);
+            let plan = crate::machine::plan(network, k, backend, carried.seed);
             say!("{plan}");
         }
         Ok(Exit::Done)
+    }
+}
+
+/// What this machine would take; the relay if it could not run any.
+fn chosen(carried: &Scenario, capabilities: &Capabilities) -> BackendKind {
+    run::backend::choose(&carried.network, capabilities).unwrap_or_default()
+}
+
+/// Whether this machine carries it, by what was measured before.
+fn admission(carried: &Scenario) -> String {
+    let backend = chosen(carried, &netmodel::sys::probe::probe());
+    let (known, others) = admission::cached(backend);
+    let demand = admission::demand(carried);
+    match admission::judge(&demand, carried.divided_by, known.as_ref(), &others) {
+        Admission::Fits(share) => format!(
+            "admission: fits, {:.0} % of what `{backend}` may use of this machine",
+            share * 100.0
+        ),
+        Admission::Unknown => "admission: unknown until a run has measured this machine".to_owned(),
+        Admission::Refused(why) => format!("admission: refused: {why}"),
     }
 }

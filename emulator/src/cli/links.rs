@@ -79,11 +79,15 @@ impl LinksArgs {
             Err(run::backend::NoBackend::Asked(error)) => return Err(error.into()),
         };
         let carried = run::carried(scenario)?;
-        let plan = crate::machine::plan(&carried.network, carried.divided_by, backend);
+        let (network, k) = (&carried.network, carried.divided_by);
+        let plan = crate::machine::plan(network, k, backend, carried.seed);
         if self.json {
             say!("{}", serde_json::to_string_pretty(&plan)?);
         } else {
             say!("{plan}");
+            for command in plan.commands() {
+                say!("{command}");
+            }
         }
         Ok(Exit::Done)
     }

@@ -33,7 +33,8 @@ pub(super) struct RunOptions {
     /// Do not load and measure every link before the run; the run is then graded invalid.
     #[arg(long)]
     no_calibration: bool,
-    /// Run and keep the results although the audit says that they are invalid: exit 0 then.
+    /// Run although this machine does not carry the scenario: the run is then invalid, and ends in
+    /// exit 4. A run that only its audit calls invalid ends in exit 0 with this.
     #[arg(long)]
     force: bool,
     /// Print the summary as JSON on standard output, and no progress.
@@ -163,7 +164,7 @@ impl RunOptions {
         };
         if outcome.interrupted {
             Exit::Interrupted
-        } else if outcome.grade == "invalid" && !self.force {
+        } else if outcome.forced || (outcome.grade == "invalid" && !self.force) {
             Exit::Invalid
         } else if outcome
             .migrations

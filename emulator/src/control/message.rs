@@ -7,6 +7,7 @@ use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport, TcpSample};
 use crate::scenario::{HostSpec, NetworkSpec, VmSpec};
 use netmodel::backend::BackendKind;
+use netmodel::capacity::{Capacity, Demand};
 use netmodel::link::LinkSpec;
 use netmodel::residual::Residuals;
 use netmodel::residual::idle::PathIdle;
@@ -73,6 +74,9 @@ pub struct MachineSetup {
     pub calibrate: bool,
     /// What carries the network.
     pub backend: BackendKind,
+    /// What may be on the wire at once: before anything is built, measure what this computer
+    /// carries and answer with [`FromMachine::Capacity`].
+    pub demand: Option<Demand>,
     /// Whether a host is a process, or a network namespace alone.
     pub agents: bool,
 }
@@ -89,6 +93,8 @@ pub enum FromMachine {
     },
     /// What it is doing, for the progress line.
     Progress(String),
+    /// What this computer carries.
+    Capacity(Box<Capacity>),
     /// Everything is built and measured.
     Ready(Box<MachineReady>),
     /// An agent says.

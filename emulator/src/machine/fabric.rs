@@ -23,8 +23,9 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What will be done to the kernel to get a scenario's network; prints step by step.
 #[must_use]
-pub fn plan(network: &NetworkSpec, k: u32, backend: BackendKind) -> Plan {
-    Plan::new(network.topology.clone(), &tcp_settings(k), backend)
+pub fn plan(network: &NetworkSpec, k: u32, backend: BackendKind, seed: u64) -> Plan {
+    let (topology, tcp) = (network.topology.clone(), tcp_settings(k));
+    Plan::foreseeing(topology, &tcp, backend, &network.schedule).with_seed(seed)
 }
 
 /// Buffers are bytes and scale with space; at full size they are the kernel's own, or larger where
@@ -54,7 +55,7 @@ pub(super) struct Network {
 impl Network {
     /// Builds what the setup asks for between the namespaces, by position of the host.
     pub(super) fn build(setup: &MachineSetup, namespaces: Vec<OwnedFd>) -> Result<Self> {
-        let plan = plan(&setup.network, setup.divided_by, setup.backend);
+        let plan = plan(&setup.network, setup.divided_by, setup.backend, setup.seed);
         let namespaces = (0u32..).map(topology::HostId).zip(namespaces).collect();
         let fabric = Fabric::build(&plan, &namespaces).context("cannot build the network")?;
         let before = fabric.counters()?;

@@ -13,7 +13,10 @@ use crate::control::message::{
     ToMachine,
 };
 use crate::ids::HostId;
+use crate::run::admission::better;
 use anyhow::{Result, anyhow, bail};
+use netmodel::capacity::{self, Capacity, Demand};
+use netmodel::link::GSO_LARGEST;
 use netmodel::schedule::Schedule;
 use netmodel::sys::netns::{self, NetnsError};
 use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
@@ -78,6 +81,9 @@ impl Init {
             None => return Ok(()),
         };
         check_protocol(setup.protocol)?;
+        if let Some(demand) = &setup.demand {
+            self.measure_capacity(&setup, demand).await?;
+        }
         let available = computer::available_bytes().unwrap_or(0);
         let (mut network, agents_bytes) = self.build(&setup).await?;
         let mut built = Built {
@@ -103,6 +109,30 @@ impl Init {
         self.to.send(&FromMachine::Ready(Box::new(ready))).await?;
         let schedule = setup.network.schedule.clone();
         self.route(&network, schedule).await
+    }
+
+    /// Tells what this computer carries. What does not suffice is measured once more: perhaps
+    /// something else ran meanwhile.
+    async fn measure_capacity(&mut self, setup: &MachineSetup, demand: &Demand) -> Result<()> {
+        self.progress("measuring what this machine carries").await?;
+        let gso_bytes = demand.loads.iter().map(|load| load.frame_bytes).max();
+        let measure = || {
+            let measured = capacity::measure(setup.backend, gso_bytes.unwrap_or(GSO_LARGEST));
+            measured
+                .inspect_err(|error| tracing::warn!(%error, "admission goes by nothing"))
+                .ok()
+        };
+        let mut best = measure();
+        let short = |capacity: &Capacity| !capacity.admits(demand, &[]).fits;
+        if best.as_ref().is_some_and(short) {
+            best = better(best, measure());
+        }
+        if let Some(capacity) = best {
+            self.to
+                .send(&FromMachine::Capacity(Box::new(capacity)))
+                .await?;
+        }
+        Ok(())
     }
 
     async fn progress(&mut self, what: &str) -> Result<()> {

@@ -44,6 +44,8 @@ pub(super) struct Drive {
     pub migrations: Vec<MigrationRecord>,
     /// The grade of the run, and why it is not A.
     pub grade: (Grade, Vec<String>),
+    /// This machine does not carry it, and it was run all the same.
+    pub forced: bool,
     /// Things to read before trusting the numbers.
     pub warnings: Vec<String>,
     /// Trace time reached.
@@ -158,8 +160,9 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// From the first segment to the audit.
-    pub(super) async fn drive(mut self) -> Result<Drive, RunError> {
+    /// From the first segment to the audit. `forced` says why this machine does not carry it, and
+    /// makes it invalid.
+    pub(super) async fn drive(mut self, forced: Option<String>) -> Result<Drive, RunError> {
         let mut interrupts = super::interrupts()?;
         self.step(Input::Start);
         loop {
@@ -184,11 +187,11 @@ impl<'a> Driver<'a> {
             }
             self.deadlines().await?;
         }
-        self.close().await
+        self.close(forced).await
     }
 
     /// Audits the network, collects the last counters, lets the machine go.
-    async fn close(mut self) -> Result<Drive, RunError> {
+    async fn close(mut self, forced: Option<String>) -> Result<Drive, RunError> {
         self.progress.phase("auditing");
         self.machine.send(&ToMachine::SampleLinks).await?;
         self.machine.send(&ToMachine::Audit).await?;
@@ -211,7 +214,11 @@ impl<'a> Driver<'a> {
         } else {
             "completed"
         };
-        let (grade, reasons) = grade::run_grade(&self.ready.calibration, &self.findings);
+        let (mut grade, mut reasons) = grade::run_grade(&self.ready.calibration, &self.findings);
+        if let Some(why) = &forced {
+            grade = Grade::Invalid;
+            reasons.push(format!("invalid: forced: {why}"));
+        }
         let named = grade.name().to_owned();
         self.write(EventKind::Audit {
             grade: named,
@@ -229,6 +236,7 @@ impl<'a> Driver<'a> {
             interrupted: self.end == Some(true),
             migrations: self.migrations,
             grade: (grade, reasons),
+            forced: forced.is_some(),
             warnings: self.warnings,
             trace_ns,
             hosts_lost: self.lost.len(),
@@ -424,6 +432,7 @@ impl<'a> Driver<'a> {
             }),
             FromMachine::Hello { .. }
             | FromMachine::Progress(_)
+            | FromMachine::Capacity(_)
             | FromMachine::Ready(_)
             | FromMachine::Audited(_) => Ok(()),
         }

@@ -58,6 +58,9 @@ pub enum RunError {
         /// Something is lacking.
         missing_capability: bool,
     },
+    /// This computer does not carry the scenario.
+    #[error("this machine does not carry the scenario: {0}")]
+    Refused(String),
     /// Somebody does not answer.
     #[error("an agent or the machine has not answered for a minute")]
     Silent,

@@ -106,10 +106,11 @@ async fn on_machine(
         divided_by: scenario.divided_by,
         calibrate: true,
         backend,
+        demand: None,
         agents: false,
     };
     let hosts = setup.hosts.len();
-    let ready = super::build(&mut machine, setup, &mut progress).await?;
+    let ready = super::build(&mut machine, setup, &mut progress, |_| Ok(())).await?;
     machine.send(&ToMachine::Audit).await?;
     let left = loop {
         match machine.recv().await?.ok_or(RunError::MachineGone)? {

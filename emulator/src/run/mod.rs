@@ -3,12 +3,14 @@
 //! Inside: the order of a run (inputs, machine, placement, timeline, results), the driver and its
 //! books. Never inside: text for people beyond progress (the command line prints), decisions.
 
+pub mod admission;
 pub mod backend;
 pub mod book;
 pub mod budget;
 mod driver;
 mod error;
 pub mod flows;
+mod gate;
 pub mod grade;
 pub mod links;
 mod migrate;
@@ -35,7 +37,9 @@ use crate::scenario::{HostSpec, INTERNET, Scenario};
 use backend::NoBackend;
 use driver::{Drive, Driver};
 pub use error::{MissingCapability, RunError, Unusable};
+use gate::Gate;
 use netmodel::backend::BackendKind;
+use netmodel::capacity::{Capacity, Demand};
 use netmodel::sys::probe::{Capabilities, Capability};
 use progress::{Progress, Show};
 use std::path::{Path, PathBuf};
@@ -75,6 +79,8 @@ pub struct RunOutcome {
     pub grade: String,
     /// Why not A.
     pub grade_reasons: Vec<String>,
+    /// This machine does not carry it, and it was run all the same.
+    pub forced: bool,
     /// By the user.
     pub interrupted: bool,
     /// Things to read before trusting the numbers.
@@ -171,6 +177,11 @@ async fn execute(
             header.outcome = outcome_name(&drive).to_owned();
             drive
         }
+        Err(refused @ RunError::Refused(_)) => {
+            // Nothing was run; what was begun to be written is ours, and would be in the way.
+            let _ = std::fs::remove_dir_all(dir.path());
+            return Err(explain(refused));
+        }
         Err(error) => {
             "failed".clone_into(&mut header.outcome);
             dir.write_header(&header)?;
@@ -189,6 +200,7 @@ async fn execute(
         migrations: drive.migrations,
         grade,
         grade_reasons: reasons,
+        forced: drive.forced,
         interrupted: drive.interrupted,
         warnings: drive.warnings,
     })
@@ -258,6 +270,7 @@ fn explain(error: RunError) -> anyhow::Error {
             message,
             missing_capability: true,
         } => MissingCapability { message }.into(),
+        refused @ RunError::Refused(_) => Unusable(refused.to_string()).into(),
         other => other.into(),
     }
 }
@@ -288,10 +301,12 @@ async fn emulate(
             tag: "measured".to_owned(),
         },
     )?;
+    let mut gate = Gate::new(request, scenario, backend)?;
     let mut machine = Machine::launch()?;
     let started = tokio::time::timeout(START_TIMEOUT, async {
-        let setup = setup(request, scenario, backend, dir)?;
-        let ready = build(&mut machine, setup, &mut progress).await?;
+        let setup = setup(request, scenario, backend, dir, gate.to_measure())?;
+        let admit = |capacity| gate.measured(capacity);
+        let ready = build(&mut machine, setup, &mut progress, admit).await?;
         place(&mut machine, scenario, &mut progress).await?;
         Ok::<_, RunError>(ready)
     });
@@ -319,7 +334,7 @@ async fn emulate(
     progress.phase("running");
     let predictor = predict::Predictor::new(scenario, &request.inputs);
     let driver = Driver::new(scenario, machine, ready, log, policy, progress, predictor);
-    driver.drive().await
+    driver.drive(gate.forced()).await
 }
 
 fn setup(
@@ -327,6 +342,7 @@ fn setup(
     scenario: &Scenario,
     backend: BackendKind,
     dir: &RunDir,
+    demand: Option<Demand>,
 ) -> Result<MachineSetup, RunError> {
     Ok(MachineSetup {
         protocol: PROTOCOL,
@@ -338,6 +354,7 @@ fn setup(
         divided_by: scenario.divided_by,
         calibrate: request.calibrate,
         backend,
+        demand,
         agents: true,
     })
 }
@@ -347,12 +364,14 @@ async fn build(
     machine: &mut Machine,
     setup: MachineSetup,
     progress: &mut Progress,
+    mut admit: impl FnMut(Capacity) -> Result<(), RunError>,
 ) -> Result<MachineReady, RunError> {
     machine.send(&ToMachine::Setup(Box::new(setup))).await?;
     loop {
         match machine.recv().await?.ok_or(RunError::MachineGone)? {
             FromMachine::Hello { protocol, .. } => check_protocol(protocol)?,
             FromMachine::Progress(what) => progress.phase(&what),
+            FromMachine::Capacity(capacity) => admit(*capacity)?,
             FromMachine::Ready(ready) => return Ok(*ready),
             FromMachine::Failed {
                 message,

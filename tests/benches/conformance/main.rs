@@ -193,7 +193,7 @@ fn once(what: &What, kind: BackendKind) -> Result<Value> {
     match what {
         What::Link { spec, stream } => {
             let path = Path::build(*spec, kind)?;
-            let got = stream.run(&path)?;
+            let got = stream.run(&path.ends)?;
             Ok(json!({
                 "goodput_mbps": got.goodput_bps / 1e6,
                 "rtt_ms": got.rtt_ms,
@@ -206,7 +206,7 @@ fn once(what: &What, kind: BackendKind) -> Result<Value> {
         } => {
             let path = Path::build(*spec, kind)?;
             let longest = spec.delay_most() + Duration::from_millis(500);
-            let got = datagrams(&path, *count, Duration::from_millis(5), longest)?;
+            let got = datagrams(&path.ends, *count, Duration::from_millis(5), longest)?;
             let (mean, deviation) = got.delay();
             Ok(json!({
                 "delay_ms": mean,

@@ -10,19 +10,69 @@ use anyhow::Result;
 use netmodel::backend::{BackendKind, Fabric};
 use netmodel::counters::{Counters, Lateness, LinkCounters};
 use netmodel::link::LinkSpec;
-use netmodel::plan::{Plan, TcpSettings};
+use netmodel::plan::{HOST_DEVICE, Plan, Scope, TcpSettings, VethPair};
+use netmodel::sys::netlink::Netlink;
 use netmodel::sys::netns::{create_netns, enter_machine, with_netns};
-use netmodel::topology::{Cable, HostId, Topology, host_address};
+use netmodel::topology::{Cable, HostId, PREFIX_LEN, Topology, host_address};
 
 /// The host whose link is shaped, and where streams begin.
 pub const NEAR: HostId = HostId(0);
 /// Where streams end.
 pub const FAR: HostId = HostId(1);
 
+/// The two hosts' namespaces; they go with this.
+#[derive(Debug)]
+pub struct Ends(BTreeMap<HostId, OwnedFd>);
+
+impl Ends {
+    fn new() -> Result<Self> {
+        let ends = [(NEAR, create_netns()?), (FAR, create_netns()?)];
+        Ok(Self(BTreeMap::from(ends)))
+    }
+
+    /// Two hosts on the ends of a plain veth pair: what the kernel does when nothing is emulated.
+    ///
+    /// # Errors
+    /// When the kernel refuses namespaces or devices.
+    pub fn joined() -> Result<Self> {
+        let ends = Self::new()?;
+        // One address for both, so that without ARP each takes what the other sends for its own.
+        let mac = [2, 0, 0, 0, 0, 1];
+        let pair = VethPair {
+            at: Scope::Fabric,
+            host: FAR,
+            port: HOST_DEVICE.to_owned(),
+            port_mac: mac,
+            host_mac: mac,
+            mtu: 1500,
+            txqueuelen: 1000,
+        };
+        let far = ends.0[&FAR].as_fd();
+        ends.on(NEAR, || Netlink::open()?.create_veth(&pair, far))??;
+        for host in [NEAR, FAR] {
+            ends.on(host, || {
+                let mut netlink = Netlink::open()?;
+                netlink.add_address(HOST_DEVICE, host_address(host), PREFIX_LEN)?;
+                netlink.set_up(HOST_DEVICE)
+            })??;
+        }
+        Ok(ends)
+    }
+
+    /// Runs `f` in a host's namespace; processes and sockets it makes stay there.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    pub fn on<T: Send>(&self, host: HostId, f: impl FnOnce() -> T + Send) -> Result<T> {
+        Ok(with_netns(self.0[&host].as_fd(), f)?)
+    }
+}
+
 /// The path; its namespaces go with this process.
 #[derive(Debug)]
 pub struct Path {
-    hosts: BTreeMap<HostId, OwnedFd>,
+    /// Its hosts.
+    pub ends: Ends,
     /// The fabric between the two.
     pub fabric: Fabric,
 }
@@ -46,10 +96,10 @@ impl Path {
         let open = Cable::symmetric(LinkSpec::default());
         let links = [("near", Cable::symmetric(spec)), ("far", open)];
         let topology = Topology::star(links.map(|(name, link)| (name.to_owned(), link)))?;
-        let hosts = BTreeMap::from([(NEAR, create_netns()?), (FAR, create_netns()?)]);
+        let ends = Ends::new()?;
         let plan = Plan::new(topology, &TcpSettings::default(), backend);
-        let fabric = with_netns(create_netns()?, || Fabric::build(&plan, &hosts))??;
-        Ok(Self { hosts, fabric })
+        let fabric = with_netns(create_netns()?, || Fabric::build(&plan, &ends.0))??;
+        Ok(Self { ends, fabric })
     }
 
     /// Runs `f` in a host's namespace; processes and sockets it makes stay there.
@@ -57,7 +107,7 @@ impl Path {
     /// # Errors
     /// When the namespace cannot be entered.
     pub fn on<T: Send>(&self, host: HostId, f: impl FnOnce() -> T + Send) -> Result<T> {
-        Ok(with_netns(self.hosts[&host].as_fd(), f)?)
+        self.ends.on(host, f)
     }
 
     /// Starts a process on a host.

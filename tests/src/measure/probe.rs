@@ -9,7 +9,7 @@ use netmodel::sys::clock::{now_ns, wait_until};
 use netmodel::sys::tcpinfo;
 
 use super::figures::median;
-use super::path::{FAR, NEAR, Path};
+use super::path::{Ends, FAR, NEAR, Path};
 
 /// What a stream was like in its measured part.
 #[derive(Debug, Clone, Copy)]
@@ -42,10 +42,10 @@ impl Stream {
     ///
     /// # Errors
     /// When the stream breaks, or the kernel lacks the congestion control.
-    pub fn run(&self, path: &Path) -> Result<Streamed> {
+    pub fn run(&self, ends: &Ends) -> Result<Streamed> {
         let address = (Path::far_address(), PORT);
-        let listener = path.on(FAR, || TcpListener::bind(&address))??;
-        let mut sender = path.on(NEAR, || TcpStream::connect(&address))??;
+        let listener = ends.on(FAR, || TcpListener::bind(&address))??;
+        let mut sender = ends.on(NEAR, || TcpStream::connect(&address))??;
         let congestion = self.congestion;
         tcpinfo::set_congestion_control(&sender, &[congestion])
             .with_context(|| format!("congestion control {congestion}"))?;
@@ -133,10 +133,10 @@ impl Datagrams {
 ///
 /// # Errors
 /// When a socket fails.
-pub fn datagrams(path: &Path, count: u32, gap: Duration, longest: Duration) -> Result<Datagrams> {
+pub fn datagrams(ends: &Ends, count: u32, gap: Duration, longest: Duration) -> Result<Datagrams> {
     let address = (Path::far_address(), 7);
-    let receiver = path.on(FAR, || UdpSocket::bind(&address))??;
-    let sender = path.on(NEAR, || UdpSocket::bind(("0.0.0.0", 0)))??;
+    let receiver = ends.on(FAR, || UdpSocket::bind(&address))??;
+    let sender = ends.on(NEAR, || UdpSocket::bind(("0.0.0.0", 0)))??;
     sender.connect(&address)?;
     receiver.set_read_timeout(Some(Duration::from_millis(20)))?;
     let end_ns = now_ns() + u64::from(count) * nanoseconds(gap) + nanoseconds(longest);

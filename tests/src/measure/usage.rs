@@ -51,6 +51,39 @@ impl Busy {
     }
 }
 
+/// Processor time spent for this process, in seconds: its own threads, and all soft interrupts of this computer, in which
+/// the kernel does part of a network's work. On a computer that does other things too that part is too much.
+#[derive(Debug, Clone, Copy)]
+pub struct Spent {
+    own_s: f64,
+    soft_s: f64,
+}
+
+impl Spent {
+    /// Up to now.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn now() -> std::io::Result<Self> {
+        let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF)?;
+        let s = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+        let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        let line = text.lines().next().unwrap_or_default();
+        // cpu user nice system idle iowait irq softirq steal, in ticks of 10 ms.
+        let field = |n| line.split_whitespace().nth(n)?.parse::<f64>().ok();
+        Ok(Self {
+            own_s: s(usage.user_time()) + s(usage.system_time()),
+            soft_s: field(7).unwrap_or(0.0) / 100.0,
+        })
+    }
+
+    /// (own threads, soft interrupts) since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> (f64, f64) {
+        (self.own_s - earlier.own_s, self.soft_s - earlier.soft_s)
+    }
+}
+
 /// A thread seen from outside, by its name, among the descendants of a process.
 #[derive(Debug)]
 pub struct ThreadWatch {

@@ -87,7 +87,7 @@ impl Netlink {
     ///
     /// # Errors
     /// [`NetlinkError::NoDevice`] or [`NetlinkError::Refused`].
-    pub(crate) fn set_gso_max_segments(
+    pub fn set_gso_max_segments(
         &mut self,
         device: &str,
         segments: u32,
