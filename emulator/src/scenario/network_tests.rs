@@ -698,7 +698,7 @@ fn the_examples_can_be_run() {
             .all(|path| path[1..3] == ["rack1-up", "rack2-down"]),
         "{paths:?}"
     );
-    assert_eq!(bps(&rack, "rack1-up"), 80_000_000);
+    assert_eq!(bps(&rack, "rack1-up"), 36_000_000);
     let wan = load(&folder.join("wan.toml"))
         .unwrap_or_else(|error| panic!("{error}"))
         .scenario;

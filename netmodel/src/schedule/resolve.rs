@@ -54,7 +54,7 @@ pub struct Resolved {
 
 /// More changes than a schedule may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{changes} changes of links are more than the {limit} a schedule holds")]
+#[error("{changes} changes of links are more than the {limit} there is room for")]
 pub struct TooMany {
     /// So many are asked for, at least.
     pub changes: u128,

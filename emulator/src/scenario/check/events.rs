@@ -1,6 +1,6 @@
 //! What is said to happen to links: `[[events]]` and `[[link_traces]]`.
 
-use super::happenings::{CHANGES_MAX, Events, LinkTrace, TraceOf};
+use super::happenings::{Events, LinkTrace, TraceOf};
 use super::link::patch;
 use super::machines::Machines;
 use super::network::Network;
@@ -103,8 +103,8 @@ impl Reader<'_, '_> {
         whats.extend(up.map(|_| What::Up(Holder::Order)));
         for what in whats {
             let links = links.clone();
-            self.events
-                .add(&table.span, [Happening { at_ns, links, what }]);
+            let happening = Happening { at_ns, links, what };
+            self.events.add(&table.span, vec![happening], table.log);
         }
     }
 
@@ -181,8 +181,8 @@ impl Reader<'_, '_> {
         else {
             return;
         };
-        match flap.happenings(links, holder, CHANGES_MAX) {
-            Ok(happenings) => self.events.add(&value.span, happenings),
+        match flap.happenings(links, holder, self.events.room()) {
+            Ok(happenings) => self.events.add(&value.span, happenings, value.log),
             Err(error) => value.note(NetworkProblem::from(error).into()),
         }
     }
@@ -229,8 +229,8 @@ impl Reader<'_, '_> {
                 links: cut.links.clone(),
                 what: What::Up(holder),
             });
-        self.events
-            .add(&value.span, [cut].into_iter().chain(healed));
+        let happenings = [cut].into_iter().chain(healed).collect();
+        self.events.add(&value.span, happenings, value.log);
     }
 
     /// What a name of a partition's group stands for.

@@ -8,7 +8,7 @@ use crate::scenario::link_trace;
 use crate::scenario::problem::{NetworkProblem, Problem, ProblemKind};
 use crate::scenario::raw::Log;
 use crate::scenario::{NetworkSpec, scale};
-use netmodel::schedule::{Happening, Holder, Unresolved, resolve};
+use netmodel::schedule::{Happening, Holder, TooMany, Unresolved, resolve};
 use netmodel::topology::{LinkId, Topology};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// Most changes of links in a run: a day of a link's trace at a row a second. In the message that tells the machine of
 /// them they take 6 MiB.
-pub(super) const CHANGES_MAX: usize = 100_000;
+const CHANGES_MAX: usize = 100_000;
 /// Most that traces of deliveries take in the message that tells the machine of them: half of what a message may be.
 const STORED_MAX: usize = 8 << 20;
 
@@ -28,6 +28,8 @@ pub(in crate::scenario) struct Events {
     demands: Demands,
     duration_ns: u64,
     happenings: Vec<Happening>,
+    /// Changes of links that is, not minding that some change nothing.
+    asked: usize,
     /// Where each was said.
     spots: Vec<Span>,
     traces: Vec<LinkTrace>,
@@ -60,15 +62,32 @@ impl Events {
             demands: network.demands,
             duration_ns,
             happenings: Vec::new(),
+            asked: 0,
             spots: Vec::new(),
             traces: Vec::new(),
         }
     }
 
-    /// More that happens, said at one spot.
-    pub(super) fn add(&mut self, span: &Span, happenings: impl IntoIterator<Item = Happening>) {
-        self.happenings.extend(happenings);
-        self.spots.resize(self.happenings.len(), span.clone());
+    /// More that happens, said at one spot. What there is no room for is noted the first time.
+    pub(super) fn add(&mut self, span: &Span, happenings: Vec<Happening>, log: &Log) {
+        let had_room = self.room() > 0;
+        let more = happenings.iter().map(|happening| happening.links.len());
+        self.asked = self.asked.saturating_add(more.sum());
+        if self.asked <= CHANGES_MAX {
+            self.happenings.extend(happenings);
+            self.spots.resize(self.happenings.len(), span.clone());
+        } else if had_room {
+            let (changes, limit) = (self.asked as u128, CHANGES_MAX);
+            log.add(
+                span,
+                NetworkProblem::from(TooMany { changes, limit }).into(),
+            );
+        }
+    }
+
+    /// How many changes of links may still be asked for.
+    pub(super) fn room(&self) -> usize {
+        CHANGES_MAX.saturating_sub(self.asked)
     }
 
     /// One more trace.
@@ -90,8 +109,11 @@ impl Events {
             let holder = Holder::Numbered(usize::MAX - number);
             let read = match trace.what {
                 TraceOf::Rows { from_ns, again } => trace
-                    .happenings((from_ns, self.duration_ns), again, holder)
-                    .map(|more| happenings.extend(more)),
+                    .happenings((from_ns, self.duration_ns), again, holder, self.room())
+                    .map(|more: Vec<Happening>| {
+                        self.asked += more.len() * trace.links.len();
+                        happenings.extend(more);
+                    }),
                 TraceOf::Deliveries => self.deliver(&trace, &mut stored_bytes),
             };
             spots.resize(happenings.len(), trace.spot.clone());
@@ -184,6 +206,7 @@ impl LinkTrace {
         span_ns: (u64, u64),
         again: bool,
         holder: Holder,
+        room: usize,
     ) -> Result<Vec<Happening>, ProblemKind> {
         let path = || self.path.clone();
         let rows = link_trace::read_rows(&self.path, CHANGES_MAX);
@@ -194,7 +217,7 @@ impl LinkTrace {
         if again && rows.length_ns().is_none() {
             return Err(NetworkProblem::OneRow { path: path() }.into());
         }
-        let happenings = rows.happenings(span_ns, again, (&self.links, holder), CHANGES_MAX);
+        let happenings = rows.happenings(span_ns, again, (&self.links, holder), room);
         Ok(happenings.map_err(NetworkProblem::from)?)
     }
 }

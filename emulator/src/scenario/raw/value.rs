@@ -17,7 +17,7 @@ pub(in crate::scenario) struct Value<'d> {
     /// Where it is.
     pub(in crate::scenario) span: Range<usize>,
     value: &'d DeValue<'d>,
-    log: &'d Log,
+    pub(in crate::scenario) log: &'d Log,
 }
 
 /// What times, sizes, rates and speeds look like, for messages.
