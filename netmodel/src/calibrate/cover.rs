@@ -260,7 +260,7 @@ impl<'t> Planner<'t> {
 
     /// As many streams as a way needs to be full. A reno-like sender halves its window (cubic takes 0.7 of it) at a full
     /// queue, which empties a path whose queue holds less than 3/7 of what is on the wire; several do not all back off
-    /// at once. On a lossy path one stream gets 1.22 segments / (round trip × √loss) (Mathis et al. 1997).
+    /// at once. What one stream gets over a lossy path is the formula of Padhye et al. (1998), timeouts included.
     fn streams(&mut self, way: Way) -> Vec<Way> {
         let topology = self.topology;
         let path = self.path(way);
@@ -276,9 +276,7 @@ impl<'t> Planner<'t> {
         let arrives: f64 = specs().map(|spec| 1.0 - spec.loss.mean()).product();
         let loss = 1.0 - arrives;
         let count = if loss > 0.0 {
-            // Below 1 ms the computer's own time is the round trip.
-            let round_trip_s = round_trip.as_secs_f64().max(0.001);
-            let one_bps = 1.22 * segment_payload() as f64 * 8.0 / (round_trip_s * loss.sqrt());
+            let one_bps = lossy_stream_bps(round_trip.as_secs_f64(), loss);
             SURPLUS * rate.bps() as f64 / one_bps
         } else if shallow {
             SHALLOW_STREAMS
@@ -497,6 +495,16 @@ impl Part {
         self.targets.extend(&group.targets);
         self.fills.extend(&group.fills);
     }
+}
+
+/// Payload rate of a TCP stream that loses segments with probability `p`: with acknowledgements of two segments each and
+/// Linux's least retransmission timeout of 200 ms.
+fn lossy_stream_bps(round_trip_s: f64, p: f64) -> f64 {
+    let (acknowledged, timeout_s) = (2.0, 0.2);
+    let recovering = round_trip_s * (2.0 * acknowledged * p / 3.0).sqrt();
+    let often = (3.0 * (3.0 * acknowledged * p / 8.0).sqrt()).min(1.0);
+    let waiting = timeout_s * often * p * (1.0 + 32.0 * p * p);
+    segment_payload() as f64 * 8.0 / (recovering + waiting)
 }
 
 fn rate(link: &Link) -> u64 {

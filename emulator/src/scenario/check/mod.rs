@@ -6,6 +6,7 @@
 mod cables;
 mod events;
 mod guests;
+mod happenings;
 mod link;
 mod machines;
 mod moves;
@@ -41,7 +42,7 @@ pub(super) struct Spots {
     /// How VMs were placed.
     pub(super) placing: room::Placing,
     /// What happens to links, with the traces that have to be read for it.
-    pub(super) events: Option<events::Events>,
+    pub(super) events: Option<happenings::Events>,
 }
 
 pub(super) use room::settle_again;
