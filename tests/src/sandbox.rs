@@ -100,6 +100,7 @@ impl Sandbox {
             .env("TMPDIR", self.temporary())
             .env("HOME", self.home())
             .env_remove("RUST_LOG")
+            .env_remove("XDG_CACHE_HOME")
             .env(key, value)
             .stdin(Stdio::null());
         command

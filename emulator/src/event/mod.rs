@@ -277,7 +277,7 @@ pub struct VmSample {
 /// Counters of a link direction, since the run began.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 pub struct LinkSample {
-    /// `h1>switch` or `switch>h1`.
+    /// `h1-up`, `h1-down` or `a>b`.
     pub link: String,
     /// Segments that entered.
     pub segments_in: u64,

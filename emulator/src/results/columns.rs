@@ -193,7 +193,7 @@ pub const LINKS: &[Column] = &[
         "link",
         Text,
         Measured,
-        "link direction, `h1>switch` or `switch>h1`",
+        "link direction, `h1-up`, `h1-down` or `a>b`",
     ),
     column(
         "segments_in",

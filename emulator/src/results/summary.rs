@@ -76,7 +76,7 @@ pub struct Metric {
 /// A link direction.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LinkRow {
-    /// `h1>switch` or `switch>h1`.
+    /// `h1-up`, `h1-down` or `a>b`.
     pub link: String,
     /// Before the run.
     pub calibration: Option<LinkCalibration>,

@@ -72,8 +72,11 @@ pub fn path_links(scenario: &Scenario, source: HostId, destination: HostId) -> V
 #[derive(Debug)]
 struct Worst {
     grade: Grade,
-    reasons: Vec<String>,
+    reasons: Vec<(Grade, String)>,
 }
+
+/// Reasons that are told: of a thousand links that are off, nobody reads the thousandth.
+const REASONS_MAX: usize = 40;
 
 impl Worst {
     fn new() -> Self {
@@ -86,8 +89,21 @@ impl Worst {
     fn add(&mut self, grade: Grade, reason: impl FnOnce() -> String) {
         self.grade = self.grade.max(grade);
         if grade > Grade::A {
-            self.reasons.push(format!("{}: {}", grade.name(), reason()));
+            let reason = format!("{}: {}", grade.name(), reason());
+            self.reasons.push((grade, reason));
         }
+    }
+
+    /// The worst first, else in the order they were found.
+    fn told(mut self) -> (Grade, Vec<String>) {
+        self.reasons
+            .sort_by_key(|(grade, _)| std::cmp::Reverse(*grade));
+        let more = self.reasons.len().saturating_sub(REASONS_MAX);
+        let last = self.reasons.get(REASONS_MAX).map(|(grade, _)| grade.name());
+        let last = last.map(|grade| format!("{grade}: … and {more} reasons more"));
+        let told = self.reasons.into_iter().take(REASONS_MAX);
+        let reasons = told.map(|(_, reason)| reason).chain(last).collect();
+        (self.grade, reasons)
     }
 
     /// Links that were never measured vouch for nothing.
@@ -187,7 +203,7 @@ pub fn run_grade(
     for finding in findings {
         worst.add(Grade::named(&finding.grade), || finding.message.clone());
     }
-    (worst.grade, worst.reasons)
+    worst.told()
 }
 
 /// The share of a transfer in which neither the network nor the engine's own decisions limited it
@@ -228,7 +244,7 @@ pub fn migration_grade(
             "its links were not watched while it was under way".to_owned()
         }),
     }
-    (worst.grade, worst.reasons)
+    worst.told()
 }
 
 #[cfg(test)]
@@ -330,6 +346,20 @@ mod tests {
             (grade, reasons),
             (Grade::C, vec!["C: relay late".to_owned()])
         );
+    }
+
+    #[test]
+    fn of_many_reasons_the_worst_are_told() {
+        let mut links = vec![link(0.98e9, 100.0); 100];
+        links.push(link(0.5e9, 100.0));
+        let (grade, reasons) = run_grade(&links, &[]);
+        assert_eq!((grade, reasons.len()), (Grade::Invalid, REASONS_MAX + 1));
+        assert!(
+            reasons[0].starts_with("invalid: link h1-up"),
+            "{}",
+            reasons[0]
+        );
+        assert_eq!(reasons[REASONS_MAX], "B: … and 61 reasons more");
     }
 
     #[test]
