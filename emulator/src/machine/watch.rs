@@ -340,6 +340,7 @@ fn tcp_info(sample: &TcpSample) -> (u64, TcpInfo) {
         rtt: us(u64::from(sample.rtt_us)),
         cwnd_segments: sample.cwnd,
         retransmits: sample.retransmits,
+        recovering: sample.recovering,
         busy: us(sample.busy_us),
         window_limited: us(sample.rwnd_limited_us),
         buffer_limited: us(sample.sndbuf_limited_us),

@@ -107,6 +107,9 @@ pub struct TcpSample {
     pub cwnd: u32,
     /// Segments retransmitted so far.
     pub retransmits: u32,
+    /// Whether it was answering a loss or a mark: sending as its recovery allows.
+    #[serde(default)]
+    pub recovering: bool,
     /// Bytes a second, as the kernel estimates.
     pub delivery_rate: u64,
     /// µs in which the connection was busy sending.

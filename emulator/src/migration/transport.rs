@@ -24,6 +24,10 @@ const ARENA_BYTES: usize = 32 * 1024;
 pub(super) const POLL: Duration = Duration::from_millis(100);
 /// TCP state is sampled at 10 Hz.
 const TCP_SAMPLE_NS: u64 = 100_000_000;
+/// Between two looks: a recovery lasts a round trip or more, and a look costs a microsecond.
+const TCP_LOOK_NS: u64 = 10_000_000;
+/// Samples after which only those every 100 ms are kept: a lossy link keeps TCP in recovery for ever.
+const TCP_REPAIRS_MAX: usize = 4096;
 
 /// Sets what every data socket needs; the congestion control by name, since machines differ in
 /// their default.
@@ -201,7 +205,7 @@ pub(super) struct PageStream<'a> {
     arena: Vec<u8>,
     pieces: Vec<Piece<'a>>,
     accepted: u64,
-    sampled_ns: u64,
+    looked_ns: u64,
     pub(super) tcp: Vec<TcpSample>,
     pub(super) bytes: BytesByKind,
 }
@@ -221,7 +225,7 @@ impl<'a> PageStream<'a> {
             arena: Vec::with_capacity(2 * ARENA_BYTES),
             pieces: Vec::with_capacity(MAX_PIECES + 2),
             accepted: 0,
-            sampled_ns: 0,
+            looked_ns: 0,
             tcp: Vec::new(),
             bytes: BytesByKind::default(),
         }
@@ -306,25 +310,39 @@ impl<'a> PageStream<'a> {
         Ok(())
     }
 
+    /// Looks at the connection now and then. What is kept is a look every 100 ms, and every one at which TCP is answering
+    /// a loss or has just done so: a path that stands idle then is not this computer's fault.
     fn sample(&mut self) {
         let now = mono_ns();
-        if now < self.sampled_ns + TCP_SAMPLE_NS {
+        if now < self.looked_ns + TCP_LOOK_NS {
             return;
         }
-        self.sampled_ns = now;
+        self.looked_ns = now;
         // A socket just reset has no state to sample; the next write tells why.
-        if let Ok(info) = tcpinfo::read(self.socket) {
-            self.tcp.push(TcpSample {
-                at_ns: now,
-                rtt_us: u32::try_from(info.rtt.as_micros()).unwrap_or(u32::MAX),
-                cwnd: info.cwnd_segments,
-                retransmits: info.retransmits,
-                delivery_rate: info.delivery_bytes_per_s,
-                busy_us: whole_us(info.busy),
-                rwnd_limited_us: whole_us(info.window_limited),
-                sndbuf_limited_us: whole_us(info.buffer_limited),
-                unacked_bytes: self.accepted.saturating_sub(info.acked_bytes),
-            });
+        let Ok(info) = tcpinfo::read(self.socket) else {
+            return;
+        };
+        let sample = TcpSample {
+            at_ns: now,
+            rtt_us: u32::try_from(info.rtt.as_micros()).unwrap_or(u32::MAX),
+            cwnd: info.cwnd_segments,
+            retransmits: info.retransmits,
+            recovering: info.recovering,
+            delivery_rate: info.delivery_bytes_per_s,
+            busy_us: whole_us(info.busy),
+            rwnd_limited_us: whole_us(info.window_limited),
+            sndbuf_limited_us: whole_us(info.buffer_limited),
+            unacked_bytes: self.accepted.saturating_sub(info.acked_bytes),
+        };
+        let repairs = self.tcp.last().is_none_or(|last| {
+            (last.recovering, last.retransmits) != (sample.recovering, sample.retransmits)
+        }) || sample.recovering;
+        let due = self
+            .tcp
+            .last()
+            .is_none_or(|last| now >= last.at_ns + TCP_SAMPLE_NS);
+        if due || (repairs && self.tcp.len() < TCP_REPAIRS_MAX) {
+            self.tcp.push(sample);
         }
     }
 }

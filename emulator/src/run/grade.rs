@@ -61,6 +61,9 @@ const RATE: [f64; 3] = [0.01, 0.03, 0.10];
 const DELAY_US: [f64; 3] = [200.0, 1_000.0, 5_000.0];
 const SHARE: [f64; 3] = [0.01, 0.03, 0.10];
 
+/// Fewest windows whose 95th percentile is not simply the worst of them.
+const WINDOWS_MIN: u32 = 20;
+
 /// Names of the links a migration's bytes cross.
 #[must_use]
 pub fn path_links(scenario: &Scenario, source: HostId, destination: HostId) -> Vec<String> {
@@ -153,10 +156,10 @@ impl Worst {
     fn budget(&mut self, budget: &ErrorBudget, capped: bool) {
         for rate in &budget.rate {
             // Of seconds there are few, and each counts; of shorter windows all but the odd one.
-            let error = if rate.window_ms >= 1000 {
-                rate.worst
-            } else {
-                rate.p95
+            let error = match rate.window_ms {
+                1000.. => rate.worst,
+                _ if rate.windows < WINDOWS_MIN => continue,
+                _ => rate.p95,
             };
             self.add(Grade::of(error, RATE), || {
                 let (link, ms, percent) = (&rate.link, rate.window_ms, error * 100.0);

@@ -1,15 +1,16 @@
 //! What kept a transfer from using its path: the network, or this computer?
 //!
 //! Pure. While a sender has something to send, some link of its path should be busy: the one that limits it. An idle path
-//! has two causes. The congestion window is smaller than what the path holds (slow start, recovery from a loss): that is
-//! the network as asked. Or bytes the window allows are not on any link, because a thread of this computer did not get to
+//! has two causes. TCP holds back: the congestion window is smaller than what the path holds (slow start), or a loss is being
+//! repaired: that is the network as asked. Or bytes the window allows are not on any link, because a thread of this computer did not get to
 //! writing, relaying or reading them: that is the emulator's, whatever TCP makes of it.
 //!
 //! **The network's part.** With a window of `W` wire bytes, an ideal path of bottleneck rate `r` and idle round trip `T`
 //! (delays both ways, and one frame's serialisation on each link) is busy for `W / (r T)` of the time, all of it if that
 //! exceeds 1. So at least `1 - W / (r T)` of idleness is explained, and no more. It uses the round trip asked and not
 //! the one measured: a computer too slow to carry the traffic makes round trips longer, and TCP would call the time lost
-//! "limited by the congestion window".
+//! "limited by the congestion window". While TCP answers a loss (its own state says so) it sends as its recovery allows,
+//! whatever its window: all of that idleness is explained, between the two looks at it next to a loss also.
 
 use std::time::Duration;
 
@@ -113,6 +114,11 @@ fn explained(watched: &Watched<'_>, from_ns: u64, to_ns: u64) -> f64 {
     let first = tcp.partition_point(|(at_ns, _)| *at_ns <= from_ns);
     let last = tcp.partition_point(|(at_ns, _)| *at_ns < to_ns);
     let around = &tcp[first.saturating_sub(1)..(last + 1).min(tcp.len())];
+    let retransmits = |info: Option<&(u64, TcpInfo)>| info.map_or(0, |(_, info)| info.retransmits);
+    let repaired = retransmits(around.last()) != retransmits(around.first());
+    if repaired || around.iter().any(|(_, info)| info.recovering) {
+        return 1.0;
+    }
     let windows = around.iter().map(|(_, info)| info.cwnd_segments);
     let Some(segments) = windows.min() else {
         return 0.0;

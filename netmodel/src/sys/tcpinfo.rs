@@ -23,6 +23,8 @@ pub struct TcpInfo {
     pub retransmits: u32,
     /// Segments believed lost now.
     pub lost_segments: u32,
+    /// TCP answers a loss or a mark: it sends as its recovery allows, not as its window would.
+    pub recovering: bool,
     /// Payload bytes the other end acknowledged.
     pub acked_bytes: u64,
     /// Payload bytes received.
@@ -61,6 +63,10 @@ struct RawTcpInfo {
     sndbuf_limited: u64,
 }
 
+/// Place of `tcpi_ca_state` among the first eight bytes, and its first value that slows a sender down: 2 is CWR, 3 recovery,
+/// 4 loss; 0 is open, 1 disorder.
+const CA_STATE: usize = 1;
+const CA_CWR: u8 = 2;
 /// Places of the u32 fields between `tcpi_rto` (0) and `tcpi_total_retrans` (23).
 const LOST: usize = 6;
 const RTT: usize = 15;
@@ -96,6 +102,7 @@ pub fn read(socket: impl AsFd) -> io::Result<TcpInfo> {
         ssthresh_segments: raw.words[SSTHRESH],
         retransmits: raw.words[TOTAL_RETRANS],
         lost_segments: raw.words[LOST],
+        recovering: raw.bytes[CA_STATE] >= CA_CWR,
         acked_bytes: raw.bytes_acked,
         received_bytes: raw.bytes_received,
         unsent_bytes: raw.notsent_bytes,
