@@ -61,7 +61,7 @@ pub fn path_idle(watched: &Watched<'_>) -> Option<PathIdle> {
     let (first, last) = (watched.samples.first()?, watched.samples.last()?);
     let span_ns = last.at_ns.checked_sub(first.at_ns).filter(|ns| *ns > 0)?;
     let (mut idle_ns, mut window_ns, mut limited) = (0.0, 0.0, false);
-    for pair in watched.samples.windows(2) {
+    for (n, pair) in watched.samples.windows(2).enumerate() {
         let (then, now) = (&pair[0], &pair[1]);
         let step_ns = now.at_ns.saturating_sub(then.at_ns) as f64;
         let Some(busy) = busiest(watched, then, now) else {
@@ -70,7 +70,9 @@ pub fn path_idle(watched: &Watched<'_>) -> Option<PathIdle> {
         limited = true;
         let idle = 1.0 - busy;
         idle_ns += step_ns * idle;
-        window_ns += step_ns * idle.min(explained(watched, then.at_ns, now.at_ns));
+        if !is_stall(watched.samples, n) {
+            window_ns += step_ns * idle.min(explained(watched, then.at_ns, now.at_ns));
+        }
     }
     if !limited {
         return None;
@@ -85,6 +87,21 @@ pub fn path_idle(watched: &Watched<'_>) -> Option<PathIdle> {
         receiver_share,
         sender_share,
     })
+}
+
+/// Whether whoever takes the samples stood still between sample `n` and the next: no excuse of TCP's counts then, since
+/// what it answers was done to it by this computer.
+fn is_stall(samples: &[Sample], n: usize) -> bool {
+    /// Three of the 10 ms between samples: a thread that waits for a processor does not wait for longer on a calm computer.
+    const LONGEST_NS: u64 = 30_000_000;
+    let step = |n: usize| {
+        let (then, now) = (samples.get(n)?, samples.get(n + 1)?);
+        now.at_ns.checked_sub(then.at_ns)
+    };
+    let around = [n.checked_sub(1).and_then(step), step(n + 1)];
+    // Samples may be meant to be further apart: what is long is so beside its neighbours.
+    let usual = around.into_iter().flatten().min().unwrap_or(0);
+    step(n).is_some_and(|ns| ns > LONGEST_NS.max(usual.saturating_mul(3)))
 }
 
 /// The share of a step in which the busiest link of the path was busy: the link that limits a transfer is busy all the

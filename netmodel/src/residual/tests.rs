@@ -291,3 +291,67 @@ fn a_full_path_is_never_idle() {
     let idle = idle_of(1.0, 10, Duration::from_millis(10));
     assert!(idle.idle_share < 1e-9 && idle.emulator_share < 1e-9);
 }
+
+/// An idle path of 1 Gbit/s, sampled at these milliseconds, whose sender has a wide window; TCP as it was at these
+/// milliseconds: segments sent again, whether it answers a loss.
+fn idle_while(sampled_ms: &[u64], tcp: &[(u64, u32, bool)]) -> idle::PathIdle {
+    let sample = |&ms: &u64| Sample {
+        at_ns: ms * MS,
+        links: vec![LinkCounters::default()],
+    };
+    let samples: Vec<_> = sampled_ms.iter().map(sample).collect();
+    let look = |&(ms, retransmits, recovering): &(u64, u32, bool)| {
+        let info = TcpInfo {
+            cwnd_segments: 3000,
+            retransmits,
+            recovering,
+            ..TcpInfo::default()
+        };
+        (ms * MS, info)
+    };
+    let tcp: Vec<_> = tcp.iter().map(look).collect();
+    let watched = Watched {
+        samples: &samples,
+        path: &[History::new(spec(1_000_000_000))],
+        back: Duration::ZERO,
+        tcp: &tcp,
+    };
+    path_idle(&watched).unwrap()
+}
+
+#[test]
+fn while_tcp_repairs_a_loss_an_idle_path_is_the_networks() {
+    let grid: Vec<u64> = (0..=10).map(|n| n * 10).collect();
+    let wide = idle_while(&grid, &[(0, 0, false), (100, 0, false)]);
+    assert!((wide.emulator_share - 1.0).abs() < 1e-9, "{wide:?}");
+    // In recovery from 30 to 60 ms: the steps from 20 to 70 touch one of these looks.
+    let looks = [(0, 0, false), (30, 0, true), (60, 0, true), (65, 0, false)];
+    let repaired = idle_while(&grid, &looks);
+    assert!((repaired.window_share - 0.7).abs() < 1e-9, "{repaired:?}");
+    // Segments were sent again between two looks: what lies between them is explained.
+    let looks = [
+        (0, 0, false),
+        (40, 0, false),
+        (50, 9, false),
+        (90, 9, false),
+    ];
+    let again = idle_while(&grid, &looks);
+    assert!((again.window_share - 0.1).abs() < 1e-9, "{again:?}");
+}
+
+#[test]
+fn what_tcp_does_while_this_computer_stands_still_excuses_nothing() {
+    // Nobody took samples from 20 to 180 ms; TCP's timer sent again meanwhile.
+    let looks = [
+        (0, 0, false),
+        (15, 0, false),
+        (181, 7, true),
+        (200, 7, true),
+    ];
+    let stalled = idle_while(&[0, 10, 20, 180, 190, 200], &looks);
+    // The first 10 ms and the 160 without a sample; the other 30 lie between looks that tell of a recovery.
+    assert!((stalled.emulator_share - 0.85).abs() < 1e-9, "{stalled:?}");
+    // The same where samples are meant to be that far apart.
+    let sparse = idle_while(&[0, 160, 320, 480], &[(0, 0, true), (480, 7, true)]);
+    assert!(sparse.emulator_share < 1e-9, "{sparse:?}");
+}
