@@ -2,6 +2,7 @@
 //!
 //! Pure values; how a promise is kept is the business of a backend.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -215,6 +216,49 @@ impl LinkSpec {
     }
 }
 
+impl fmt::Display for LinkSpec {
+    /// What is promised beyond an unshaped link that is up: `100Mbit, queue 256KiB, +38 B, delay 4ms, loss 0.1%`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.rate {
+            None => f.write_str("unshaped")?,
+            Some(rate) => write!(
+                f,
+                "{rate}, queue {}, +{} B",
+                self.queue, self.overhead_bytes
+            )?,
+        }
+        if !self.delay.is_zero() {
+            write!(f, ", delay {:?}", self.delay)?;
+        }
+        if !self.jitter.spread.is_zero() {
+            let Jitter {
+                spread,
+                distribution,
+                reorder,
+            } = self.jitter;
+            let shape = format!("{distribution:?}").to_lowercase();
+            let order = if reorder { ", may reorder" } else { "" };
+            write!(f, ", jitter {spread:?} {shape}{order}")?;
+        }
+        match self.loss {
+            Loss::None => {}
+            Loss::Independent(share) => write!(f, ", loss {share}")?,
+            Loss::GilbertElliott(states) => write!(
+                f,
+                ", loss {} to bad {} to good, {} in bad, {} in good",
+                states.good_to_bad, states.bad_to_good, states.loss_in_bad, states.loss_in_good
+            )?,
+        }
+        if let Some(bytes) = self.ecn_threshold {
+            write!(f, ", ECN above {bytes}")?;
+        }
+        if !self.up {
+            f.write_str(", down")?;
+        }
+        Ok(())
+    }
+}
+
 /// Legacy GSO limit of the kernel (GSO_LEGACY_MAX_SIZE); beyond it IPv4 packets would need BIG TCP.
 pub const GSO_LARGEST: u32 = 65_536;
 
@@ -265,6 +309,19 @@ mod tests {
         assert_eq!(frame.wire_bytes(OVERHEAD_ETHERNET), 10 * 1538);
         assert_eq!(frame.wire_bytes(OVERHEAD_KERNEL), 10 * 1514);
         assert_eq!(PacketSize::plain(40).wire_bytes(OVERHEAD_ETHERNET), 78);
+    }
+
+    #[test]
+    fn a_spec_is_said_as_scenarios_spell_it() {
+        assert_eq!(LinkSpec::default().to_string(), "unshaped");
+        let spec = LinkSpec {
+            delay: Duration::from_millis(4),
+            loss: Loss::Independent("0.1%".parse().unwrap()),
+            up: false,
+            ..LinkSpec::with_rate(BitRate::from_bps(100_000_000).unwrap())
+        };
+        let expected = "100Mbit, queue 512KiB, +38 B, delay 4ms, loss 0.1%, down";
+        assert_eq!(spec.to_string(), expected);
     }
 
     #[test]

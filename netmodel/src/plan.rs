@@ -671,17 +671,11 @@ impl fmt::Display for Plan {
             writeln!(f, "{step}")?;
         }
         for link in self.topology.links() {
-            let rate = match (&link.delivery, link.spec.rate) {
-                (Some(trace), _) => format!("{trace:?}"),
-                (None, Some(rate)) => rate.to_string(),
-                (None, None) => "unshaped".to_owned(),
-            };
-            let (delay, queue) = (link.spec.delay, link.spec.queue);
-            writeln!(
-                f,
-                "[{}] {}: {rate}, delay {delay:?}, queue {queue}, overhead {} B",
-                self.backend, link.name, link.spec.overhead_bytes
-            )?;
+            write!(f, "[{}] {}: {}", self.backend, link.name, link.spec)?;
+            match link.delivery {
+                Some(_) => writeln!(f, ", at the opportunities of its trace")?,
+                None => writeln!(f)?,
+            }
         }
         Ok(())
     }

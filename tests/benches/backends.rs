@@ -130,7 +130,7 @@ fn once(rate: &str, way: &str, seconds: u64) -> Result<Value> {
         true => BackendKind::Relay,
         false => way.parse()?,
     };
-    let path = Path::build(spec, kind)?;
+    let path = Path::build(spec, kind, 0)?;
     if packetwise {
         for host in [NEAR, FAR] {
             path.on(host, || {

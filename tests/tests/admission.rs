@@ -68,7 +68,7 @@ fn a_network_is_explained_without_being_built() {
     let sandbox = Sandbox::new();
     let path = sandbox.file("pair.toml", PAIR);
     let told = sandbox.run(&["links", &path, "--explain"]).expect_code(0);
-    for words in ["h1-up", "100Mbit", "ip link"] {
+    for words in ["h1-up", "100Mbit", "ip netns add h1", "ip -n h1 link set"] {
         assert!(told.stdout.contains(words), "{words} in {}", told.stdout);
     }
     let both = sandbox.run(&["links", &path, "--explain", "--out", "x"]);

@@ -26,7 +26,7 @@ impl Plan {
         }
         if !self.backend().is_kernel() {
             let links = topology.links().iter();
-            lines.extend(links.map(|link| format!("# relay: {} {:?}", link.name, link.spec)));
+            lines.extend(links.map(|link| format!("# relay: {}: {}", link.name, link.spec)));
         }
         lines
     }

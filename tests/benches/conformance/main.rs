@@ -180,7 +180,7 @@ fn links_cell(asked: &str) -> Result<()> {
     for repetition in 0..repeats {
         for turn in 0..kinds.len() {
             let kind = kinds[(turn + repetition) % kinds.len()];
-            let figures = once(&case.what, kind)?;
+            let figures = once(&case.what, kind, repetition as u64)?;
             println!("{}", json!([kind.name(), figures]));
         }
         eprintln!("{}: {}/{repeats}", case.name, repetition + 1);
@@ -189,10 +189,10 @@ fn links_cell(asked: &str) -> Result<()> {
 }
 
 /// One measurement on a fabric of its own.
-fn once(what: &What, kind: BackendKind) -> Result<Value> {
+fn once(what: &What, kind: BackendKind, seed: u64) -> Result<Value> {
     match what {
         What::Link { spec, stream } => {
-            let path = Path::build(*spec, kind)?;
+            let path = Path::build(*spec, kind, seed)?;
             let got = stream.run(&path.ends)?;
             Ok(json!({
                 "goodput_mbps": got.goodput_bps / 1e6,
@@ -204,7 +204,7 @@ fn once(what: &What, kind: BackendKind) -> Result<Value> {
             spec,
             datagrams: count,
         } => {
-            let path = Path::build(*spec, kind)?;
+            let path = Path::build(*spec, kind, seed)?;
             let longest = spec.delay_most() + Duration::from_millis(500);
             let got = datagrams(&path.ends, *count, Duration::from_millis(5), longest)?;
             let (mean, deviation) = got.delay();

@@ -84,20 +84,20 @@ impl Path {
     /// When the kernel refuses namespaces or devices.
     pub fn enter(spec: LinkSpec) -> Result<Self> {
         enter_machine()?;
-        Self::build(spec, BackendKind::Relay)
+        Self::build(spec, BackendKind::Relay, 0)
     }
 
     /// Builds the path in network namespaces of its own: one after another may be built in one process that has entered
-    /// a machine's namespaces before.
+    /// a machine's namespaces before. Jitter and losses are drawn from `seed`: repetitions with one seed are one draw.
     ///
     /// # Errors
     /// When the kernel refuses namespaces or devices, or lacks what the backend stands on.
-    pub fn build(spec: LinkSpec, backend: BackendKind) -> Result<Self> {
+    pub fn build(spec: LinkSpec, backend: BackendKind, seed: u64) -> Result<Self> {
         let open = Cable::symmetric(LinkSpec::default());
         let links = [("near", Cable::symmetric(spec)), ("far", open)];
         let topology = Topology::star(links.map(|(name, link)| (name.to_owned(), link)))?;
         let ends = Ends::new()?;
-        let plan = Plan::new(topology, &TcpSettings::default(), backend);
+        let plan = Plan::new(topology, &TcpSettings::default(), backend).with_seed(seed);
         let fabric = with_netns(create_netns()?, || Fabric::build(&plan, &ends.0))??;
         Ok(Self { ends, fabric })
     }
