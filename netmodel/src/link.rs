@@ -216,6 +216,29 @@ impl LinkSpec {
     }
 }
 
+impl fmt::Display for Jitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.spread.is_zero() {
+            return f.write_str("no jitter");
+        }
+        let shape = format!("{:?}", self.distribution).to_lowercase();
+        let order = if self.reorder { ", may reorder" } else { "" };
+        write!(f, "jitter {:?} {shape}{order}", self.spread)
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("no loss"),
+            Self::Independent(share) => write!(f, "loss {share}"),
+            Self::GilbertElliott(states) => {
+                write!(f, "loss {:.3}% in bursts", states.mean_loss() * 100.0)
+            }
+        }
+    }
+}
+
 impl fmt::Display for LinkSpec {
     /// What is promised beyond an unshaped link that is up: `100Mbit, queue 256KiB, +38 B, delay 4ms, loss 0.1%`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -231,23 +254,10 @@ impl fmt::Display for LinkSpec {
             write!(f, ", delay {:?}", self.delay)?;
         }
         if !self.jitter.spread.is_zero() {
-            let Jitter {
-                spread,
-                distribution,
-                reorder,
-            } = self.jitter;
-            let shape = format!("{distribution:?}").to_lowercase();
-            let order = if reorder { ", may reorder" } else { "" };
-            write!(f, ", jitter {spread:?} {shape}{order}")?;
+            write!(f, ", {}", self.jitter)?;
         }
-        match self.loss {
-            Loss::None => {}
-            Loss::Independent(share) => write!(f, ", loss {share}")?,
-            Loss::GilbertElliott(states) => write!(
-                f,
-                ", loss {} to bad {} to good, {} in bad, {} in good",
-                states.good_to_bad, states.bad_to_good, states.loss_in_bad, states.loss_in_good
-            )?,
+        if self.loss != Loss::None {
+            write!(f, ", {}", self.loss)?;
         }
         if let Some(bytes) = self.ecn_threshold {
             write!(f, ", ECN above {bytes}")?;

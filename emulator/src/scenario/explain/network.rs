@@ -4,7 +4,7 @@ use super::{grouped, name_of, table};
 use crate::scenario::{INTERNET, Scenario};
 use crate::units::show_time;
 use comfy_table::Table;
-use netmodel::link::{Distribution, LinkSpec, Loss};
+use netmodel::link::LinkSpec;
 use netmodel::topology::{HostId, Link, LinkId, Place, SwitchId, Topology};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,51 +15,7 @@ pub(super) fn served(of: &Link) -> String {
     let served = mean.map_or_else(String::new, |rate| {
         format!("sends as its trace, {rate} in the mean; ")
     });
-    served + &link(&of.spec)
-}
-
-/// What a link promises.
-pub(super) fn link(link: &LinkSpec) -> String {
-    let delay = time(link.delay);
-    let mut text = match link.rate {
-        None => format!("unshaped, {delay}"),
-        Some(rate) => format!(
-            "{rate}, {delay}, queue {}, +{} B",
-            link.queue, link.overhead_bytes
-        ),
-    };
-    for more in [jitter(link), loss(link)].into_iter().flatten() {
-        text = format!("{text}, {more}");
-    }
-    if let Some(threshold) = link.ecn_threshold {
-        text += &format!(", marks above {threshold}");
-    }
-    if !link.up {
-        text += ", down";
-    }
-    text
-}
-
-fn jitter(link: &LinkSpec) -> Option<String> {
-    let jitter = link.jitter;
-    let shape = match jitter.distribution {
-        Distribution::Uniform => "uniform",
-        Distribution::Normal => "normal",
-        Distribution::Pareto => "pareto",
-    };
-    let order = if jitter.reorder { ", reordering" } else { "" };
-    let told = || format!("jitter {} {shape}{order}", time(jitter.spread));
-    (!jitter.spread.is_zero()).then(told)
-}
-
-fn loss(link: &LinkSpec) -> Option<String> {
-    match link.loss {
-        Loss::None => None,
-        Loss::Independent(share) => Some(format!("loss {share}")),
-        Loss::GilbertElliott(states) => {
-            Some(format!("loss {:.3}% in bursts", states.mean_loss() * 100.0))
-        }
-    }
+    served + &of.spec.to_string()
 }
 
 fn time(time: Duration) -> String {
@@ -151,9 +107,8 @@ fn difference(before: &LinkSpec, now: &LinkSpec) -> String {
         (before.up != now.up).then(|| if now.up { "up" } else { "down" }.to_owned()),
         (before.rate != now.rate).then(|| format!("rate {}", rate(now))),
         (before.delay != now.delay).then(|| format!("delay {}", time(now.delay))),
-        (before.jitter != now.jitter)
-            .then(|| jitter(now).unwrap_or_else(|| "no jitter".to_owned())),
-        (before.loss != now.loss).then(|| loss(now).unwrap_or_else(|| "no loss".to_owned())),
+        (before.jitter != now.jitter).then(|| now.jitter.to_string()),
+        (before.loss != now.loss).then(|| now.loss.to_string()),
         (before.queue != now.queue).then(|| format!("queue {}", now.queue)),
         (before.ecn_threshold != now.ecn_threshold).then(|| format!("ecn {}", marks(now))),
     ];
