@@ -40,9 +40,24 @@ pub(crate) fn run(ports: PortKind) {
         ("nothing_is_lost_but_what_is_asked", nothing_else_is_lost),
     ];
     for (name, test) in tests {
+        if name.starts_with("datagrams") && !carries_udp_super_frames() {
+            crate::skipped(&format!(
+                "SKIPPED links-{name}: missing UDP super-frames in virtio-net headers (Linux 6.2)\n"
+            ));
+            continue;
+        }
         test(&net);
         println!("test {name} ({}) ... ok", ports.name());
     }
+}
+
+/// Before Linux 6.2 a virtio-net header cannot describe them, and packet sockets lose them. Nothing of ours sends any.
+fn carries_udp_super_frames() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut parts = release
+        .split('.')
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (6, 2)
 }
 
 impl Net {
