@@ -40,6 +40,14 @@ pub enum CapacityError {
     /// Its traffic failed.
     #[error("measuring what this computer carries: {0}")]
     Load(#[from] CalibrateError),
+    /// Its streams waited for a timeout of TCP, which says nothing about what could be carried.
+    #[error(
+        "measuring what this computer carries: {frames} frames in {WINDOW_NS} ns, its streams stood still"
+    )]
+    Stalled {
+        /// Frames carried all the same.
+        frames: u64,
+    },
     /// No timers.
     #[error("measuring how late timers are: {source}")]
     Timers {
@@ -89,6 +97,8 @@ const TIMERS: u64 = 100;
 const TIMER_GAP_NS: u64 = 1_000_000;
 const RAMP_NS: u64 = 150_000_000;
 const WINDOW_NS: u64 = 400_000_000;
+/// Fewer in a window were stopped by something: the slowest computer tried (one CPU in user mode) carries thousands.
+const FRAMES_MIN: u64 = 100;
 /// Faster than any computer this runs on (veth alone: 25 Gbit/s, testbeds.md §7), so that the serialiser takes part without
 /// limiting anything.
 const FASTEST_BPS: u64 = 100_000_000_000;
@@ -165,6 +175,10 @@ fn throughput(
     let bytes = |sample: &Sample| sample.links.iter().map(|l| l.sent.wire_bytes).sum::<u64>();
     let seconds = after.at_ns.saturating_sub(before.at_ns).max(1) as f64 / 1e9;
     let carried = bytes(&after).saturating_sub(bytes(&before)).max(1);
+    let frames = carried / frame_wire_bytes(gso_bytes, OVERHEAD_ETHERNET).max(1);
+    if frames < FRAMES_MIN {
+        return Err(CapacityError::Stalled { frames });
+    }
     let bytes_per_s = carried as f64 / seconds;
     let frame_bytes = frame_wire_bytes(gso_bytes, OVERHEAD_ETHERNET) as f64;
     Ok(Throughput {

@@ -233,7 +233,6 @@ fn migrate(arguments: &[String], kind: BackendKind, repetition: usize) -> Result
             &repetition.to_string(),
         ])
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
         .spawn()?;
     let output = finish(child, 120)?;
     let answer: Value = serde_json::from_slice(&output.stdout)
