@@ -48,3 +48,9 @@ pub enum Provenance {
     /// Not there.
     Absent,
 }
+
+/// Nearest index or count, saturating at both ends; not-a-number gives 0.
+#[must_use]
+pub fn round_usize(value: f64) -> usize {
+    usize::try_from(round_u64(value)).unwrap_or(usize::MAX)
+}

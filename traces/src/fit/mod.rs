@@ -5,7 +5,14 @@
 //! twice: on the points it was fitted to, and out of sample (fitted on one half of the recording,
 //! scored on the other), which is the one to believe.
 
+mod forms;
+mod halves;
 mod nnls;
+mod phases;
+
+pub use forms::{Form, FormScore, Forms, WindowError, compare_forms};
+pub use halves::{Direction, HalfWindow, Halves, WINDOWS_S, halves};
+pub use phases::{Phase, phases, steady_phase};
 
 use std::ops::Range;
 
@@ -142,6 +149,8 @@ struct Point {
     x: f64,
     pages: f64,
     cores: f64,
+    /// How much its error counts, against 1.
+    weight: f64,
 }
 
 /// The points of a range. Windows reach to half of it, so that at least two do not overlap.
@@ -171,6 +180,7 @@ fn curve(
             x: clock(point),
             pages: point.pages,
             cores: point.window_cpu_s / point.window_s,
+            weight: 1.0,
         })
         .collect();
     let (found, from_ns, to_ns) = (points.len(), range.start, range.end);
@@ -215,13 +225,13 @@ fn fit_sizes(points: &[Point], total: Option<u32>, coupling: Coupling) -> Vec<Pa
     let column = |&rate: &f64| {
         let mut column: Vec<f64> = points
             .iter()
-            .map(|p| -(-rate * p.x).exp_m1() * UNIT / p.pages)
+            .map(|p| -(-rate * p.x).exp_m1() * UNIT / p.pages * p.weight.sqrt())
             .collect();
         column.extend(total.map(|total| HEAVY * UNIT / f64::from(total)));
         column
     };
     let columns: Vec<Vec<f64>> = RATES.iter().map(column).collect();
-    let mut wanted = vec![1.0; points.len()];
+    let mut wanted: Vec<f64> = points.iter().map(|p| p.weight.sqrt()).collect();
     wanted.extend(total.map(|_| HEAVY));
     let mut sizes = nnls::solve(&columns, &wanted);
     let sum: f64 = sizes.iter().sum();
@@ -264,6 +274,7 @@ mod tests {
             x,
             pages: unique_pages(classes, x),
             cores: 1.0,
+            weight: 1.0,
         };
         [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0].map(point).into()
     }

@@ -1,10 +1,9 @@
-//! Statistics of traces: how many distinct pages are dirtied in a window, and how CPU use is spread.
+//! D(t): how many distinct pages are written in a window, as a mean and window by window.
 //!
-//! Pure arithmetic over traces. Never inside: fits (see `fit`).
+//! Pure arithmetic over page-write traces. Never inside: fits (see `fit`).
 
 use std::ops::Range;
 
-use crate::cpu::CpuTrace;
 use crate::dirty::{PageWriteTrace, Tick};
 use crate::units::NS_PER_S;
 
@@ -56,10 +55,38 @@ pub fn dirty_curve(
 
 /// Mean number of distinct pages over all windows of `window` ticks.
 fn mean_distinct(ticks: &[Tick], pages: u32, window: usize) -> f64 {
+    let mut sum = 0u64;
+    each_first(ticks, pages, window, |windows| sum += windows.len() as u64);
+    sum as f64 / (ticks.len() - window + 1) as f64
+}
+
+/// Distinct pages in each window of `window` ticks, one window starting at each tick; none when the
+/// ticks are fewer.
+#[must_use]
+pub fn distinct_in_windows(ticks: &[Tick], pages: u32, window: usize) -> Vec<u64> {
+    if window == 0 || window > ticks.len() {
+        return Vec::new();
+    }
+    // +1 where a page begins to count, -1 where it ends: the running sum is the count.
+    let mut steps = vec![0i64; ticks.len() - window + 2];
+    each_first(ticks, pages, window, |windows| {
+        steps[windows.start] += 1;
+        steps[windows.end] -= 1;
+    });
+    steps.pop();
+    let mut sum = 0i64;
+    let counts = steps.into_iter().map(|step| {
+        sum += step;
+        u64::try_from(sum).unwrap_or(0)
+    });
+    counts.collect()
+}
+
+/// Calls `count` with the windows in which a mark is the first of its page, mark by mark.
+fn each_first(ticks: &[Tick], pages: u32, window: usize, mut count: impl FnMut(Range<usize>)) {
     // One past the tick that last wrote the page; 0 = none yet.
     let mut after_last = vec![0usize; usize::try_from(pages).unwrap_or(0)];
     let latest_start = ticks.len() - window;
-    let mut sum = 0u64;
     for (index, tick) in ticks.iter().enumerate() {
         for page in tick.pages() {
             let Some(slot) = after_last.get_mut(page as usize) else {
@@ -69,11 +96,12 @@ fn mean_distinct(ticks: &[Tick], pages: u32, window: usize) -> f64 {
             // before hold that one too and have counted the page.
             let lowest = (*slot).max((index + 1).saturating_sub(window));
             let highest = index.min(latest_start);
-            sum += (highest + 1).saturating_sub(lowest) as u64;
+            if lowest <= highest {
+                count(lowest..highest + 1);
+            }
             *slot = index + 1;
         }
     }
-    sum as f64 / (latest_start + 1) as f64
 }
 
 /// Distinct pages in each whole second from 0: seconds `i..i+1` at index `i`.
@@ -100,79 +128,6 @@ pub fn distinct_per_second(trace: &PageWriteTrace) -> Vec<u64> {
     counts
 }
 
-/// CPU demand over one repetition of a trace, weighted by time, in thousandths of a core.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CpuStats {
-    /// Mean.
-    pub mean: f64,
-    /// Standard deviation over mean; 0 when the mean is 0.
-    pub coefficient_of_variation: f64,
-    /// Median.
-    pub p50: u32,
-    /// 95th percentile.
-    pub p95: u32,
-    /// Largest.
-    pub max: u32,
-    /// Autocorrelation at a lag of one interval; `None` for a constant trace.
-    pub lag1: Option<f64>,
-}
-
-/// Computes [`CpuStats`].
-#[must_use]
-pub fn cpu_stats(trace: &CpuTrace) -> CpuStats {
-    let samples = trace.samples();
-    let mean = trace.mean_milli();
-    let total = trace.period_ns() as f64;
-    let square = |milli: u32| (f64::from(milli) - mean).powi(2);
-    let variance = samples
-        .iter()
-        .map(|s| square(s.milli) * s.dur_ns as f64)
-        .sum::<f64>()
-        / total;
-    let mut sorted: Vec<(u32, u64)> = samples.iter().map(|s| (s.milli, s.dur_ns)).collect();
-    sorted.sort_unstable();
-    let values: Vec<f64> = samples.iter().map(|s| f64::from(s.milli)).collect();
-    CpuStats {
-        mean,
-        coefficient_of_variation: if mean > 0.0 {
-            variance.sqrt() / mean
-        } else {
-            0.0
-        },
-        p50: weighted_quantile(&sorted, 0.5),
-        p95: weighted_quantile(&sorted, 0.95),
-        max: sorted.last().map_or(0, |&(milli, _)| milli),
-        lag1: autocorrelation(&values, 1),
-    }
-}
-
-/// The least value that is not exceeded for `share` of the time.
-fn weighted_quantile(sorted: &[(u32, u64)], share: f64) -> u32 {
-    let total: u128 = sorted.iter().map(|&(_, weight)| u128::from(weight)).sum();
-    let target = share * total as f64;
-    let mut sum = 0u128;
-    for &(value, weight) in sorted {
-        sum += u128::from(weight);
-        if sum as f64 >= target {
-            return value;
-        }
-    }
-    sorted.last().map_or(0, |&(value, _)| value)
-}
-
-/// Autocorrelation of a series at a lag; `None` when it is constant or shorter than the lag.
-#[must_use]
-pub fn autocorrelation(values: &[f64], lag: usize) -> Option<f64> {
-    if values.len() <= lag {
-        return None;
-    }
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    let variance: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    let pairs = values.iter().zip(&values[lag..]);
-    let covariance: f64 = pairs.map(|(a, b)| (a - mean) * (b - mean)).sum();
-    (variance > 0.0).then(|| covariance / variance)
-}
-
 fn seconds(ns: u64) -> f64 {
     ns as f64 / NS_PER_S as f64
 }
@@ -184,7 +139,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cpu::CpuSample;
     use crate::dirty::Run;
 
     fn trace(sets: &[BTreeSet<u32>]) -> PageWriteTrace {
@@ -204,15 +158,19 @@ mod tests {
 
     /// The definition, window by window.
     fn by_hand(sets: &[BTreeSet<u32>], window: usize) -> f64 {
+        let sizes = sizes(sets, window);
+        sizes.iter().sum::<u64>() as f64 / sizes.len() as f64
+    }
+
+    fn sizes(sets: &[BTreeSet<u32>], window: usize) -> Vec<u64> {
         let union = |part: &[BTreeSet<u32>]| {
             part.iter()
                 .flatten()
                 .copied()
                 .collect::<BTreeSet<u32>>()
-                .len()
+                .len() as u64
         };
-        let sizes: Vec<usize> = sets.windows(window).map(union).collect();
-        sizes.iter().sum::<usize>() as f64 / sizes.len() as f64
+        sets.windows(window).map(union).collect()
     }
 
     proptest! {
@@ -224,6 +182,8 @@ mod tests {
             for window in 1..=sets.len() {
                 let points = dirty_curve(&trace, &[window], 0..u64::MAX);
                 prop_assert!((points[0].pages - by_hand(&sets, window)).abs() < 1e-9);
+                let counts = distinct_in_windows(&trace.ticks, trace.pages, window);
+                prop_assert_eq!(counts, sizes(&sets, window));
             }
             prop_assert!(dirty_curve(&trace, &[sets.len() + 1, 0], 0..u64::MAX).is_empty());
         }
@@ -246,17 +206,5 @@ mod tests {
     fn seconds_count_distinct_pages() {
         let sets: Vec<BTreeSet<u32>> = (0..15).map(|i| [i % 4, 9].into()).collect();
         assert_eq!(distinct_per_second(&trace(&sets)), [5, 5]);
-    }
-
-    #[test]
-    fn cpu_statistics_weigh_by_time() {
-        let samples = [(90, 100), (5, 800), (5, 200)]
-            .map(|(dur_ns, milli)| CpuSample { dur_ns, milli })
-            .to_vec();
-        let stats = cpu_stats(&CpuTrace::new(samples).unwrap());
-        assert!((stats.mean - 140.0).abs() < 1e-9);
-        assert_eq!((stats.p50, stats.p95, stats.max), (100, 200, 800));
-        assert_eq!(cpu_stats(&CpuTrace::constant(7)).lag1, None);
-        assert_eq!(autocorrelation(&[1.0, -1.0, 1.0, -1.0], 1), Some(-0.75));
     }
 }
