@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod balance;
+pub mod characterise;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

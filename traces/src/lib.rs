@@ -1,4 +1,4 @@
-//! What was recorded and how it is stored: trace types, our formats, importers, statistics, fits.
+//! What was recorded and how it is stored: trace types, our formats, importers, statistics, fits, forecasts.
 //!
 //! Inside: values read from files, and pure arithmetic over them. Never inside: anything that runs
 //! a VM or opens a data socket.
@@ -9,6 +9,7 @@ pub mod class;
 pub mod cpu;
 pub mod dirty;
 pub mod fit;
+pub mod forecast;
 pub mod import;
 pub mod stats;
 pub mod store;

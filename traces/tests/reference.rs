@@ -175,3 +175,127 @@ fn everything_is_said_of_every_vm() {
         assert!(found.acf_7d.is_some() && !found.distribution.fits.is_empty());
     }
 }
+
+/// By set as in [`rows`]: last, EWMA 0.3, SMA 12, AR(1), AR(6), LR over 10, seasonal; MAE and MASE.
+const ONE_STEP: [[(f64, f64); 7]; 7] = [
+    [
+        (8.13, 0.98),
+        (6.94, 0.83),
+        (6.80, 0.81),
+        (6.89, 0.81),
+        (6.75, 0.81),
+        (8.00, 0.96),
+        NO,
+    ],
+    [
+        (2.54, 1.00),
+        (2.56, 0.96),
+        (2.78, 1.09),
+        (3.13, 1.02),
+        (3.31, 0.98),
+        (3.05, 1.12),
+        (3.89, 1.52),
+    ],
+    [
+        (2.53, 1.02),
+        (2.58, 1.09),
+        (2.71, 1.11),
+        (2.23, 1.01),
+        (2.19, 0.99),
+        (3.39, 1.46),
+        (2.38, 1.04),
+    ],
+    [
+        (2.37, 0.99),
+        (2.55, 0.99),
+        (3.03, 1.18),
+        (3.55, 1.12),
+        (3.28, 1.02),
+        (2.98, 1.15),
+        NO,
+    ],
+    [
+        (685.0, 0.97),
+        (748.0, 1.06),
+        (827.0, 1.13),
+        (758.0, 1.03),
+        (764.0, 1.06),
+        (953.0, 1.39),
+        NO,
+    ],
+    [
+        (1.50, 1.05),
+        (1.34, 1.01),
+        (1.47, 1.08),
+        (1.58, 1.10),
+        (1.20, 0.99),
+        (1.52, 1.12),
+        NO,
+    ],
+    [
+        (0.16, 1.02),
+        (0.18, 1.06),
+        (0.22, 1.25),
+        (0.19, 1.30),
+        (0.18, 1.11),
+        (0.20, 1.17),
+        NO,
+    ],
+];
+
+/// Not asked.
+const NO: (f64, f64) = (f64::NAN, f64::NAN);
+
+/// One step ahead, fitted once on the first half, scored on the second: mean over VMs of the MAE in the
+/// unit of the data, and median over VMs of the MASE.
+#[test]
+fn one_step_errors_are_those_of_the_notes() {
+    use traces::forecast::{Method, Plan, backtest};
+    let methods: Vec<Method> = ["ewma:0.3", "sma:12", "ar:1", "ar:6", "lr", "seasonal"]
+        .iter()
+        .map(|name| name.parse().expect("a predictor"))
+        .collect();
+    let plan = Plan {
+        horizons: vec![1],
+        most_origins: usize::MAX,
+        refits: 0,
+        season: Some(288),
+        floor: None,
+        ..Plan::default()
+    };
+    let test = "one_step_errors";
+    let Some(rows) = rows(test) else { return };
+    eprintln!("set, predictor: MAE (MASE), asked / got");
+    for ((name, columns, _), asked) in rows.iter().zip(ONE_STEP) {
+        let scores: Vec<_> = columns
+            .iter()
+            .map(|values| backtest(&sampled(values).filled().0, &methods, &plan))
+            .collect();
+        let names = std::iter::once(Method::Last).chain(methods.iter().copied());
+        for (method, asked) in names.zip(asked) {
+            // The notes scored the season where every VM has it.
+            if asked.0.is_nan() {
+                continue;
+            }
+            let of = |vm: &Vec<traces::forecast::MethodScore>| {
+                let score = vm.iter().find(|s| s.method == method.to_string())?;
+                score.horizons.first().map(|h| (h.mae, h.mase))
+            };
+            let found: Vec<_> = scores.iter().filter_map(of).collect();
+            let mae = found.iter().map(|f| f.0).sum::<f64>() / found.len() as f64;
+            let mase = spread(found.iter().map(|f| f.1))
+                .expect("VMs that change")
+                .p50;
+            eprintln!(
+                "{name}, {method}: {} ({}) / {mae:.3} ({mase:.3})",
+                asked.0, asked.1
+            );
+            // A unit of the last digit, or 1 % (AR by another estimator), of the MAE; 3 % of the MASE.
+            assert!(
+                (mae - asked.0).abs() <= (0.01 * asked.0).max(0.0051),
+                "{name}, {method}"
+            );
+            assert!((mase - asked.1).abs() <= 0.03 * asked.1, "{name}, {method}");
+        }
+    }
+}

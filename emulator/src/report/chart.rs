@@ -32,15 +32,7 @@ impl Axis {
 
     /// Round values, about ten of them: 1, 2 or 5 times a power of ten, or parts of hours and days.
     pub(super) fn ticks(&self) -> Vec<f64> {
-        let step = nice_step((self.to - self.from) / 9.0);
-        let mut ticks = Vec::new();
-        let mut at = (self.from / step).ceil() * step;
-        // The step is at least a ninth of the range: 20 is never reached.
-        while at <= self.to + step * 1e-9 && ticks.len() < 20 {
-            ticks.push(at);
-            at += step;
-        }
-        ticks
+        multiples(self.from, self.to, nice_step((self.to - self.from) / 9.0))
     }
 
     /// Vertical lines from `top` to `bottom`, labelled below.
@@ -76,12 +68,33 @@ fn nice_step(at_least: f64) -> f64 {
         }
         return (at_least / 86400.0).ceil() * 86400.0;
     }
+    decimal_step(at_least)
+}
+
+/// 1, 2 or 5 times a power of ten.
+fn decimal_step(at_least: f64) -> f64 {
     let power = 10f64.powf(at_least.max(1e-9).log10().floor());
     let factor = [1.0, 2.0, 5.0]
         .into_iter()
         .find(|f| f * power >= at_least)
         .unwrap_or(10.0);
     factor * power
+}
+
+fn multiples(from: f64, to: f64, step: f64) -> Vec<f64> {
+    let mut ticks = Vec::new();
+    let mut at = (from / step).ceil() * step;
+    // The step is at least a ninth of the range: 20 is never reached.
+    while at <= to + step * 1e-9 && ticks.len() < 20 {
+        ticks.push(at);
+        at += step;
+    }
+    ticks
+}
+
+/// Round values of a range that is no time, at most about `count`.
+pub(super) fn decimal_ticks(from: f64, to: f64, count: f64) -> Vec<f64> {
+    multiples(from, to, decimal_step((to - from) / count))
 }
 
 /// Seconds, or hours and minutes of a long range.

@@ -1,4 +1,4 @@
-//! `report.html`: one self-contained file about a run, for people.
+//! `report.html`: one self-contained file about a run, for people; and the one about a trace ([`trace`]).
 //!
 //! Inside: reading the results and turning them into HTML and inline SVG. Never inside: anything
 //! computed that the results do not say (the summary has the numbers), scripts or styles from
@@ -10,7 +10,9 @@ mod hosts;
 pub mod html;
 mod migrations;
 mod page;
+mod plot;
 mod tables;
+pub mod trace;
 
 use crate::results::{ResultsError, RunDir, collect, write_atomically};
 

@@ -116,7 +116,7 @@ const HOW_TO_READ: &str = "<p><span class=\"tag measured\">measured</span> was r
     guest's own time says. The <b>grade</b> says how far the emulation itself can be trusted: A \
     (links within 1 %), B (3 %), C (10 %), invalid beyond.</p>";
 
-fn section(out: &mut String, title: &str, note: &str, body: &str) {
+pub(super) fn section(out: &mut String, title: &str, note: &str, body: &str) {
     let _ = write!(out, "<section><h2>{}</h2>", escape(title));
     if !note.is_empty() {
         let _ = write!(out, "<p class=\"note\">{}</p>", escape(note));

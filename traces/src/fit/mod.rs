@@ -26,7 +26,7 @@ use crate::units::{NS_PER_S, round_u32};
 pub const RATES: [f64; 7] = [100.0, 20.0, 5.0, 1.0, 0.2, 0.04, 0.008];
 
 /// Windows of the curve, in ticks: 1-2-5 steps with one in between, as the curve bends slowly.
-const WINDOWS: [usize; 16] = [
+pub const WINDOWS: [usize; 16] = [
     1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500,
 ];
 
@@ -35,7 +35,7 @@ const WINDOWS: [usize; 16] = [
 const LOAD_SHARE: f64 = 0.1;
 
 /// How good a fit is: mean absolute relative errors of D(t), 0.1 = 10 %.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct FitReport {
     /// Of all classes on the points they were fitted to.
     pub in_sample_error: f64,

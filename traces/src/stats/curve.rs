@@ -8,7 +8,7 @@ use crate::dirty::{PageWriteTrace, Tick};
 use crate::units::NS_PER_S;
 
 /// A point of D(t): the mean number of distinct pages written in a window.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct CurvePoint {
     /// Length of the window.
     pub window_s: f64,

@@ -12,8 +12,6 @@ pub mod distribution;
 mod fleet;
 mod hurst;
 mod linear;
-#[cfg(test)]
-#[cfg(test)]
 pub(crate) mod noise;
 mod pages;
 mod period;
@@ -29,10 +27,11 @@ pub use describe::{Bursts, Summary, bursts, dispersion_index, quantile, summary}
 pub use fleet::{Gather, Lives, Spread, Together, lives, spread};
 pub use hurst::{Scaling, aggregated_variance, dfa};
 pub(crate) use linear::Normal;
+pub(crate) use noise::Draws;
 pub use pages::{
     PageStats, Quantiles, WorkingSet, page_stats, ticks_of, window_quantiles, working_set,
 };
-pub use period::{Period, periods};
+pub use period::{Period, periodogram, periods};
 pub use profile::{Cross, QuantityStats, cross_correlations, quantity_stats};
 pub use sampled::{Quantity, Sampled, Steps, steps};
 pub use shifts::{change_points, level_shifts};

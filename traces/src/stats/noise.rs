@@ -17,6 +17,12 @@ impl Draws {
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
+
+    /// In 0..n; 0 for n = 0. The bias of the product is below n / 2^64.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        let product = u128::from(self.bits()) * n as u128;
+        usize::try_from(product >> 64).unwrap_or(0)
+    }
 }
 
 /// Standard normal draws (Box and Muller).

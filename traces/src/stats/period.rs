@@ -89,6 +89,19 @@ fn refine(acf: &[f64], lag: usize) -> (f64, f64) {
     (length, highest)
 }
 
+/// Share of the variance by frequency: `i + 1` cycles in the whole series at index `i`. Holes count as
+/// the mean. Empty for a constant series.
+#[must_use]
+pub fn periodogram(values: &[Option<f64>]) -> Vec<f64> {
+    let spectrum = Spectrum::new(values);
+    let known = values.iter().flatten().count();
+    if known == 0 || spectrum.total <= 0.0 {
+        return Vec::new();
+    }
+    let powers = spectrum.power.iter().skip(1);
+    powers.map(|power| power / spectrum.total).collect()
+}
+
 /// Whether a period is a multiple of a shorter one and not clearly (by a quarter) stronger.
 fn repeats(period: &Period, shorter: &Period) -> bool {
     let times = period.length / shorter.length;
@@ -136,11 +149,15 @@ impl Spectrum {
         let mean = known.clone().sum::<f64>() / known.count().max(1) as f64;
         let centred = values.iter().map(|v| v.map_or(0.0, |v| v - mean));
         let mut buffer: Vec<Complex<f64>> = centred.map(|v| Complex::new(v, 0.0)).collect();
-        FftPlanner::new()
-            .plan_fft_forward(buffer.len())
-            .process(&mut buffer);
+        if !buffer.is_empty() {
+            let mut planner = FftPlanner::new();
+            planner.plan_fft_forward(buffer.len()).process(&mut buffer);
+        }
         let half = values.len() / 2;
-        let power: Vec<f64> = buffer[..half.max(1)].iter().map(|v| v.norm_sqr()).collect();
+        let power: Vec<f64> = buffer[..half.max(1).min(buffer.len())]
+            .iter()
+            .map(|v| v.norm_sqr())
+            .collect();
         let total: f64 = power.iter().skip(1).sum();
         let bins = power.len().saturating_sub(1).max(1) as f64;
         // Powers of white noise are exponential: Fisher's bound for the largest of so many.
