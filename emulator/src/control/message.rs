@@ -36,7 +36,9 @@ pub enum ToMachine {
         /// Number.
         migration: MigrationId,
         /// The links its bytes cross, in their order.
-        links: Vec<LinkId>,
+        path: Vec<LinkId>,
+        /// Those its acknowledgements cross.
+        back: Vec<LinkId>,
     },
     /// Answer with [`FromMachine::Watched`]: the migration is over.
     Unwatch {
@@ -172,8 +174,6 @@ pub struct Sending {
     pub to_ns: u64,
     /// Its connection's state in this time.
     pub tcp: Vec<TcpSample>,
-    /// What the way back takes while idle.
-    pub back: Duration,
 }
 
 /// What was seen of a migration's path while it was under way.

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// What follows (device state, the destination's loading and its answer) leaves links idle by
 /// intention. `None` if it did not get to its first round.
 #[must_use]
-pub fn sending(source: &SourceReport, back: Duration) -> Option<Sending> {
+pub fn sending(source: &SourceReport) -> Option<Sending> {
     let span = |phase: Phase| source.phases.iter().find(|span| span.phase == phase);
     let from_ns = span(Phase::Rounds)?.begin_ns;
     let to_ns = span(Phase::FinalRound).map_or(source.end_ns, |span| span.end_ns);
@@ -22,7 +22,6 @@ pub fn sending(source: &SourceReport, back: Duration) -> Option<Sending> {
         from_ns,
         to_ns: to_ns.max(from_ns),
         tcp: source.tcp.clone(),
-        back,
     })
 }
 
