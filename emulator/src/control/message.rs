@@ -15,7 +15,6 @@ use netmodel::topology::LinkId;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Version of these messages.
 pub const PROTOCOL: u16 = 2;

@@ -8,7 +8,6 @@ use crate::control::message::{PathSeen, Sending};
 use crate::event::LinkCalibration;
 use crate::migration::record::{ErrorBudget, MigrationRecord, Phase, RateError, SourceReport};
 use netmodel::residual::WINDOWS;
-use std::time::Duration;
 
 /// When a source had something to send: from its first round until the last page was handed over.
 /// What follows (device state, the destination's loading and its answer) leaves links idle by

@@ -219,7 +219,6 @@ impl Driver<'_> {
     /// A migration is over. What was seen of its links belongs to its record, so that is asked for
     /// first.
     async fn over(&mut self, migration: MigrationId, owner: Owner) -> Result<(), RunError> {
-        let scenario = self.scenario;
         let Some(ongoing) = self.ongoing.get_mut(&migration) else {
             return Ok(());
         };

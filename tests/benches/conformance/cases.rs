@@ -167,8 +167,8 @@ fn jitters(delayed: LinkSpec) -> Vec<Case> {
             reorder: false,
         };
         let spec = LinkSpec { jitter, ..delayed };
-        // Means of as many scatter by 0.07 ms, those of thirty such by 0.013.
-        let datagrams = 800;
+        // Means of as many scatter by 0.1 ms, those of thirty such by 0.02.
+        let datagrams = 400;
         case(name, What::Idle { spec, datagrams }, &margins)
     };
     vec![
