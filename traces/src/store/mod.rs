@@ -4,5 +4,9 @@
 
 pub mod bundle;
 pub mod page_write;
+pub mod partial;
+pub mod sample;
 pub mod series;
+pub mod sort;
 mod table;
+mod varint;

@@ -17,7 +17,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::{Type, TypePtr};
 
 /// Rows in a row group: large enough to compress, small enough to read one at a time.
-const ROWS_PER_GROUP: usize = 128 << 10;
+pub(super) const ROWS_PER_GROUP: usize = 128 << 10;
 
 /// The values of a column, one a row.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,22 +72,13 @@ impl Table {
     pub(super) fn write(
         &self,
         out: impl Write + Send,
-        required: &[&str],
+        required: &[&'static str],
     ) -> Result<(), ParquetError> {
-        let schema = self.schema(required)?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            .build();
-        let mut writer = SerializedFileWriter::new(out, schema, Arc::new(properties))?;
+        let mut writer = TableWriter::new(out, self, required)?;
         let mut start = 0;
         while start < self.rows {
             let end = (start + ROWS_PER_GROUP).min(self.rows);
-            let mut group = writer.next_row_group()?;
-            for (name, column) in &self.columns {
-                let required = required.contains(&name.as_str());
-                write_column(&mut group, column, start..end, required)?;
-            }
-            group.close()?;
+            writer.group(self, start..end)?;
             start = end;
         }
         writer.close().map(|_| ())
@@ -173,6 +164,49 @@ impl Table {
             table.push(&name, column);
         }
         Ok(table)
+    }
+}
+
+/// A table written group by group.
+pub(super) struct TableWriter<W: Write + Send> {
+    writer: SerializedFileWriter<W>,
+    required: Vec<&'static str>,
+}
+
+impl<W: Write + Send> TableWriter<W> {
+    /// A table of the columns of `like`; those `required` have a value in every row.
+    pub(super) fn new(
+        out: W,
+        like: &Table,
+        required: &[&'static str],
+    ) -> Result<Self, ParquetError> {
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .build();
+        let schema = like.schema(required)?;
+        Ok(Self {
+            writer: SerializedFileWriter::new(out, schema, Arc::new(properties))?,
+            required: required.to_vec(),
+        })
+    }
+
+    /// Appends rows of a table with the same columns as one row group.
+    pub(super) fn group(
+        &mut self,
+        table: &Table,
+        rows: std::ops::Range<usize>,
+    ) -> Result<(), ParquetError> {
+        let mut group = self.writer.next_row_group()?;
+        for (name, column) in &table.columns {
+            let required = self.required.contains(&name.as_str());
+            write_column(&mut group, column, rows.clone(), required)?;
+        }
+        group.close().map(|_| ())
+    }
+
+    /// Ends the table and gives back what it was written to.
+    pub(super) fn close(self) -> Result<W, ParquetError> {
+        self.writer.into_inner()
     }
 }
 

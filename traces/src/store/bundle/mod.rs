@@ -9,6 +9,7 @@ mod manifest;
 mod read;
 mod rows;
 mod write;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,6 +17,7 @@ use std::path::Path;
 pub use error::BundleError;
 pub use manifest::{ColumnNote, FileEntry, Importer, Manifest, Sampling, TimeOrigin};
 pub use read::Finding;
+pub use writer::BundleWriter;
 
 use crate::class::PageClass;
 use crate::cpu::{CpuTrace, CpuTraceError};
