@@ -17,11 +17,74 @@ use super::{
 };
 use crate::class::PageClass;
 use crate::dirty::PageWriteTrace;
+use crate::import::{Output, OutputError, Streamed};
 use crate::store::page_write::{self, Origin};
 use crate::store::partial::Partial;
 use crate::store::sample::Sample;
 use crate::store::series::{Metric, SeriesError};
 use crate::store::table::{Column, ROWS_PER_GROUP, Table, TableWriter};
+
+/// An import on its way into a bundle.
+#[derive(Debug)]
+pub struct BundleImport {
+    writer: BundleWriter,
+    source: String,
+    licence: String,
+    vms: Vec<VmMeta>,
+}
+
+impl BundleImport {
+    /// A bundle that will be at `dir`, with the words for people its recordings carry.
+    ///
+    /// # Errors
+    /// As [`BundleWriter::create`].
+    pub fn create(dir: &Path, source: &str, licence: &str) -> Result<Self, BundleError> {
+        Ok(Self {
+            writer: BundleWriter::create(dir)?,
+            source: source.to_string(),
+            licence: licence.to_string(),
+            vms: Vec::new(),
+        })
+    }
+
+    /// As [`BundleWriter::scratch`].
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn scratch(&self) -> Result<PathBuf, BundleError> {
+        self.writer.scratch()
+    }
+
+    /// Gives the bundle its name: the commit point.
+    ///
+    /// # Errors
+    /// As [`BundleWriter::finish`].
+    pub fn finish(self, streamed: &Streamed, title: &str) -> Result<Manifest, BundleError> {
+        let manifest = Manifest::of_import(streamed, title, &self.source, &self.licence);
+        self.writer.finish(&manifest, &self.vms)
+    }
+}
+
+impl Output for BundleImport {
+    fn sample(&mut self, sample: &Sample) -> Result<(), OutputError> {
+        Ok(self.writer.sample(sample)?)
+    }
+
+    fn vm(
+        &mut self,
+        mut meta: VmMeta,
+        page_writes: Option<PageWriteTrace>,
+    ) -> Result<(), OutputError> {
+        if let Some(trace) = page_writes {
+            let name = format!("{}.mbpw", meta.vm_id);
+            self.writer
+                .page_writes(&name, &trace, &self.source, &self.licence)?;
+            meta.page_writes = Some(name);
+        }
+        self.vms.push(meta);
+        Ok(())
+    }
+}
 
 /// A bundle being written.
 pub struct BundleWriter {
