@@ -124,7 +124,11 @@ fn google_2019_instances_have_their_means() {
         assert_eq!(vm.series.intervals().len(), rows);
         let found = mean(vm, Metric::CpuMilli) / 100_000.0;
         assert!((found - cpu).abs() < 5e-6, "{name}: {found}");
-        assert!(vm.series.values(Metric::CpuP95Milli).count() == rows);
+        let percentiles = vm.series.values(Metric::CpuP95Milli).count();
+        assert!(
+            percentiles <= rows && percentiles >= rows - 4,
+            "{name}: -1 is missing"
+        );
     }
     // 660919 s into the source's clock, 600 s of which are before the trace; the window ends at 661200.
     let first = imported.vms[0].series.intervals()[0];
@@ -198,16 +202,20 @@ fn opendc_layouts_hold_the_same() {
             |w: &traces::import::Warning| matches!(w.kind, WarningKind::Guessed { unit: "KB", .. });
         assert!(imported.warnings.iter().any(guessed));
     }
+    // The older layout has stamps, and so the gaps that the current one has lost.
+    assert_eq!((new.counts.gaps, new.counts.gap_ms), (0, 0));
+    assert_eq!((old.counts.gaps, old.counts.gap_ms), (13_475, 237_585_000));
     let vm = |imported: &Imported| {
         let vm = imported.vms.iter().find(|vm| vm.meta.name == "1019");
         vm.expect("in the fixture").clone()
     };
     let (new, old) = (vm(&new), vm(&old));
     assert_eq!(new.meta.mem_bytes, Some(181_352 * 1024));
-    assert_eq!(new.series.intervals(), old.series.intervals());
+    assert_eq!(new.series.intervals()[0], old.series.intervals()[0]);
     assert_eq!(new.series.intervals()[0].t_ms, 1_376_314_546_000);
     assert_eq!(new.series.value(Metric::CpuMilli, 1), Some(4));
-    assert_eq!(new.series, old.series);
+    let cpu = |vm: &ImportedVm| vm.series.values(Metric::CpuMilli).collect::<Vec<_>>();
+    assert_eq!(cpu(&new), cpu(&old));
 }
 
 fn mhz_ms(vm: &ImportedVm) -> f64 {

@@ -3,7 +3,7 @@
 //!
 //! As 2011: microseconds from 600 s before the trace, shares of the largest machine. The flattened form
 //! has no end: a row holds to the end of its window of 300 s, or to the next row. Percentiles of CPU stay: the smallest and
-//! the 95th.
+//! the 95th; -1 means that they were not taken.
 
 use serde_json::Value;
 
@@ -48,6 +48,9 @@ pub(super) const ROWS: Rows = Rows {
     described_in: None,
 };
 
+/// A percentile that was not taken.
+const MISSING: &str = "-1.0";
+
 const JSON: u8 = 0;
 const FLAT: u8 = 1;
 /// Windows of usage.
@@ -77,6 +80,8 @@ struct Row {
     memory: Option<f64>,
     cpu_limit: Option<f64>,
     memory_limit: Option<f64>,
+    /// Percentiles marked as missing.
+    missing: bool,
 }
 
 fn read(table: u8, lines: &mut Text, intake: &mut Intake<'_>) -> Result<(), StreamError> {
@@ -119,6 +124,9 @@ fn take(row: Row, lines: &Text, cores: f64, intake: &mut Intake<'_>) -> Result<(
     let Some(vm) = intake.vm(&row.id) else {
         return Ok(());
     };
+    if row.missing {
+        intake.count(Tally::Invalid("CPU percentiles"));
+    }
     let mem_bytes = intake.options.units.mem_bytes;
     let known = intake.get(vm);
     if known.meta.host_initial.is_none() {
@@ -193,7 +201,10 @@ impl Columns {
         }
         let must = |index: usize| columns[self.must[index]];
         let may = |index: usize| self.may[index].map_or("", |at| columns[at]);
-        let real = |index: usize| optional(MAY[index], may(index));
+        let real = |index: usize| match may(index) {
+            MISSING => Ok(None),
+            value => optional(MAY[index], value),
+        };
         let start_us = whole("time", must(0))?;
         let window = (start_us / WINDOW_US).saturating_add(1);
         let end_us = match may(7) {
@@ -216,6 +227,7 @@ impl Columns {
             memory: real(4)?,
             cpu_limit: real(5)?,
             memory_limit: real(6)?,
+            missing: may(3) == MISSING,
         })
     }
 }
@@ -243,6 +255,7 @@ fn json_row(line: &str) -> Result<Row, ImportErrorKind> {
         memory: usage("average_usage", "memory")?,
         cpu_limit: None,
         memory_limit: None,
+        missing: value["tail_cpu_usage_distribution"][4] == -1.0,
     })
 }
 
@@ -262,6 +275,7 @@ fn json_real(column: &'static str, value: &Value) -> Result<Option<f64>, ImportE
     match value {
         Value::Null => Ok(None),
         Value::String(text) => optional(column, text),
+        missing if *missing == -1.0 => Ok(None),
         other => number(column, &other.to_string()).map(Some),
     }
 }
