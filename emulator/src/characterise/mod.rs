@@ -86,18 +86,23 @@ pub struct FleetQuantity {
 pub struct Characterise {
     vms: Vec<Vm>,
     gathers: Vec<(Quantity, Gather)>,
-    metas: Vec<VmMeta>,
+    /// Starts and ends, also of VMs without samples.
+    lives: Vec<(Option<i64>, Option<i64>)>,
 }
 
 impl Characterise {
-    /// Adds a VM. Returns the series its figures are of, for plots.
+    /// Adds a VM; one without samples has only its life. Returns the series its figures are of, for plots.
     pub fn add(
         &mut self,
         meta: &VmMeta,
         series: &Series,
         recording: Option<&PageWriteTrace>,
     ) -> Vec<(Quantity, Sampled)> {
+        self.lives.push((meta.start_ms, meta.stop_ms));
         let sampled = sampled(series, recording);
+        if sampled.is_empty() {
+            return sampled;
+        }
         let quantities = sampled.iter().filter_map(|(quantity, sampled)| {
             let bound = match quantity {
                 Quantity::Cpu => meta.vcpus.map(f64::from),
@@ -106,8 +111,8 @@ impl Characterise {
             };
             quantity_stats(sampled, *quantity, bound)
         });
-        // Correlations need one grid: that of the samples, also where page writes have a wider one.
         let quantities = quantities.collect();
+        // Correlations need one grid: that of the samples, also where page writes have a wider one.
         let grid: Vec<(Quantity, Sampled)> = Quantity::ALL
             .into_iter()
             .filter_map(|quantity| Some((quantity, Sampled::of(series, quantity)?)))
@@ -128,7 +133,6 @@ impl Characterise {
             cross_correlations: cross_correlations(&grid),
             pages: recording.and_then(page),
         });
-        self.metas.push(meta.clone());
         sampled
     }
 
@@ -161,7 +165,7 @@ impl Characterise {
         });
         let fleet = Fleet {
             quantities: quantities.collect(),
-            lives: lives(self.metas.iter()),
+            lives: lives(self.lives.iter().copied()),
         };
         Document {
             version: 1,

@@ -87,7 +87,7 @@ enum Command {
     Validate(validate::ValidateCommand),
     /// Import and show traces.
     #[command(subcommand)]
-    Trace(trace::TraceCommand),
+    Trace(Box<trace::TraceCommand>),
     /// Tell what this machine offers and lacks, with the remedy.
     Doctor(doctor::DoctorArgs),
     /// A machine; started by migbed itself.

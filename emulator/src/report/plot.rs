@@ -79,9 +79,8 @@ impl Side {
             Scale::Log if value > 0.0 => (value / self.from).ln() / (self.to / self.from).ln(),
             Scale::Log => return None,
         };
-        share
-            .is_finite()
-            .then(|| self.pixels.0 + share * (self.pixels.1 - self.pixels.0))
+        let at = self.pixels.0 + share * (self.pixels.1 - self.pixels.0);
+        at.is_finite().then_some(at)
     }
 
     /// Round values, about eight.

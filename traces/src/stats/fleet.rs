@@ -2,7 +2,6 @@
 
 use super::sampled::Sampled;
 use super::{Summary, correlation, quantile, summary};
-use crate::store::bundle::VmMeta;
 use crate::units::round_usize;
 
 /// Percentiles of a figure over the VMs that have it.
@@ -194,17 +193,16 @@ pub struct Lives {
     pub hourly_dispersion: Option<f64>,
 }
 
-/// Computes [`Lives`]; `None` when no VM has a start.
+/// Computes [`Lives`] from starts and ends in ms; `None` when no VM has a start.
 #[must_use]
-pub fn lives<'a>(vms: impl Iterator<Item = &'a VmMeta>) -> Option<Lives> {
+pub fn lives(vms: impl Iterator<Item = (Option<i64>, Option<i64>)>) -> Option<Lives> {
     let (mut starts, mut lifetimes) = (Vec::new(), Vec::new());
-    for vm in vms {
-        let Some(start) = vm.start_ms else { continue };
+    for (start, stop) in vms {
+        let Some(start) = start else {
+            continue;
+        };
         starts.push(start);
-        lifetimes.extend(
-            vm.stop_ms
-                .map(|stop| stop.saturating_sub(start) as f64 / 1000.0),
-        );
+        lifetimes.extend(stop.map(|stop| stop.saturating_sub(start) as f64 / 1000.0));
     }
     starts.sort_unstable();
     let first = *starts.first()?;
@@ -268,20 +266,11 @@ mod tests {
 
     #[test]
     fn lives_are_counted() {
-        let vm = |start_ms: Option<i64>, stop_ms: Option<i64>| VmMeta {
-            start_ms,
-            stop_ms,
-            ..VmMeta::named("x")
-        };
-        let vms = [
-            vm(Some(0), Some(5000)),
-            vm(Some(2000), None),
-            vm(None, None),
-        ];
-        let found = lives(vms.iter()).unwrap();
+        let vms = [(Some(0), Some(5000)), (Some(2000), None), (None, None)];
+        let found = lives(vms.into_iter()).unwrap();
         assert_eq!((found.started, found.ended), (2, 1));
         assert_eq!(found.lifetime_s.unwrap().mean, 5.0);
         assert_eq!(found.interarrival_s.unwrap().mean, 2.0);
-        assert_eq!(lives([].iter()), None);
+        assert_eq!(lives(std::iter::empty()), None);
     }
 }

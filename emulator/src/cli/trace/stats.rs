@@ -1,7 +1,7 @@
 //! `migbed trace stats`: what a trace is like, as a table, JSON or HTML.
 
 use super::Source;
-use super::meter::Meter;
+use super::each::each_vm;
 use crate::characterise::{Characterise, Document, Page, Vm};
 use crate::cli::Exit;
 use crate::cli::output::say;
@@ -18,9 +18,6 @@ use traces::stats::{QuantityStats, Spread};
 pub(in crate::cli) struct StatsArgs {
     #[command(flatten)]
     source: Source,
-    /// Only these VMs, by name; can be given several times.
-    #[arg(long = "vm", value_name = "NAME")]
-    vms: Vec<String>,
     /// Print everything as JSON.
     #[arg(long)]
     json: bool,
@@ -37,21 +34,19 @@ const ROWS: usize = 60;
 
 impl StatsArgs {
     pub(super) fn execute(&self) -> Result<Exit> {
-        let (format, vms) = self.source.load(&self.vms)?;
-        let mut meter = Meter::new("characterising", vms.len());
         let mut all = Characterise::default();
         let mut curves = Vec::new();
-        // Each VM is dropped when its figures are known.
-        for vm in vms {
-            let sampled = all.add(&vm.meta, &vm.series, vm.page_writes.as_ref());
-            if self.html.is_some() && curves.len() < self.draw {
+        let streamed = each_vm(&self.source, |meta, series, recording| {
+            let sampled = all.add(meta, series, recording);
+            if self.html.is_some() && !sampled.is_empty() && curves.len() < self.draw {
                 let drawn = sampled.iter().map(|(quantity, s)| Curves::of(*quantity, s));
                 curves.push(drawn.collect::<Vec<_>>());
             }
-            meter.step();
-        }
-        drop(meter);
-        let document = all.finish(self.source.path.display().to_string(), format);
+        })?;
+        let Some(streamed) = streamed else {
+            return Ok(Exit::Interrupted);
+        };
+        let document = all.finish(self.source.name(), streamed.format.name().to_owned());
         if let Some(file) = &self.html {
             write_atomically(file, page(&document, &curves).as_bytes())
                 .map_err(|error| Unusable(error.to_string()))?;
@@ -118,10 +113,10 @@ fn vm_table(document: &Document) -> Table {
         "distribution",
         "missing",
     ]);
-    let rows = document.vms.iter().flat_map(|vm| {
-        let row = |stats| (vm, stats);
-        vm.quantities.iter().map(row)
-    });
+    let rows = document
+        .vms
+        .iter()
+        .flat_map(|vm| vm.quantities.iter().map(move |stats| (vm, stats)));
     let total = rows.clone().count();
     for (vm, stats) in rows.take(ROWS) {
         table.add_row(vm_row(vm, stats));

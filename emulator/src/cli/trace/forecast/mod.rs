@@ -1,7 +1,9 @@
 //! `migbed trace forecast`: predictors tested on a trace, always beside the last value.
 
-use super::meter::Meter;
-use super::{LoadedVm, Source};
+mod fleet;
+
+use super::Source;
+use super::each::each_vm;
 use crate::characterise::sampled;
 use crate::cli::Exit;
 use crate::cli::output::say;
@@ -9,21 +11,16 @@ use crate::run::Unusable;
 use anyhow::Result;
 use clap::Args;
 use comfy_table::Table;
+use fleet::{FleetScore, fleet};
 use serde::Serialize;
-use traces::forecast::{
-    Forecast, HorizonScore, Method, MethodScore, Paired, Plan, QUANTILES, backtest, forecast,
-    paired_bootstrap,
-};
-use traces::stats::{Quantity, Sampled, Spread, periods, spread};
+use traces::forecast::{Forecast, Method, MethodScore, Plan, QUANTILES, backtest, forecast};
+use traces::stats::{Quantity, Sampled, Spread, periods};
 use traces::units::round_usize;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ForecastArgs {
     #[command(flatten)]
     source: Source,
-    /// Only these VMs, by name; can be given several times.
-    #[arg(long = "vm", value_name = "NAME")]
-    vms: Vec<String>,
     /// What to foretell: cpu, net, page-writes, and what `trace stats` knows besides.
     #[arg(long, value_delimiter = ',', default_value = "cpu,net,page-writes")]
     metric: Vec<String>,
@@ -90,28 +87,6 @@ struct VmOutput {
     ahead: Option<Vec<Forecast>>,
 }
 
-/// A predictor at one horizon over the VMs.
-#[derive(Debug, Serialize)]
-struct FleetScore {
-    method: String,
-    horizon: usize,
-    vms: usize,
-    mae_mean: f64,
-    mase: Option<Spread>,
-    /// Medians over VMs of the pinball losses over the one-step naive error.
-    pinball_scaled: [Option<f64>; 5],
-    coverage_80: Option<Spread>,
-    coverage_p95: Option<Spread>,
-    under_share: Option<Spread>,
-    precision: Option<f64>,
-    recall: Option<f64>,
-    /// Median difference of MASE to the last value's, with 95 % by bootstrap over VMs.
-    against_last: Option<Paired>,
-    /// VMs on which it is better, and worse, than the last value by Diebold and Mariano at 5 %.
-    better: usize,
-    worse: usize,
-}
-
 struct Wanted {
     quantities: Vec<Quantity>,
     methods: Vec<Method>,
@@ -122,7 +97,6 @@ struct Wanted {
 impl ForecastArgs {
     pub(super) fn execute(&self) -> Result<Exit> {
         let wanted = self.wanted()?;
-        let (format, vms) = self.source.load(&self.vms)?;
         let mut metrics: Vec<MetricOutput> = wanted
             .quantities
             .iter()
@@ -133,18 +107,19 @@ impl ForecastArgs {
                 vms: Vec::new(),
             })
             .collect();
-        let mut meter = Meter::new("back-testing", vms.len());
-        for vm in vms {
-            self.test(&vm, &wanted, &mut metrics);
-            meter.step();
-        }
-        drop(meter);
+        let streamed = each_vm(&self.source, |meta, series, recording| {
+            let all = sampled(series, recording);
+            self.test(&meta.name, &all, &wanted, &mut metrics);
+        })?;
+        let Some(streamed) = streamed else {
+            return Ok(Exit::Interrupted);
+        };
         metrics.retain(|metric| !metric.vms.is_empty());
         if metrics.is_empty() {
             let names: Vec<&str> = wanted.quantities.iter().map(|q| q.name()).collect();
             return Err(Unusable(format!(
                 "{} has no series of {} with at least 40 values",
-                self.source.path.display(),
+                self.source.name(),
                 names.join(", ")
             ))
             .into());
@@ -154,8 +129,8 @@ impl ForecastArgs {
         }
         let output = Output {
             version: 1,
-            source: self.source.path.display().to_string(),
-            format,
+            source: self.source.name(),
+            format: streamed.format.name().to_owned(),
             quantiles: QUANTILES,
             training: wanted.plan.training,
             metrics,
@@ -217,8 +192,13 @@ impl ForecastArgs {
         })
     }
 
-    fn test(&self, vm: &LoadedVm, wanted: &Wanted, metrics: &mut [MetricOutput]) {
-        let all = sampled(&vm.series, vm.page_writes.as_ref());
+    fn test(
+        &self,
+        name: &str,
+        all: &[(Quantity, Sampled)],
+        wanted: &Wanted,
+        metrics: &mut [MetricOutput],
+    ) {
         for metric in metrics {
             let Some((_, series)) = all.iter().find(|(q, _)| *q == metric.quantity) else {
                 continue;
@@ -234,7 +214,7 @@ impl ForecastArgs {
                 continue;
             }
             metric.vms.push(VmOutput {
-                name: vm.meta.name.clone(),
+                name: name.to_owned(),
                 step_s: series.step_s(),
                 cells: values.len(),
                 filled,
@@ -259,83 +239,6 @@ impl ForecastArgs {
             .filter(|length| *length >= 3)
             .or_else(|| series.lag_of(86_400.0))
     }
-}
-
-fn fleet(vms: &[VmOutput]) -> Vec<FleetScore> {
-    let mut pairs: Vec<(String, usize)> = Vec::new();
-    for score in vms.iter().flat_map(|vm| &vm.scores) {
-        for horizon in &score.horizons {
-            let pair = (score.method.clone(), horizon.horizon);
-            if !pairs.contains(&pair) {
-                pairs.push(pair);
-            }
-        }
-    }
-    // By horizon, the last value first, then in the order asked for.
-    pairs.sort_by_key(|pair| pair.1);
-    pairs
-        .into_iter()
-        .filter_map(|(method, horizon)| fleet_score(vms, method, horizon))
-        .collect()
-}
-
-fn find<'a>(vm: &'a VmOutput, method: &str, horizon: usize) -> Option<&'a HorizonScore> {
-    let score = vm.scores.iter().find(|score| score.method == method)?;
-    score.horizons.iter().find(|score| score.horizon == horizon)
-}
-
-fn fleet_score(vms: &[VmOutput], method: String, horizon: usize) -> Option<FleetScore> {
-    let both: Vec<(&HorizonScore, &HorizonScore)> = vms
-        .iter()
-        .filter_map(|vm| Some((find(vm, &method, horizon)?, find(vm, "last", horizon)?)))
-        .collect();
-    let n = (!both.is_empty()).then_some(both.len() as f64)?;
-    let over = |figure: &dyn Fn(&HorizonScore) -> Option<f64>| {
-        spread(both.iter().map(|(ours, _)| figure(ours)))
-    };
-    let scaled = |index: usize| {
-        over(&|s| {
-            let naive = s.mae / s.mase?;
-            (naive > 0.0).then_some(s.pinball?[index] / naive)
-        })
-        .map(|s| s.p50)
-    };
-    let differences: Vec<f64> = both
-        .iter()
-        .filter_map(|(ours, last)| Some(ours.mase? - last.mase?))
-        .collect();
-    let told = |sign: f64| {
-        let significant = both.iter().filter(|(ours, _)| {
-            ours.against_last
-                .is_some_and(|dm| dm.p_value < 0.05 && dm.statistic * sign > 0.0)
-        });
-        significant.count()
-    };
-    let hot = both.iter().filter_map(|(ours, _)| ours.hot_spots);
-    let hot = hot.reduce(|mut sum, one| {
-        sum.hits += one.hits;
-        sum.false_alarms += one.false_alarms;
-        sum.misses += one.misses;
-        sum
-    });
-    Some(FleetScore {
-        horizon,
-        vms: both.len(),
-        mae_mean: both.iter().map(|(ours, _)| ours.mae).sum::<f64>() / n,
-        mase: over(&|s| s.mase),
-        pinball_scaled: std::array::from_fn(scaled),
-        coverage_80: over(&|s| s.coverage_80),
-        coverage_p95: over(&|s| s.coverage_p95),
-        under_share: over(&|s| Some(s.under_share)),
-        precision: hot.and_then(|h| h.precision()),
-        recall: hot.and_then(|h| h.recall()),
-        against_last: (method != "last")
-            .then(|| paired_bootstrap(&differences))
-            .flatten(),
-        better: told(-1.0),
-        worse: told(1.0),
-        method,
-    })
 }
 
 fn print(output: &Output) {
@@ -424,7 +327,11 @@ fn table(metric: &MetricOutput) -> Table {
             s.method.clone(),
             s.vms.to_string(),
             mase,
-            format!("{:.4}", s.mae_mean),
+            if s.mae_mean >= 100.0 {
+                format!("{:.0}", s.mae_mean)
+            } else {
+                format!("{:.4}", s.mae_mean)
+            },
         ];
         row.extend([1, 2, 3, 4].map(|index| number(s.pinball_scaled[index])));
         row.extend([
