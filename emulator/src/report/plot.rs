@@ -131,6 +131,8 @@ pub(super) fn short(value: f64) -> String {
     } else {
         &text
     };
+    // A tick at zero may be off by rounding, and below it.
+    let text = if text == "-0" { "0" } else { text };
     format!("{text}{letter}")
 }
 
@@ -238,6 +240,7 @@ mod tests {
             (0.0, "0"),
             (0.25, "0.25"),
             (-0.5, "-0.5"),
+            (-2.8e-17, "0"),
             (12.0, "12"),
             (100.0, "100"),
             (1_200_000.0, "1.2M"),
