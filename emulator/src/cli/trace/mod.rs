@@ -2,6 +2,7 @@
 //! share (where a trace is read from) is here. No parsing of traces here or below: that is `traces`.
 
 mod import;
+mod record;
 mod show;
 
 use super::Exit;
@@ -15,6 +16,8 @@ use traces::import::{Format, ImportOptions, Imported, import_path};
 pub(super) enum TraceCommand {
     /// Import a trace: a page-level recording to an .mbpw file, anything else to a bundle.
     Import(import::ImportArgs),
+    /// Record a program, a QEMU guest or this computer.
+    Record(Box<record::RecordArgs>),
     /// Show what a trace holds.
     Show(show::ShowArgs),
 }
@@ -52,6 +55,7 @@ impl TraceCommand {
     pub(super) fn execute(&self) -> Result<Exit> {
         match self {
             Self::Import(args) => args.execute(),
+            Self::Record(args) => args.execute(),
             Self::Show(args) => args.execute(),
         }
     }
