@@ -59,7 +59,7 @@ const UNLIMITED_QUEUE: u32 = 1 << 30;
 /// rate, 1 ms nothing (testbeds.md §7). Timers on two busy virtual CPUs are 0.1 to 0.9 ms late on average, so twice
 /// the worse of these; what follows an idle spell is ahead of the rate by no more. Super-frames do not come into it: a
 /// frame larger than the bucket makes a debt, and loses nothing.
-const BURST_TICKS: u32 = 2_000_000 / TICK_NS;
+const BURST_TICKS: u32 = 500_000 / TICK_NS;
 /// About one super-frame; see [`HtbClass::quantum`].
 const QUANTUM: u32 = 60_000;
 /// The smallest packet that comes in numbers: an acknowledgement as the kernel counts it (14 + 20 + 32).

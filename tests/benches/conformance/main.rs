@@ -194,7 +194,9 @@ fn once(what: &What, kind: BackendKind, seed: u64) -> Result<Value> {
         What::Link { spec, stream } => {
             let path = Path::build(*spec, kind, seed)?;
             let got = stream.run(&path.ends)?;
+            let late = path.fabric.counters()?.relay.lateness;
             Ok(json!({
+                "late_us": [late.quantile_ns(500) / 1000, late.quantile_ns(990) / 1000, late.max_ns() / 1000],
                 "goodput_mbps": got.goodput_bps / 1e6,
                 "rtt_ms": got.rtt_ms,
                 "retransmits": got.retransmits,
