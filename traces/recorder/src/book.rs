@@ -82,11 +82,11 @@ pub(crate) struct TickOutcome {
 }
 
 impl Book {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(fresh_frames: bool) -> Self {
         Self {
             spaces: BTreeMap::new(),
             tasks: BTreeMap::new(),
-            frames: Frames::default(),
+            frames: Frames::new(fresh_frames),
             work: Work::default(),
             unwatched: BTreeMap::new(),
             sampler: Sampler::default(),

@@ -2,7 +2,9 @@
 //!
 //! A frame is given to a page when it is first seen written, and stays with it. Private memory
 //! belongs to an address space (a process, or what it became by `exec`; a child of `fork` has pages
-//! of its own from its first write on), shared memory to its object, whoever maps it. Pure.
+//! of its own from its first write on), shared memory to its object, whoever maps it. When an address
+//! space ends, its frames are free, and the next new page of any other gets one, as a kernel would do;
+//! else a guest that compiles would grow for ever. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -43,9 +45,20 @@ pub(crate) struct Frames {
     owners: BTreeMap<Owner, Chunks>,
     objects: BTreeMap<SharedObject, u32>,
     places: Vec<Place>,
+    /// Frames of address spaces that ended, the next to be given last.
+    free: Vec<u32>,
+    fresh: bool,
 }
 
 impl Frames {
+    /// `fresh`: never give a frame twice.
+    pub(crate) fn new(fresh: bool) -> Self {
+        Self {
+            fresh,
+            ..Self::default()
+        }
+    }
+
     /// The owner that a shared object is.
     pub(crate) fn shared(&mut self, object: SharedObject) -> Owner {
         let next = u32::try_from(self.objects.len()).unwrap_or(u32::MAX);
@@ -61,6 +74,10 @@ impl Frames {
             .entry(place.page >> CHUNK_SHIFT)
             .or_insert_with(|| Box::new([NONE; CHUNK]))[within_chunk(place.page)];
         if *slot == NONE {
+            if let Some(frame) = self.free.pop() {
+                *slot = frame;
+                return Some(frame);
+            }
             let next = u32::try_from(self.places.len()).ok()?;
             if next >= traces::store::page_write::MAX_PAGES {
                 return None;
@@ -92,6 +109,7 @@ impl Frames {
                 }
             }
         }
+        // Frames at the new place belong to pages that are gone; they are not given again.
         for (page, frame) in moved {
             chunks
                 .entry(page >> CHUNK_SHIFT)
@@ -105,9 +123,16 @@ impl Frames {
         }
     }
 
-    /// An address space is gone: its pages are looked up no more.
+    /// An address space is gone: its pages are looked up no more, and its frames are free.
     pub(crate) fn forget(&mut self, owner: Owner) {
-        self.owners.remove(&owner);
+        let Some(chunks) = self.owners.remove(&owner).filter(|_| !self.fresh) else {
+            return;
+        };
+        let given = chunks.into_values().flat_map(|chunk| *chunk);
+        let mut frames: Vec<u32> = given.filter(|&frame| frame != NONE).collect();
+        // The lowest is given first, so that neighbours stay neighbours.
+        frames.sort_unstable_by(|a, b| b.cmp(a));
+        self.free.extend(frames);
     }
 
     /// Frames given.
@@ -186,6 +211,17 @@ mod tests {
         assert_eq!(frames.get(at(0, 10)), None);
         assert_eq!(frames.get(at(0, 5001)), Some(1));
         assert_eq!(frames.give(at(0, 10)), Some(2));
+    }
+
+    #[test]
+    fn frames_of_ended_spaces_are_given_again_unless_asked_not_to() {
+        for (fresh, next) in [(false, 0), (true, 2)] {
+            let mut frames = Frames::new(fresh);
+            frames.give(at(0, 9));
+            frames.give(at(0, 8));
+            frames.forget(Owner::Space(0));
+            assert_eq!(frames.give(at(1, 100)), Some(next));
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::procfs;
 use crate::recording::{Kind, Recording, Sidecar, Totals};
 use crate::run::{Options, RecordError, about, overhead};
 use crate::samples::Sampling;
+use crate::sys::spawn::unblock_signals;
 use crate::sys::{clock, ptrace};
 
 /// Records `command` without its pages; `missing` says why.
@@ -22,13 +23,13 @@ pub(crate) fn record(
     missing: &str,
 ) -> Result<Recording, RecordError> {
     let sample_ns = u64::try_from(options.sample.as_nanos()).unwrap_or(u64::MAX);
-    let mut child = Command::new(&command[0])
-        .args(&command[1..])
-        .spawn()
-        .map_err(|source| RecordError::Command {
-            command: command[0].to_string_lossy().into_owned(),
-            source,
-        })?;
+    let mut program = Command::new(&command[0]);
+    program.args(&command[1..]);
+    unblock_signals(&mut program);
+    let mut child = program.spawn().map_err(|source| RecordError::Command {
+        command: command[0].to_string_lossy().into_owned(),
+        source,
+    })?;
     let root = i32::try_from(child.id()).unwrap_or(0);
     let (start, started_unix_ms) = (clock::now_ns(), clock::unix_ms());
     let cpu_at_start = clock::thread_cpu_ns();

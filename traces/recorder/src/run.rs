@@ -31,6 +31,9 @@ pub struct Options {
     pub census: Duration,
     /// Leave transparent huge pages on.
     pub huge_pages: bool,
+    /// Give each page a frame of its own for ever. By default the frames of a process that ended are
+    /// given to the next pages of others, as a kernel does with memory.
+    pub fresh_frames: bool,
     /// Record no pages.
     pub rates_only: bool,
     /// Title of the recording.
@@ -45,6 +48,7 @@ impl Default for Options {
             sample: Duration::from_secs(1),
             census: Duration::from_secs(15),
             huge_pages: false,
+            fresh_frames: false,
             rates_only: false,
             title: String::new(),
         }
@@ -129,7 +133,7 @@ pub fn record(command: &[OsString], options: &Options) -> Result<Recording, Reco
         return crate::rates::record(command, options, &missing);
     }
     let name = || command[0].to_string_lossy().into_owned();
-    let book = Mutex::new(Book::new());
+    let book = Mutex::new(Book::new(options.fresh_frames));
     let (started, is_started) = mpsc::sync_channel(1);
     let (ticks, status) = std::thread::scope(|scope| {
         let tracer = scope.spawn(|| tracer::trace(command, options.huge_pages, &book, &started));

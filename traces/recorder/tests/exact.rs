@@ -85,6 +85,7 @@ fn page_sets_are_exact_and_none_is_missed() {
     ];
     let options = Options {
         tick: Duration::from_millis(20),
+        fresh_frames: true,
         ..Options::default()
     };
     let recording = record(&command, &options).unwrap();

@@ -36,6 +36,9 @@ pub(in crate::cli) struct RecordArgs {
     /// Leave transparent huge pages on: a first write may then mark 512 pages.
     #[arg(long)]
     huge_pages: bool,
+    /// Never give a page of a process that ended to another one.
+    #[arg(long)]
+    fresh_frames: bool,
     /// Record no pages: CPU, memory and network only.
     #[arg(long)]
     rates_only: bool,
@@ -152,6 +155,7 @@ impl RecordArgs {
             sample: self.sample,
             census: self.census,
             huge_pages: self.huge_pages,
+            fresh_frames: self.fresh_frames,
             rates_only: self.rates_only,
             title: self.title.clone(),
         };

@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use super::ptrace;
 use super::uffd::check;
@@ -62,6 +64,22 @@ pub(crate) fn spawn(command: &[OsString], huge_pages: bool) -> io::Result<Spawne
         pid,
         failure: failure_read.into(),
     })
+}
+
+/// Lets the signals that end a recording through to a program that is not traced.
+pub(crate) fn unblock_signals(command: &mut Command) {
+    // SAFETY: between fork and exec, only sigprocmask, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            let mut none = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+            libc::sigemptyset(none.as_mut_ptr());
+            check(libc::sigprocmask(
+                libc::SIG_SETMASK,
+                none.as_ptr(),
+                std::ptr::null_mut(),
+            ))
+        });
+    }
 }
 
 /// Daemons the program leaves behind become our children, so that they can be waited for.
