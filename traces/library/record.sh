@@ -3,7 +3,7 @@
 #
 #   record.sh [-m MIGBED] [-o DIRECTORY] [PROGRAM…]
 #
-# Packages: redis-server memcached postgresql nginx wrk sqlite3 nodejs gcc python3 bash.
+# Packages: redis-server memcached postgresql nginx wrk sqlite3 openjdk-17-jdk-headless gcc-12 python3 bash.
 # Traffic stays on the loopback device. Nothing is left running, nothing is kept but the recordings.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -29,10 +29,11 @@ clean() {
 }
 trap clean EXIT
 
-# record NAME TITLE COMMAND…: starts a recording in the background.
+# record NAME PACKAGE LOAD COMMAND…: starts a recording in the background.
 record() {
-	local name=$1 title=$2
-	shift 2
+	local name=$1 title
+	title="$2 $(dpkg-query -W -f '${Version}' "$2"): $3"
+	shift 3
 	"$migbed" trace record -o "$out/$name.mbpw" --title "$title" --duration 180s -- "$@" >"$work/$name.log" 2>&1 &
 	recorder=$!
 }
@@ -55,15 +56,15 @@ listening() {
 }
 
 record_redis() {
-	record redis "redis-server: 20,000 records, 1,500 requests/s, half SET, Zipf 0.99" \
+	record redis redis-server "60,000 records, 3,000 requests/s, half SET, Zipf 0.99" \
 		redis-server --port 7711 --bind 127.0.0.1 --save '' --appendonly no --dir "$work"
 	listening 7711
-	python3 "$load/kv.py" redis 7711 20000 60 1500 0.5
+	python3 "$load/kv.py" redis 7711 60000 60 3000 0.5
 	finish redis
 }
 
 record_memcached() {
-	record memcached "memcached: 30,000 records, 3,000 requests/s, 10 % set, Zipf 0.99" \
+	record memcached memcached "30,000 records, 3,000 requests/s, 10 % set, Zipf 0.99" \
 		memcached -u nobody -l 127.0.0.1 -p 7712 -m 64 -t 2 -U 0
 	listening 7712
 	python3 "$load/kv.py" memcached 7712 30000 60 3000 0.1
@@ -85,7 +86,7 @@ record_postgresql() {
 	"$bin/pgbench" -h 127.0.0.1 -p 7713 -U bench -i -s 10 -q bench >/dev/null 2>&1
 	$as "$bin/pg_ctl" -D "$work/pg/data" -w stop >/dev/null
 	# shellcheck disable=SC2086
-	record postgresql "PostgreSQL: pgbench TPC-B, scale 10, 4 clients, 60 transactions/s" \
+	record postgresql "$(basename "$(ls -d /usr/lib/postgresql/* | tail -n 1)" | sed s/^/postgresql-/)" "pgbench TPC-B, scale 10, 4 clients, 60 transactions/s" \
 		$as "$bin/postgres" -D "$work/pg/data" -p 7713 -k "$work/pg" -h 127.0.0.1
 	listening 7713
 	sleep 5
@@ -96,7 +97,7 @@ record_postgresql() {
 
 record_sqlite() {
 	mkfifo "$work/sql"
-	record sqlite "sqlite3: 100,000 rows made, then 150 statements/s (inserts, updates, deletes, sums)" \
+	record sqlite sqlite3 "100,000 rows made, then 150 statements/s (inserts, updates, deletes, sums)" \
 		sh -c "exec sqlite3 '$work/orders.db' <'$work/sql' >/dev/null"
 	python3 "$load/sql.py" 60 150 >"$work/sql"
 	wait "$recorder" || true
@@ -126,7 +127,7 @@ record_nginx() {
 		  return wrk.format(nil, "/" .. math.random(1, 200) .. ".txt")
 		end
 	LUA
-	record nginx "nginx: 200 text files, gzip, wrk with 16 connections and pauses" nginx -c "$work/nginx.conf"
+	record nginx nginx "200 text files, gzip, wrk with 16 connections and pauses" nginx -c "$work/nginx.conf"
 	listening 7714
 	sleep 3
 	wrk -t 1 -c 16 -d 60s -s "$work/nginx.lua" http://127.0.0.1:7714/ | grep Requests/sec
@@ -161,36 +162,37 @@ record_compiler() {
 			echo "; }"
 		} >"$zlib/file$number.c"
 	done
-	record compiler "gcc -O2: 24 files, one after the other" \
-		sh -c "cd '$zlib' && for file in *.c; do gcc -O2 -g -w -c \"\$file\"; done"
+	record compiler gcc-12 "-O2, 24 files, one after the other" \
+		sh -c "cd '$zlib' && for file in *.c; do gcc-12 -O2 -g -w -c \"\$file\"; done"
 	wait "$recorder" || true
 	finish compiler
 }
 
-record_node() {
-	record node "Node.js: a JSON service with 20,000 sessions, wrk with 8 connections and pauses" \
-		node --max-old-space-size=64 "$load/service.js" 7715
+record_java() {
+	javac -d "$work/java" "$load/Service.java"
+	record java openjdk-17-jdk-headless "JSON service, 20,000 sessions, G1 with 96 MiB, wrk with 8 connections and pauses" \
+		java -Xmx96m -XX:+UseG1GC -cp "$work/java" Service 7715
 	listening 7715
 	sleep 3
 	wrk -t 1 -c 8 -d 60s -s "$load/paced.lua" http://127.0.0.1:7715/ | grep Requests/sec
 	sleep 3
-	finish node
+	finish java
 }
 
 record_stencil() {
-	gcc -O2 -o "$work/stencil" "$load/stencil.c"
-	record stencil "a five-point stencil, two grids of 18 MiB" "$work/stencil" 60
+	gcc-12 -O2 -o "$work/stencil" "$load/stencil.c"
+	record stencil gcc-12 "compiled five-point stencil, two grids of 18 MiB" "$work/stencil" 60
 	wait "$recorder" || true
 	finish stencil
 }
 
 record_shell() {
-	record shell "bash: a command every 12 s" sh -c "sh '$load/shell.sh' | bash -i --norc"
+	record shell bash "interactive, a command every 12 s" sh -c "sh '$load/shell.sh' | bash -i --norc"
 	wait "$recorder" || true
 	finish shell
 }
 
-[ $# -gt 0 ] || set -- redis memcached postgresql sqlite nginx compiler node stencil shell
+[ $# -gt 0 ] || set -- redis memcached postgresql sqlite nginx compiler java stencil shell
 for program; do
 	"record_$program"
 done

@@ -179,12 +179,13 @@ pub(crate) fn census(t_ms: u64, resident_pages: u64, pages: &[Box<[u8]>]) -> Cen
             tally.unmeasured();
         }
     }
-    let ratio = |pack: fn(&[u8]) -> usize| {
+    let mut codecs = sizes::Codecs::default();
+    let mut ratio = |pack: fn(&mut sizes::Codecs, &[u8]) -> usize| {
         let mut packed = 0;
         let packets = filled.chunks_exact(PACKET * PAGE);
         let input = packets.len() * PACKET * PAGE;
         for packet in packets {
-            packed += pack(packet);
+            packed += pack(&mut codecs, packet);
         }
         (packed > 0).then(|| input as f64 / packed as f64)
     };
@@ -193,8 +194,8 @@ pub(crate) fn census(t_ms: u64, resident_pages: u64, pages: &[Box<[u8]>]) -> Cen
         resident_pages,
         pages: tally.finish(),
         duplicates,
-        zstd_packet_ratio: ratio(sizes::zstd_len),
-        zlib_packet_ratio: ratio(sizes::zlib_len),
+        zstd_packet_ratio: ratio(sizes::Codecs::zstd_len),
+        zlib_packet_ratio: ratio(sizes::Codecs::zlib_len),
     }
 }
 

@@ -1,12 +1,10 @@
 //! How far pages compress: the sizes by codec, of pages that are not zero.
 
-use std::io::Write;
-
-use flate2::Compression;
-use flate2::write::ZlibEncoder;
+use flate2::{Compress, Compression, FlushCompress, Status};
 use serde::{Deserialize, Serialize};
+use zstd::bulk::Compressor;
 
-use super::{PAGE, is_zero};
+use super::is_zero;
 
 /// Sizes of pages.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -54,9 +52,65 @@ impl Spread {
     }
 }
 
+/// Codecs, kept between pages: making one takes longer than compressing a page.
+pub(super) struct Codecs {
+    zstd: Option<Compressor<'static>>,
+    zlib: Compress,
+    out: Vec<u8>,
+}
+
+impl Default for Codecs {
+    fn default() -> Self {
+        Self {
+            // Memory is the only thing that can run out.
+            zstd: Compressor::new(1).ok(),
+            zlib: Compress::new(Compression::new(1), true),
+            out: Vec::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Codecs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Codecs").finish_non_exhaustive()
+    }
+}
+
+impl Codecs {
+    /// Bytes that `bytes` take in zstd, level 1; as many as before when it fails.
+    pub(super) fn zstd_len(&mut self, bytes: &[u8]) -> usize {
+        self.room(zstd::zstd_safe::compress_bound(bytes.len()));
+        let packed = self
+            .zstd
+            .as_mut()
+            .and_then(|zstd| zstd.compress_to_buffer(bytes, &mut self.out).ok());
+        packed.unwrap_or(bytes.len())
+    }
+
+    /// The same in zlib, level 1.
+    pub(super) fn zlib_len(&mut self, bytes: &[u8]) -> usize {
+        // What deflate cannot shrink it stores, in blocks of up to 64 KiB with 5 bytes each.
+        self.room(bytes.len() + bytes.len() / 1000 + 64);
+        self.zlib.reset();
+        let status = self
+            .zlib
+            .compress_vec(bytes, &mut self.out, FlushCompress::Finish);
+        match status {
+            Ok(Status::StreamEnd) => self.out.len(),
+            _ => bytes.len(),
+        }
+    }
+
+    fn room(&mut self, bytes: usize) {
+        self.out.clear();
+        self.out.reserve(bytes);
+    }
+}
+
 /// Sizes being collected.
 #[derive(Debug, Default)]
 pub struct Tally {
+    codecs: Codecs,
     sampled: u64,
     zero: u64,
     lz4: Vec<u32>,
@@ -74,8 +128,8 @@ impl Tally {
         self.sampled += 1;
         let size = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         self.lz4.push(size(lz4_flex::block::compress(page).len()));
-        self.zstd.push(size(zstd_len(page)));
-        self.zlib.push(size(zlib_len(page)));
+        self.zstd.push(size(self.codecs.zstd_len(page)));
+        self.zlib.push(size(self.codecs.zlib_len(page)));
     }
 
     /// A page known to be zero.
@@ -103,21 +157,10 @@ impl Tally {
     }
 }
 
-pub(super) fn zstd_len(bytes: &[u8]) -> usize {
-    // Memory is the only thing that can run out.
-    zstd::bulk::compress(bytes, 1).map_or(bytes.len(), |packed| packed.len())
-}
-
-pub(super) fn zlib_len(bytes: &[u8]) -> usize {
-    let mut encoder = ZlibEncoder::new(Vec::with_capacity(PAGE), Compression::new(1));
-    // Writing to a vector cannot fail.
-    let _ = encoder.write_all(bytes);
-    encoder.finish().map_or(bytes.len(), |packed| packed.len())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::PAGE;
 
     #[test]
     fn sizes_are_of_pages_that_are_not_zero() {
@@ -133,6 +176,22 @@ mod tests {
         let zstd = sizes.zstd.unwrap();
         assert!(zstd.p10 < 100, "{zstd:?}");
         assert!(sizes.lz4.is_some() && sizes.zlib.is_some());
+    }
+
+    #[test]
+    fn codecs_give_the_sizes_of_their_libraries_page_after_page() {
+        use std::io::Write;
+        let mut codecs = Codecs::default();
+        for seed in 0..4u8 {
+            let page: Vec<u8> = (0..PAGE)
+                .map(|i| u8::try_from(i % 61).unwrap() ^ seed)
+                .collect();
+            let zstd = zstd::bulk::compress(&page, 1).unwrap().len();
+            assert_eq!(codecs.zstd_len(&page), zstd);
+            let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), Compression::new(1));
+            zlib.write_all(&page).unwrap();
+            assert_eq!(codecs.zlib_len(&page), zlib.finish().unwrap().len());
+        }
     }
 
     #[test]
