@@ -1,4 +1,4 @@
-//! Many links at once: eight migrations share an oversubscribed uplink of a rack.
+//! Links between many: eight migrations share an oversubscribed uplink of a rack; tenants talk to the Internet.
 
 use std::collections::BTreeMap;
 
@@ -110,4 +110,80 @@ fn eight_migrations_share_an_oversubscribed_uplink() {
             [0.8, 1.0],
         )
     });
+}
+
+/// A VM moves while it sends to the Internet and takes from it, each as fast as it can.
+const OUTSIDE: &str = r#"
+name = "outside"
+seed = 5
+duration = "10s"
+
+[network]
+link = { rate = "100Mbit", delay = "1ms", queue = "256KiB" }
+
+[network.internet]
+link = { up = { rate = "10Mbit", delay = "5ms" }, down = { rate = "4Mbit", delay = "5ms" } }
+
+[[hosts]]
+name = "h"
+count = 2
+cores = 2
+ram = "1GiB"
+
+[[vms]]
+name = "vm"
+ram = "64MiB"
+resident = "32MiB"
+host = "h1"
+
+[[flows]]
+from = "vm"
+to = "internet"
+rate = "elastic"
+
+[[flows]]
+from = "internet"
+to = "vm"
+rate = "elastic"
+
+[[migrations]]
+at = "2s"
+vm = "vm"
+to = "h2"
+"#;
+
+#[test]
+fn tenants_talk_to_the_internet_at_the_speed_of_its_link() {
+    let Some(_turn) = turn("tenants_talk_to_the_internet_at_the_speed_of_its_link") else {
+        return;
+    };
+    let sandbox = Sandbox::new();
+    let path = sandbox.file("outside.toml", OUTSIDE);
+    let arguments = [
+        "run",
+        &path,
+        "--out",
+        "out",
+        "--no-calibration",
+        "--force",
+        "--quiet",
+    ];
+    sandbox.run(&arguments).expect_code(0);
+    let out = sandbox.work().join("out");
+    let record = records(&out).into_iter().next().expect("one migration");
+    assert_eq!(record.status, Status::Completed, "{record:?}");
+    assert!(record.verified);
+    let links = links(&seen(&out));
+    // Flows run for at least 2 s before a migration, and during it; what they got is at least half of their link.
+    for (name, bps) in [("internet-up", 10e6), ("internet-down", 4e6)] {
+        let link = &links[name];
+        let bits = link.wire_bytes_out as f64 * 8.0;
+        assert!(bits > bps, "{name} carried {bits} bits");
+        assert_eq!(
+            link.wire_bytes_in,
+            link.wire_bytes_out + link.dropped_bytes + link.lost_bytes + link.queued_bytes
+        );
+    }
+    // What came from outside reached the VM, on the host it is on.
+    assert!(links["h1-down"].wire_bytes_out + links["h2-down"].wire_bytes_out > 32 << 20);
 }

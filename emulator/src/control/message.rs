@@ -15,7 +15,6 @@ use netmodel::topology::LinkId;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Version of these messages.
 pub const PROTOCOL: u16 = 2;
@@ -36,7 +35,9 @@ pub enum ToMachine {
         /// Number.
         migration: MigrationId,
         /// The links its bytes cross, in their order.
-        links: Vec<LinkId>,
+        path: Vec<LinkId>,
+        /// Those its acknowledgements cross.
+        back: Vec<LinkId>,
     },
     /// Answer with [`FromMachine::Watched`]: the migration is over.
     Unwatch {
@@ -172,8 +173,6 @@ pub struct Sending {
     pub to_ns: u64,
     /// Its connection's state in this time.
     pub tcp: Vec<TcpSample>,
-    /// What the way back takes while idle.
-    pub back: Duration,
 }
 
 /// What was seen of a migration's path while it was under way.

@@ -270,7 +270,11 @@ impl Init {
             ToMachine::SampleLinks => {
                 self.to.send(&FromMachine::Links(network.sample()?)).await?;
             }
-            ToMachine::Watch { migration, links } => watches.begin(migration, links)?,
+            ToMachine::Watch {
+                migration,
+                path,
+                back,
+            } => watches.begin(migration, path, &back)?,
             ToMachine::Unwatch { migration, sending } => {
                 watches.finish(migration, sending.map(|sending| *sending))?;
             }

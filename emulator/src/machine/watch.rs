@@ -38,7 +38,10 @@ pub(super) type Answer = (MigrationId, Option<Box<PathSeen>>);
 /// A migration that is being watched.
 #[derive(Debug)]
 struct Watch {
+    /// Those its bytes cross, then those its acknowledgements cross.
     links: Vec<LinkId>,
+    /// How many its bytes cross.
+    path: usize,
     histories: Vec<History>,
     samples: Vec<Sample>,
     next_ns: u64,
@@ -105,21 +108,25 @@ impl Watches {
         Arc::clone(&self.shared)
     }
 
-    /// A migration begins on these links.
+    /// A migration begins on these links: those its bytes cross, those its acknowledgements cross.
     ///
     /// # Errors
     /// When the fabric does not answer.
     pub(super) fn begin(
         &self,
         migration: MigrationId,
-        links: Vec<LinkId>,
+        mut links: Vec<LinkId>,
+        back: &[LinkId],
     ) -> Result<(), FabricError> {
         let before = self.shared.relay()?;
+        let path = links.len();
+        links.extend(back);
         let mut state = self.shared.lock();
         let spec = |link: &LinkId| History::new(state.specs[link.0 as usize]);
         let watch = Watch {
             histories: links.iter().map(spec).collect(),
             links,
+            path,
             samples: Vec::new(),
             next_ns: 0,
             before,
@@ -297,8 +304,9 @@ impl Watch {
             self.samples.retain(|sample| span.contains(&sample.at_ns));
         }
         let topology = fabric.plan().topology();
-        let mut links = Vec::with_capacity(self.links.len());
-        for (position, (link, history)) in self.links.iter().zip(&self.histories).enumerate() {
+        let (path, back) = self.histories.split_at(self.path);
+        let mut links = Vec::with_capacity(path.len());
+        for (position, (link, history)) in self.links.iter().zip(path).enumerate() {
             let frame_bytes = largest_frame(fabric.plan(), *link);
             links.push(LinkSeen {
                 link: topology.link(*link).name.clone(),
@@ -310,8 +318,8 @@ impl Watch {
             .unwrap_or_default();
         let idle = path_idle(&Watched {
             samples: &self.samples,
-            path: &self.histories,
-            back: sending.map_or(Duration::ZERO, |sending| sending.back),
+            path,
+            back,
             tcp: &tcp,
         });
         let late = after.lateness.since(&before.lateness);

@@ -8,13 +8,12 @@ use crate::control::message::{PathSeen, Sending};
 use crate::event::LinkCalibration;
 use crate::migration::record::{ErrorBudget, MigrationRecord, Phase, RateError, SourceReport};
 use netmodel::residual::WINDOWS;
-use std::time::Duration;
 
 /// When a source had something to send: from its first round until the last page was handed over.
 /// What follows (device state, the destination's loading and its answer) leaves links idle by
 /// intention. `None` if it did not get to its first round.
 #[must_use]
-pub fn sending(source: &SourceReport, back: Duration) -> Option<Sending> {
+pub fn sending(source: &SourceReport) -> Option<Sending> {
     let span = |phase: Phase| source.phases.iter().find(|span| span.phase == phase);
     let from_ns = span(Phase::Rounds)?.begin_ns;
     let to_ns = span(Phase::FinalRound).map_or(source.end_ns, |span| span.end_ns);
@@ -22,7 +21,6 @@ pub fn sending(source: &SourceReport, back: Duration) -> Option<Sending> {
         from_ns,
         to_ns: to_ns.max(from_ns),
         tcp: source.tcp.clone(),
-        back,
     })
 }
 

@@ -160,11 +160,17 @@ impl Driver<'_> {
         let timeout_ms = params.completion_timeout_ms(ram_bytes);
         ongoing.cancel_at_ns = timeout_ms.map(|ms| mono_ns() + ms * 1_000_000);
         ongoing.watched = true;
-        let path = self.scenario.network.path(source, destination);
-        let links = path.into_iter().map(|link| link.id).collect();
-        self.machine
-            .send(&ToMachine::Watch { migration, links })
-            .await?;
+        let links = |from, to| {
+            let path = self.scenario.network.path(from, to);
+            path.into_iter().map(|link| link.id).collect()
+        };
+        let (path, back) = (links(source, destination), links(destination, source));
+        let watch = ToMachine::Watch {
+            migration,
+            path,
+            back,
+        };
+        self.machine.send(&watch).await?;
         let to = SocketAddr::new(self.ready.addresses[destination.index()].ip(), port);
         let start = ToAgent::StartMigration {
             migration,
@@ -213,7 +219,6 @@ impl Driver<'_> {
     /// A migration is over. What was seen of its links belongs to its record, so that is asked for
     /// first.
     async fn over(&mut self, migration: MigrationId, owner: Owner) -> Result<(), RunError> {
-        let scenario = self.scenario;
         let Some(ongoing) = self.ongoing.get_mut(&migration) else {
             return Ok(());
         };
@@ -222,13 +227,9 @@ impl Driver<'_> {
         }
         ongoing.over = Some(owner);
         ongoing.cancel_at_ns = None;
-        let back = scenario
-            .network
-            .path(ongoing.of.destination, ongoing.of.source);
-        let back = back.iter().map(|link| link.spec.delay).sum();
         let sending = ongoing
             .source()
-            .and_then(|done| budget::sending(&done.report, back))
+            .and_then(|done| budget::sending(&done.report))
             .map(Box::new);
         let unwatch = ToMachine::Unwatch { migration, sending };
         Ok(self.machine.send(&unwatch).await?)

@@ -155,7 +155,7 @@ mod tests {
                 "tc -n switch qdisc add dev i0 root handle 1: netem limit 103516 delay 5000000ns rate 1000000000000bit",
                 "tc -n switch qdisc add dev i0 parent 1:1 handle 2: htb default 1",
                 "tc -n switch class add dev i0 parent 2: classid 2:1 htb rate 98439528bit ceil 98439528bit \
-                 burst 24609b cburst 24609b quantum 60000",
+                 burst 6152b cburst 6152b quantum 60000",
                 "tc -n switch qdisc add dev i0 parent 2:1 handle 3: bfifo limit 516107",
                 "ip -n switch link set dev i0 up",
             ]

@@ -9,7 +9,8 @@
 //! (delays both ways, and one frame's serialisation on each link) is busy for `W / (r T)` of the time, all of it if that
 //! exceeds 1. So at least `1 - W / (r T)` of idleness is explained, and no more. It uses the round trip asked and not
 //! the one measured: a computer too slow to carry the traffic makes round trips longer, and TCP would call the time lost
-//! "limited by the congestion window". While TCP answers a loss (its own state says so) it sends as its recovery allows,
+//! "limited by the congestion window". What acknowledgements wait for on the way back, behind the traffic of others, is
+//! the network's and belongs to `T`: the links themselves say how much they hold. While TCP answers a loss (its own state says so) it sends as its recovery allows,
 //! whatever its window: all of that idleness is explained, between the two looks at it next to a loss also.
 
 use std::time::Duration;
@@ -24,12 +25,13 @@ use crate::sys::tcpinfo::TcpInfo;
 /// A transfer, as it was watched.
 #[derive(Debug, Clone, Copy)]
 pub struct Watched<'w> {
-    /// Samples of the links of its path, in their order, while the sender had something to send.
+    /// Samples of the links of its path, in their order, then of those of the way back, while the sender had something to
+    /// send.
     pub samples: &'w [Sample],
-    /// What these links promised, in the same order.
+    /// What the links of its path promised, in the same order.
     pub path: &'w [History],
-    /// What the way back takes while idle.
-    pub back: Duration,
+    /// What those of the way back promised.
+    pub back: &'w [History],
     /// The connection's state now and then, with instants of the same clock, in order.
     pub tcp: &'w [(u64, TcpInfo)],
 }
@@ -55,7 +57,7 @@ pub struct PathIdle {
 /// then limited by this computer by definition).
 ///
 /// # Panics
-/// When a sample does not have the path's links.
+/// When a sample does not have the links of the path and of the way back.
 #[must_use]
 pub fn path_idle(watched: &Watched<'_>) -> Option<PathIdle> {
     let (first, last) = (watched.samples.first()?, watched.samples.last()?);
@@ -71,7 +73,7 @@ pub fn path_idle(watched: &Watched<'_>) -> Option<PathIdle> {
         let idle = 1.0 - busy;
         idle_ns += step_ns * idle;
         if !is_stall(watched.samples, n) {
-            window_ns += step_ns * idle.min(explained(watched, then.at_ns, now.at_ns));
+            window_ns += step_ns * idle.min(explained(watched, then, now));
         }
     }
     if !limited {
@@ -126,7 +128,8 @@ fn busiest(watched: &Watched<'_>, then: &Sample, now: &Sample) -> Option<f64> {
 
 /// Idle share of a step that the congestion window explains: with the smallest window known around it, since a window
 /// that opened or shrank in between was that small for a part of it. Nothing is explained while nothing is known.
-fn explained(watched: &Watched<'_>, from_ns: u64, to_ns: u64) -> f64 {
+fn explained(watched: &Watched<'_>, then: &Sample, now: &Sample) -> f64 {
+    let (from_ns, to_ns) = (then.at_ns, now.at_ns);
     let tcp = watched.tcp;
     let first = tcp.partition_point(|(at_ns, _)| *at_ns <= from_ns);
     let last = tcp.partition_point(|(at_ns, _)| *at_ns < to_ns);
@@ -145,7 +148,7 @@ fn explained(watched: &Watched<'_>, from_ns: u64, to_ns: u64) -> f64 {
     let Some((rate, overhead_bytes)) = slowest.min_by_key(|(rate, _)| *rate) else {
         return 0.0;
     };
-    let round_trip_ns = specs().fold(ns(watched.back), |sum, spec| {
+    let round_trip_ns = specs().fold(way_back_ns(watched, then, now), |sum, spec| {
         let frame = frame_wire_bytes(spec.gso_bytes(), spec.overhead_bytes);
         sum.saturating_add(ns(spec.delay))
             .saturating_add(serialising_ns(frame, spec))
@@ -154,6 +157,17 @@ fn explained(watched: &Watched<'_>, from_ns: u64, to_ns: u64) -> f64 {
     let window_bytes = u64::from(segments).saturating_mul(segment);
     let path_bytes = rate.bytes_in(Duration::from_nanos(round_trip_ns)).max(1);
     (1.0 - window_bytes as f64 / path_bytes as f64).max(0.0)
+}
+
+/// What the way back takes in a step: each link's delay, or what it holds at its rate if that is more; the mean of both ends.
+fn way_back_ns(watched: &Watched<'_>, then: &Sample, now: &Sample) -> u64 {
+    let first = watched.path.len();
+    let links = watched.back.iter().enumerate().map(|(n, history)| {
+        let spec = history.at(now.at_ns);
+        let held = |sample: &Sample| serialising_ns(sample.links[first + n].held.wire_bytes, spec);
+        ns(spec.delay).max(held(then).midpoint(held(now)))
+    });
+    links.fold(0, u64::saturating_add)
 }
 
 /// Shares of the time with a closed receiver's window, and with nothing under way.

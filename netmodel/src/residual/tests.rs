@@ -233,6 +233,11 @@ fn super_frames_weigh_what_their_segments_weigh() {
 
 /// A path of one link that is busy for a share of the time, with a sender whose window is that many segments.
 fn idle_of(busy: f64, segments: u32, delay: Duration) -> idle::PathIdle {
+    idle_with(busy, segments, delay, 0)
+}
+
+/// The same, with a way back that holds as many bytes all the time.
+fn idle_with(busy: f64, segments: u32, delay: Duration, held_bytes: u64) -> idle::PathIdle {
     let ns = |share: f64, n: u64| Duration::from_nanos(n * 10 * MS).mul_f64(share);
     let samples: Vec<_> = (0..=100)
         .map(|n| {
@@ -240,9 +245,11 @@ fn idle_of(busy: f64, segments: u32, delay: Duration) -> idle::PathIdle {
                 busy_ns: super::ns(ns(busy, n)),
                 ..LinkCounters::default()
             };
+            let mut back = LinkCounters::default();
+            back.held.wire_bytes = held_bytes;
             Sample {
                 at_ns: n * 10 * MS,
-                links: vec![link],
+                links: vec![link, back],
             }
         })
         .collect();
@@ -260,7 +267,7 @@ fn idle_of(busy: f64, segments: u32, delay: Duration) -> idle::PathIdle {
     let watched = Watched {
         samples: &samples,
         path: &[History::new(promised)],
-        back: delay,
+        back: &[History::new(promised)],
         tcp: &tcp,
     };
     path_idle(&watched).unwrap()
@@ -284,6 +291,16 @@ fn a_small_window_over_a_long_path_is_the_networks() {
     // With the same window on a path that could be 40 % busy, 30 % are not explained by it.
     let idle = idle_of(0.1, 650, Duration::from_millis(10));
     assert!((idle.emulator_share - 0.3).abs() < 0.02, "{idle:?}");
+}
+
+#[test]
+fn acknowledgements_that_wait_behind_others_are_the_networks() {
+    // 1 Gbit/s × 4.2 ms of 512 KiB on the way back, and a window of 275 segments: it fills 80 % of that.
+    let idle = idle_with(0.8, 275, Duration::ZERO, 524_288);
+    assert!(idle.emulator_share < 0.03, "{idle:?}");
+    // What the link holds while it delays is no queue: 10 ms hold 1.25 MB.
+    let idle = idle_with(0.4, 3000, Duration::from_millis(10), 1_250_000);
+    assert!((idle.emulator_share - 0.6).abs() < 1e-6, "{idle:?}");
 }
 
 #[test]
@@ -313,7 +330,7 @@ fn idle_while(sampled_ms: &[u64], tcp: &[(u64, u32, bool)]) -> idle::PathIdle {
     let watched = Watched {
         samples: &samples,
         path: &[History::new(spec(1_000_000_000))],
-        back: Duration::ZERO,
+        back: &[],
         tcp: &tcp,
     };
     path_idle(&watched).unwrap()

@@ -24,7 +24,7 @@ struct Read1 {
 const RATES: [u64; 5] = [40, 10, 80, 20, 60];
 
 /// Whatever the computer does, between two readings no more can have left than the bucket and the highest rate of that
-/// time: buckets are 2 ms or two frames deep, and a class may be a frame in debt. (The relay is late on a busy computer
+/// time: buckets are 0.5 ms or two frames deep, and a class may be a frame in debt. (The relay is late on a busy computer
 /// and then catches up, which its own tests in virtual time bound.)
 pub(crate) fn a_change_leaves_no_unshaped_instant(backend: BackendKind) {
     if !backend.is_kernel() {
@@ -87,7 +87,7 @@ fn within_the_rates(readings: &[Read1], changes: &[(u64, u64)]) {
             let mbit = rates.map(|(_, (_, rate))| *rate).max().unwrap_or(0);
             // One Mbit/s is 125 bytes per ms.
             let span_us = (to.after_ns - from.before_ns) / 1000;
-            let allowed = mbit * 125 * (span_us + 2000) / 1000 + frames;
+            let allowed = mbit * 125 * (span_us + 500) / 1000 + frames;
             let sent = to.wire_bytes - from.wire_bytes;
             assert!(
                 sent <= allowed,

@@ -100,7 +100,12 @@ pub(crate) fn cases(scale: &str, only: &str) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     if only.contains("links") {
         cases.extend(links(plain, delayed));
-        cases.extend(varied(delayed)?);
+    }
+    if only.contains("jitter") {
+        cases.extend(jitters(delayed));
+    }
+    if only.contains("loss") {
+        cases.push(loss(delayed)?);
     }
     if only.contains("congestion") {
         cases.extend(congestion(delayed));
@@ -142,26 +147,38 @@ fn links(plain: LinkSpec, delayed: LinkSpec) -> Vec<Case> {
         case("rate", link(plain), &full),
         case("rate and delay", link(delayed), &full),
         case("idle, no delay", pings(plain), &idle),
-        case("idle, delay", pings(delayed), &idle),
+        case(
+            "idle, delay",
+            pings(delayed),
+            &[("delay_ms", DELAY_MS), ("added_delay_ms", DELAY_MS)],
+        ),
     ]
 }
 
-/// Jitter and loss.
-fn varied(delayed: LinkSpec) -> Result<Vec<Case>> {
+fn jitters(delayed: LinkSpec) -> Vec<Case> {
     let margins = [
-        ("delay_ms", DELAY_MS),
+        ("added_delay_ms", DELAY_MS),
         ("deviation_ms", Margin::Relative(0.1)),
     ];
-    let jitter = |name, distribution| {
+    let one = |name, distribution| {
         let jitter = Jitter {
             spread: Duration::from_millis(2),
             distribution,
             reorder: false,
         };
         let spec = LinkSpec { jitter, ..delayed };
-        let datagrams = 300;
+        // Means of as many scatter by 0.1 ms, those of thirty such by 0.02.
+        let datagrams = 400;
         case(name, What::Idle { spec, datagrams }, &margins)
     };
+    vec![
+        one("uniform jitter", Distribution::Uniform),
+        one("normal jitter", Distribution::Normal),
+        one("pareto jitter", Distribution::Pareto),
+    ]
+}
+
+fn loss(delayed: LinkSpec) -> Result<Case> {
     let spec = LinkSpec {
         loss: Loss::Independent("2%".parse::<Probability>()?),
         ..delayed
@@ -169,12 +186,7 @@ fn varied(delayed: LinkSpec) -> Result<Vec<Case>> {
     // 2 % of 500 scatters by 0.63 %; the mean of thirty such by 0.11 %.
     let lost = [("lost_percent", Margin::Absolute(0.5))];
     let datagrams = 500;
-    Ok(vec![
-        jitter("uniform jitter", Distribution::Uniform),
-        jitter("normal jitter", Distribution::Normal),
-        jitter("pareto jitter", Distribution::Pareto),
-        case("loss", What::Idle { spec, datagrams }, &lost),
-    ])
+    Ok(case("loss", What::Idle { spec, datagrams }, &lost))
 }
 
 /// BBR's bandwidth is the greatest of ten round trips', so that a computer that stands still for 4 ms now and then, as

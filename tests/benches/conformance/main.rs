@@ -1,9 +1,11 @@
 //! The same links, and the same migrations, on every backend this kernel has, and whether they come out the same. Run by hand or by CI:
 //!
 //!     cargo bench -p migbed-tests --bench conformance -- [--backends relay,netem,htb] [--repeats 30] [--scale small|large]
-//!                                                        [--only links,congestion,migration] [--json FILE]
+//!                                                        [--only links,jitter,loss,congestion,migration] [--json FILE]
 //!
-//! Two one-sided tests on trimmed means (`measure::equivalence`), margins in the table. Backends take turns within each
+//! Two one-sided tests on trimmed means (`measure::equivalence`), margins in the table. *Added delay* is what a link with a
+//! delay takes beyond the same link without, on the same backend and in the same repetition; what the backend itself takes
+//! is the case "idle, no delay". Backends take turns within each
 //! repetition, so that a disturbance meets all of them. `small` keeps to 20 Mbit/s, which a kernel of one slow processor
 //! (tests/netem-guest) carries; `large` goes to 1 Gbit/s. Exit code 1 when a difference is shown or equivalence is not.
 //! This program is `migbed` too, so that what migrates is what was just built. Needs no privileges.
@@ -21,6 +23,7 @@ use migbed_tests::measure::path::Path;
 use migbed_tests::measure::probe::datagrams;
 use migbed_tests::measure::{Options, finish};
 use netmodel::backend::BackendKind;
+use netmodel::link::{Jitter, LinkSpec, Loss};
 use netmodel::sys::netns::enter_machine;
 use serde_json::{Value, json};
 
@@ -53,7 +56,7 @@ fn study() -> Result<bool> {
     let asked = options.take("--backends", "relay,netem,htb");
     let repeats: usize = options.take("--repeats", "30").parse()?;
     let scale = options.take("--scale", "small");
-    let only = options.take("--only", "links,congestion,migration");
+    let only = options.take("--only", "links,jitter,loss,congestion,migration");
     let file = options.take("--json", "");
     options.done()?;
     let backends = available(&asked)?;
@@ -206,18 +209,36 @@ fn once(what: &What, kind: BackendKind, seed: u64) -> Result<Value> {
             spec,
             datagrams: count,
         } => {
-            let path = Path::build(*spec, kind, seed)?;
-            let longest = spec.delay_most() + Duration::from_millis(500);
-            let got = datagrams(&path.ends, *count, Duration::from_millis(5), longest)?;
+            let of = |spec: LinkSpec, count| {
+                let path = Path::build(spec, kind, seed)?;
+                let longest = spec.delay_most() + Duration::from_millis(500);
+                datagrams(&path.ends, count, Duration::from_millis(5), longest)
+            };
+            let (without, _) = of(undelayed(spec), BASELINE_DATAGRAMS)?.delay();
+            let got = of(*spec, *count)?;
             let (mean, deviation) = got.delay();
             Ok(json!({
                 "delay_ms": mean,
+                "added_delay_ms": mean - without,
                 "deviation_ms": deviation,
                 "lost_percent": got.lost_share() * 100.0,
                 "overtaken": got.overtaken,
             }))
         }
         What::Migration { .. } => bail!("migrations have processes of their own"),
+    }
+}
+
+/// Enough for what a path takes without any delay: it varies little.
+const BASELINE_DATAGRAMS: u32 = 50;
+
+/// The link as it is but for its delay and losses.
+fn undelayed(spec: &LinkSpec) -> LinkSpec {
+    LinkSpec {
+        delay: Duration::ZERO,
+        jitter: Jitter::default(),
+        loss: Loss::None,
+        ..*spec
     }
 }
 
