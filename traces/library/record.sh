@@ -187,7 +187,7 @@ record_stencil() {
 }
 
 record_shell() {
-	record shell bash "interactive, a command every 12 s" sh -c "sh '$load/shell.sh' | bash -i --norc"
+	record shell bash "interactive, a command every 12 s" sh -c "sh '$load/shell.sh' | bash --norc -i"
 	wait "$recorder" || true
 	finish shell
 }

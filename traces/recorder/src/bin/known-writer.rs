@@ -11,6 +11,7 @@
     reason = "a test program: whatever fails fails the test"
 )]
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
@@ -239,14 +240,21 @@ fn heap(log: &Log) {
 
 /// Mapped, written, unmapped at once.
 fn short_lived(log: &Log) {
+    let mut places = BTreeSet::new();
     for round in 0..20 {
         let pages = some(round + 7, 30, 128);
         let region = Region::anonymous(128);
+        places.insert(region.start);
         log.step("s0", &region, &pages, || {
             region.write_all(&pages, 4);
             region.unmap();
         });
         pause();
+    }
+    // Nothing else may come to lie there: `mremap` would take these pages along with its own.
+    for start in places {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        Region::map_at(start, 128, flags, None);
     }
 }
 
