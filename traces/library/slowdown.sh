@@ -19,11 +19,11 @@ trap clean EXIT
 
 # run KIND: one benchmark; appends "TEST REQUESTS/S" lines to $work/KIND.
 run() {
-	local redis="redis-server --port 7721 --bind 127.0.0.1 --save '' --appendonly no --dir $work"
+	local redis=(redis-server --port 7721 --bind 127.0.0.1 --save '' --appendonly no --dir "$work")
 	if [ "$1" = alone ]; then
-		eval "$redis" >/dev/null 2>&1 &
+		"${redis[@]}" >/dev/null 2>&1 &
 	else
-		eval "$migbed trace record -o $work/r.mbpw -- $redis" >"$work/recorder" 2>&1 &
+		"$migbed" trace record -o "$work/r.mbpw" -- "${redis[@]}" >"$work/recorder" 2>&1 &
 	fi
 	server=$!
 	until redis-cli -p 7721 ping 2>/dev/null | grep -q PONG; do sleep 0.1; done
