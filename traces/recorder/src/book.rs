@@ -13,6 +13,9 @@ use crate::sys::clock;
 use crate::sys::pagemap::{Scan, Scanner};
 use traces::dirty::Run;
 
+/// Why a program was not watched whose system calls the filter does not know.
+const NEVER_STOPPED: &str = "it made none of the system calls the filter knows (a 32-bit program?)";
+
 /// A traced thread.
 #[derive(Debug)]
 pub(crate) struct Task {
@@ -65,6 +68,8 @@ pub(crate) struct Book {
     /// Why address spaces could not be watched, and how many.
     pub(crate) unwatched: BTreeMap<String, u64>,
     pub(crate) sampler: Sampler,
+    /// The last tick is over: what is written from here on does not belong to the recording.
+    pub(crate) closed: bool,
     written: Vec<u32>,
     scanner: Scanner,
     cpu: BTreeMap<i32, u64>,
@@ -90,6 +95,7 @@ impl Book {
             work: Work::default(),
             unwatched: BTreeMap::new(),
             sampler: Sampler::default(),
+            closed: false,
             written: Vec::new(),
             scanner: Scanner::new(),
             cpu: BTreeMap::new(),
@@ -121,8 +127,13 @@ impl Book {
             }
             return;
         }
-        if let Watch::No(reason) = &space.watch {
-            *self.unwatched.entry(reason.clone()).or_default() += 1;
+        let reason = match &space.watch {
+            Watch::No(reason) => Some(reason.as_str()),
+            Watch::Pending if space.program => Some(NEVER_STOPPED),
+            Watch::Pending | Watch::Yes => None,
+        };
+        if let Some(reason) = reason {
+            *self.unwatched.entry(reason.to_owned()).or_default() += 1;
         }
         self.spaces.remove(&number);
         self.frames.forget(Owner::Space(number));
@@ -139,7 +150,7 @@ impl Book {
     }
 
     fn collect(&mut self, space: u32, range: &Range<u64>, scan: Scan) {
-        let Some(space) = self.spaces.get(&space) else {
+        let Some(space) = self.spaces.get(&space).filter(|_| !self.closed) else {
             return;
         };
         let (written, sampler) = (&mut self.written, &mut self.sampler);

@@ -18,6 +18,7 @@
 mod book;
 mod bundle;
 mod content;
+mod finish;
 mod frames;
 mod maps;
 mod procfs;
@@ -29,6 +30,7 @@ mod run;
 mod samples;
 mod space;
 mod sys;
+mod syscalls;
 mod tracer;
 
 pub use content::{Census, Delta, Sizes, Tally, Written, xbzrle_len};

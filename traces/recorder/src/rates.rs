@@ -9,9 +9,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use crate::book::Work;
+use crate::finish::{about, overhead};
 use crate::procfs;
 use crate::recording::{Kind, Recording, Sidecar, Totals};
-use crate::run::{Options, RecordError, about, overhead};
+use crate::run::{Options, RecordError};
 use crate::samples::Sampling;
 use crate::sys::spawn::unblock_signals;
 use crate::sys::{clock, ptrace};

@@ -6,17 +6,16 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use crate::book::{Book, Work};
+use crate::book::Book;
 use crate::content::{self, Census, Contents, PAGE};
-use crate::frames::Place;
-use crate::recording::{About, Kind, Overhead, Recording, Sidecar, Totals};
+use crate::recording::Recording;
 use crate::samples::Sampling;
 use crate::sys::pagemap;
 use crate::sys::ptrace;
 use crate::sys::uffd::Uffd;
 use crate::sys::{clock, memory};
 use crate::tracer::{self, lock};
-use traces::dirty::{PageWriteTrace, Run, Tick};
+use traces::dirty::Tick;
 
 /// What to record and how.
 #[derive(Debug, Clone)]
@@ -176,28 +175,28 @@ fn terminate(book: &Mutex<Book>, finished: &dyn Fn() -> bool) {
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The ticks of a recording so far.
-struct Ticks {
-    tick_ns: u64,
+pub(crate) struct Ticks {
+    pub(crate) tick_ns: u64,
     start_ns: u64,
-    started_unix_ms: u64,
-    cpu_at_start_ns: u64,
+    pub(crate) started_unix_ms: u64,
+    pub(crate) cpu_at_start_ns: u64,
     end_ns: u64,
     sample_ns: u64,
     census_ns: u64,
     next_sample: u64,
     next_census: u64,
     cpu_since_sample: u64,
-    late_ns_max: u64,
-    ticks: Vec<Tick>,
-    scans: Vec<Range<u64>>,
-    sampling: Sampling,
-    contents: Contents,
-    census: Vec<Census>,
+    pub(crate) late_ns_max: u64,
+    pub(crate) ticks: Vec<Tick>,
+    pub(crate) scans: Vec<Range<u64>>,
+    pub(crate) sampling: Sampling,
+    pub(crate) contents: Contents,
+    pub(crate) census: Vec<Census>,
 }
 
 impl Ticks {
@@ -253,6 +252,7 @@ impl Ticks {
         let outcome = held.tick();
         let pages = held.sampler.take();
         let pids = held.processes();
+        held.closed = last;
         drop(held);
         let (began, ended) = (outcome.scanned.start, outcome.scanned.end);
         self.late_ns_max = self.late_ns_max.max(began.saturating_sub(deadline));
@@ -294,147 +294,5 @@ impl Ticks {
         }
         let t_ms = (now - self.start_ns) / 1_000_000;
         self.census.push(content::census(t_ms, resident, &pages));
-    }
-
-    fn finish(
-        self,
-        command: &[OsString],
-        options: &Options,
-        status: Option<i32>,
-        book: Book,
-    ) -> Recording {
-        let (work, mut unwatched) = (book.work, book.unwatched);
-        unwatched.remove("not executed");
-        let mut warnings: Vec<String> = unwatched
-            .iter()
-            .map(|(reason, spaces)| {
-                format!("pages of {spaces} address spaces are not recorded: {reason}")
-            })
-            .collect();
-        let (pages, places) = number_pages(book.frames, self.ticks, &options.title, self.tick_ns);
-        if pages.pages >= traces::store::page_write::MAX_PAGES {
-            warnings.push("more than 2^28 pages were written: later ones are not recorded".into());
-        }
-        if !self.sampling.accessed_works() {
-            warnings.push("accessed bits cannot be cleared here: no accessed_bytes".into());
-        }
-        let (samples, threads) = self.sampling.finish();
-        let cpu_ns = pages.ticks.iter().map(|tick| tick.cpu_ns).sum();
-        let marks = pages.marks();
-        let recorder_cpu_ns =
-            work.tracer_cpu_ns + clock::thread_cpu_ns().saturating_sub(self.cpu_at_start_ns);
-        let sidecar = Sidecar {
-            version: 1,
-            about: about(
-                command,
-                options,
-                Kind::PageSets,
-                self.started_unix_ms,
-                status,
-            ),
-            totals: Totals {
-                duration_ns: pages.duration_ns(),
-                ticks: pages.ticks.len() as u64,
-                cpu_ns,
-                processes: work.processes,
-                images: work.images,
-                pages: Some(u64::from(pages.pages)),
-                page_marks: Some(marks),
-                spaces_unwatched: unwatched.values().sum(),
-            },
-            overhead: overhead(
-                &work,
-                recorder_cpu_ns,
-                cpu_ns,
-                self.late_ns_max,
-                Some(marks),
-            ),
-            written: Some(self.contents.finish()),
-            census: self.census,
-            samples,
-            threads,
-            warnings,
-        };
-        Recording {
-            pages: Some(pages),
-            places,
-            scans: self.scans,
-            sidecar,
-        }
-    }
-}
-
-/// Frames as they are called in the file: by place.
-fn number_pages(
-    frames: crate::frames::Frames,
-    ticks: Vec<Tick>,
-    title: &str,
-    interval_ns: u64,
-) -> (PageWriteTrace, Vec<Place>) {
-    let (number, places) = frames.renumber();
-    let renumbered = |runs: Vec<Run>| {
-        let mut frames: Vec<u32> = runs
-            .iter()
-            .flat_map(|run| run.start..run.start + run.len)
-            .filter_map(|frame| number.get(usize::try_from(frame).ok()?).copied())
-            .collect();
-        crate::frames::runs(&mut frames)
-    };
-    let ticks = ticks
-        .into_iter()
-        .map(|tick| Tick {
-            runs: renumbered(tick.runs),
-            ..tick
-        })
-        .collect();
-    let trace = PageWriteTrace {
-        title: title.to_owned(),
-        pages: u32::try_from(places.len()).unwrap_or(u32::MAX),
-        interval_ns,
-        ticks,
-    };
-    (trace, places)
-}
-
-pub(crate) fn about(
-    command: &[OsString],
-    options: &Options,
-    kind: Kind,
-    started_unix_ms: u64,
-    status: Option<i32>,
-) -> About {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    About {
-        command: command
-            .iter()
-            .map(|argument| argument.to_string_lossy().into_owned())
-            .collect(),
-        kind,
-        started_unix_ms,
-        tick_ns: nanos(options.tick),
-        kernel: release.trim().to_owned(),
-        huge_pages: options.huge_pages,
-        exit_code: status
-            .filter(|&status| libc::WIFEXITED(status))
-            .map(|status| libc::WEXITSTATUS(status)),
-    }
-}
-
-pub(crate) fn overhead(
-    work: &Work,
-    recorder_cpu_ns: u64,
-    cpu_ns: u64,
-    late_ns_max: u64,
-    write_faults: Option<u64>,
-) -> Overhead {
-    Overhead {
-        recorder_cpu_ns,
-        share_of_program: (cpu_ns > 0).then(|| recorder_cpu_ns as f64 / cpu_ns as f64),
-        stops: work.stops,
-        scan_ns: work.scan_ns,
-        scan_ns_max: work.scan_ns_max,
-        failed_scans: work.failed_scans,
-        late_ns_max,
-        write_faults,
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Space {
     pub(crate) pid: i32,
     /// Tasks that have it.
     pub(crate) users: usize,
+    /// It came by `exec`.
+    pub(crate) program: bool,
     /// End of the heap as last asked for; 0 when never.
     pub(crate) brk: u64,
     /// Mappings were dropped and perhaps made anew at the same place since they were last watched.
@@ -58,6 +60,7 @@ impl Space {
             number,
             pid,
             users: 1,
+            program: false,
             brk,
             stale: true,
             watch: Watch::Pending,

@@ -348,6 +348,14 @@ fn dropped(log: &Log) {
         });
         pause();
     }
+    // The mapping put over the old one stays, and is watched as any other.
+    for round in 10..15 {
+        let pages = some(round + 83, 40, region.pages);
+        log.step("s0", &region, &pages, || region.write_all(&pages, 8));
+        pause();
+        pause();
+        pause();
+    }
 }
 
 /// Where huge pages are asked for, single pages are still told apart.
