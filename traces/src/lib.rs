@@ -7,7 +7,9 @@
 
 pub mod class;
 pub mod cpu;
+mod date;
 pub mod dirty;
+pub mod export;
 pub mod fit;
 pub mod import;
 pub mod stats;

@@ -8,6 +8,7 @@ use traces::class::{Coupling, Locality, PageClass};
 use traces::dirty::{PageWriteTrace, Run, Tick};
 use traces::import::{ImportOptions, import_path};
 use traces::store::bundle::{Bundle, BundleError, Finding, Manifest, VmMeta};
+use traces::store::partial::PartialError;
 use traces::store::series::{GapPolicy, Interval, Metric, Series, flags};
 
 fn example() -> Bundle {
@@ -259,7 +260,7 @@ fn a_failed_write_leaves_nothing_behind() {
     fs::write(dir.join("mine"), "").unwrap();
     assert!(matches!(
         example().write(&dir),
-        Err(BundleError::Exists { .. })
+        Err(BundleError::Place(PartialError::Exists { .. }))
     ));
     assert_eq!(
         (names(folder.path()), names(&dir)),

@@ -6,8 +6,9 @@
 use std::io::BufRead;
 use std::path::Path;
 
+use super::files::stem;
 use super::lines::{Lines, number, shortened};
-use super::{ImportError, ImportErrorKind, Part, WarningKind, stem};
+use super::{ImportError, ImportErrorKind, Part, WarningKind};
 use crate::store::bundle::{TimeOrigin, VmMeta};
 use crate::store::series::{Interval, Metric, Series, flags};
 use crate::units::{round_u32, round_u64};

@@ -32,6 +32,11 @@ impl<R: BufRead> Lines<R> {
 
     /// The next line, without line feed, carriage return and byte order mark.
     pub(super) fn next(&mut self) -> Result<Option<String>, ImportError> {
+        Ok(self.advance()?.then(|| self.line().to_string()))
+    }
+
+    /// Goes on to the next line; `false` when there is none.
+    pub(super) fn advance(&mut self) -> Result<bool, ImportError> {
         self.number += 1;
         self.buffer.clear();
         let read = self
@@ -41,21 +46,32 @@ impl<R: BufRead> Lines<R> {
             .read_until(b'\n', &mut self.buffer);
         let read = read.map_err(|error| self.error(ImportErrorKind::from_read(error)))?;
         if read == 0 {
-            return Ok(None);
+            return Ok(false);
         }
         self.unterminated = self.buffer.last() != Some(&b'\n');
         if self.unterminated && read as u64 == MAX_LINE {
             return Err(self.error(ImportErrorKind::LongLine { limit: MAX_LINE }));
         }
-        let Ok(line) = std::str::from_utf8(&self.buffer) else {
+        if std::str::from_utf8(&self.buffer).is_err() {
             return Err(self.error(ImportErrorKind::NotText));
-        };
+        }
+        Ok(true)
+    }
+
+    /// The line [`advance`](Self::advance) came to.
+    pub(super) fn line(&self) -> &str {
+        let line = std::str::from_utf8(&self.buffer).unwrap_or_default();
         let line = if self.number == 1 {
             line.trim_start_matches('\u{feff}')
         } else {
             line
         };
-        Ok(Some(line.trim_end_matches(['\n', '\r']).to_string()))
+        line.trim_end_matches(['\n', '\r'])
+    }
+
+    /// Where the lines come from.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
     }
 
     /// An error at the current line; a bad last line without a line feed is called cut.
@@ -64,6 +80,8 @@ impl<R: BufRead> Lines<R> {
             ImportErrorKind::Fields { .. }
             | ImportErrorKind::Field { .. }
             | ImportErrorKind::Disagrees { .. }
+            | ImportErrorKind::Column { .. }
+            | ImportErrorKind::Json { .. }
                 if self.unterminated =>
             {
                 let found = format!("the last line does not end ({kind})");
@@ -87,6 +105,46 @@ pub(super) fn number(column: &'static str, value: &str) -> Result<f64, ImportErr
             column,
             value: shortened(value),
             expected: "a number, not negative",
+        })
+}
+
+/// The fields of a line that must have as many.
+pub(super) fn fields<const N: usize>(
+    line: &str,
+    separator: char,
+) -> Result<[&str; N], ImportErrorKind> {
+    let mut fields = [""; N];
+    let mut found = 0;
+    for field in line.split(separator) {
+        if let Some(slot) = fields.get_mut(found) {
+            *slot = field.trim();
+        }
+        found += 1;
+    }
+    if found == N {
+        Ok(fields)
+    } else {
+        Err(ImportErrorKind::Fields { found, expected: N })
+    }
+}
+
+/// As [`number`], where an empty field means that there is no value.
+pub(super) fn optional(column: &'static str, value: &str) -> Result<Option<f64>, ImportErrorKind> {
+    if value.trim().is_empty() {
+        return Ok(None);
+    }
+    number(column, value).map(Some)
+}
+
+/// A whole number that may be negative.
+pub(super) fn signed(column: &'static str, value: &str) -> Result<i64, ImportErrorKind> {
+    value
+        .trim()
+        .parse::<i64>()
+        .map_err(|_| ImportErrorKind::Field {
+            column,
+            value: shortened(value),
+            expected: "a whole number",
         })
 }
 

@@ -1,81 +1,106 @@
 //! Other people's traces, read into ours.
 //!
-//! One entry point, [`import_path`]: a file or a directory, plain, gzip or zstd, its format found from
-//! what is in it. Readers stream; every error carries the file, the line and what was expected. Never
-//! inside: guesses about data the source does not have.
+//! Two entry points: [`import_stream`] hands samples to an [`Output`] in bounded memory, whatever the
+//! size of the trace; [`import_path`] keeps them. Files or directories, plain, gzip or zstd, their
+//! format found from what is in them. Every error carries the file, the line and what was expected.
+//! Never inside: guesses about data the source does not have.
 
+mod alibaba2017;
+mod alibaba2018;
+mod azure;
 mod bitbrains;
+mod csv;
+mod domstats;
 mod error;
+mod files;
+mod format;
+mod google2011;
+mod google2019;
+mod huawei;
+mod intake;
 mod lines;
+mod memory;
+mod native;
+mod opendc;
+mod output;
+mod packing;
 mod planetlab;
+mod progress;
+mod qemu;
 mod recorded;
+mod stream;
+mod tidy;
 
-use std::fmt;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-pub use error::{ImportError, ImportErrorKind, Warning, WarningKind};
+pub use csv::{Mapping, MappingError};
+pub use error::{ImportError, ImportErrorKind, OutputError, StreamError, Warning, WarningKind};
+pub use format::{Format, detect};
+pub use memory::{import_path, import_paths};
+pub use output::Output;
+pub use progress::Progress;
+pub use stream::{Streamed, import_stream};
 
 use crate::cpu::CpuTrace;
 use crate::dirty::PageWriteTrace;
 use crate::store::bundle::{Sampling, TimeOrigin, VmMeta};
-use crate::store::page_write;
 use crate::store::series::{GapFill, GapPolicy, Series};
 
-/// A format that can be imported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// PlanetLab/CoMon as shipped with CloudSim: one integer a line, per cent of the VM, 300 s apart.
-    PlanetLab,
-    /// Bitbrains GWA-T-12: `;` and a tab, eleven columns.
-    Bitbrains,
-    /// Recorded page writes as CSV (`# page-write trace: …`).
-    RecordedPageWrites,
-    /// Our own page-write trace file.
-    PageWrites,
-}
-
-impl Format {
-    /// The name used on the command line and in manifests.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::PlanetLab => "planetlab",
-            Self::Bitbrains => "bitbrains",
-            Self::RecordedPageWrites => "recorded-page-writes",
-            Self::PageWrites => "page-writes",
-        }
-    }
-
-    /// All formats.
-    pub const ALL: [Self; 4] = [
-        Self::PlanetLab,
-        Self::Bitbrains,
-        Self::RecordedPageWrites,
-        Self::PageWrites,
-    ];
-
-    /// The format of this [`name`](Self::name).
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.name() == name)
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// How an import fills what is not there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What an import is told.
+#[derive(Debug, Clone, Default)]
 pub struct ImportOptions {
     /// The format; found from the content when `None`.
     pub format: Option<Format>,
     /// For gaps in CPU demand.
     pub gaps: GapPolicy,
+    /// What normalised values stand for.
+    pub units: Units,
+    /// Columns of plain CSV.
+    pub mapping: Option<Mapping>,
+    /// Only VMs with these ids (the source's, or the name of the file).
+    pub only: Option<BTreeSet<String>>,
+    /// Told how far the import is, and asked whether to stop.
+    pub progress: Arc<Progress>,
+}
+
+/// What 1.0 (or 100 %) of a normalised source stands for. `None`: not known.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Units {
+    /// Cores of the machine that counts as 1.
+    pub cores: Option<f64>,
+    /// Bytes of memory of the machine that counts as 1.
+    pub mem_bytes: Option<f64>,
+    /// Bytes of one unit of a network counter.
+    pub net_bytes: Option<f64>,
+}
+
+impl ImportOptions {
+    fn wants(&self, id: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(id))
+    }
+
+    /// The options that bear on the numbers, for the manifest.
+    fn stated(&self) -> BTreeMap<String, String> {
+        let mut stated = BTreeMap::new();
+        let mut state = |key: &str, value: Option<String>| {
+            if let Some(value) = value {
+                stated.insert(key.to_string(), value);
+            }
+        };
+        let text = |value: f64| value.to_string();
+        state("unit_cores", self.units.cores.map(text));
+        state("unit_mem_bytes", self.units.mem_bytes.map(text));
+        state("unit_net_bytes", self.units.net_bytes.map(text));
+        state("map", self.mapping.as_ref().map(ToString::to_string));
+        state(
+            "vms",
+            self.only
+                .as_ref()
+                .map(|only| format!("{} chosen", only.len())),
+        );
+        stated
+    }
 }
 
 /// One VM of an import.
@@ -110,6 +135,8 @@ pub struct Imported {
     pub warnings: Vec<Warning>,
     /// Sums over all files.
     pub counts: ImportCounts,
+    /// The options that bear on the numbers.
+    pub options: BTreeMap<String, String>,
 }
 
 /// Sums over all files of an import.
@@ -129,64 +156,6 @@ pub struct ImportCounts {
     pub over_capacity: u64,
 }
 
-/// Finds the format from the first bytes, which stay in the reader. `None`: none of ours.
-///
-/// # Errors
-/// When the reader fails.
-pub fn detect(input: &mut impl BufRead) -> io::Result<Option<Format>> {
-    let head = input.fill_buf()?;
-    let head = &head[..head.len().min(4096)];
-    if head.starts_with(&page_write::MAGIC) {
-        return Ok(Some(Format::PageWrites));
-    }
-    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
-    let head = String::from_utf8_lossy(head);
-    if head.starts_with(recorded::COMMENT) {
-        return Ok(Some(Format::RecordedPageWrites));
-    }
-    let Some(first) = head
-        .lines()
-        .map(str::trim)
-        .find(|l| !l.is_empty() && !l.starts_with('#'))
-    else {
-        return Ok(None);
-    };
-    if bitbrains::is_header(first) {
-        return Ok(Some(Format::Bitbrains));
-    }
-    let digits = first.len() <= 4 && first.bytes().all(|byte| byte.is_ascii_digit());
-    Ok(digits.then_some(Format::PlanetLab))
-}
-
-/// Imports a file, or a directory of files of one format.
-///
-/// PlanetLab: a file, a day's directory, or a directory of days (`YYYYMMDD`), whose files of one name
-/// are joined. Bitbrains: a file or a directory of files.
-///
-/// # Errors
-/// The first thing that is not as its format says, with file, line and what was expected.
-pub fn import_path(path: &Path, options: ImportOptions) -> Result<Imported, ImportError> {
-    let files = list_files(path)?;
-    let Some(first) = files.first() else {
-        return Err(ImportError::new(path, 0, ImportErrorKind::NoFiles));
-    };
-    let format = match options.format {
-        Some(format) => format,
-        None => detect_file(first)?,
-    };
-    let mut parts = Vec::with_capacity(files.len());
-    for file in &files {
-        parts.push((file.as_path(), read_file(file, format)?));
-    }
-    let days = format == Format::PlanetLab;
-    let parts = if days {
-        planetlab::join_days(parts)
-    } else {
-        single(parts)
-    };
-    assemble(path, format, options.gaps, parts)
-}
-
 /// What a reader of one file gives.
 struct Part {
     meta: VmMeta,
@@ -195,212 +164,4 @@ struct Part {
     time_origin: TimeOrigin,
     duplicates: u64,
     warnings: Vec<WarningKind>,
-}
-
-/// The files that make one VM, and what was read from them.
-type Parts = Vec<(PathBuf, Part)>;
-
-fn single(parts: Vec<(&Path, Part)>) -> Parts {
-    parts
-        .into_iter()
-        .map(|(file, part)| (file.to_path_buf(), part))
-        .collect()
-}
-
-fn read_file(file: &Path, format: Format) -> Result<Part, ImportError> {
-    let input = open(file)?;
-    match format {
-        Format::PlanetLab => planetlab::read(file, input),
-        Format::Bitbrains => bitbrains::read(file, input),
-        Format::RecordedPageWrites => recorded::read(file, input),
-        Format::PageWrites => {
-            let trace = page_write::read_page_writes(input)
-                .map_err(|error| ImportError::new(file, 0, ImportErrorKind::PageWrites(error)))?;
-            Ok(recorded::part(file, trace))
-        }
-    }
-}
-
-fn assemble(
-    path: &Path,
-    format: Format,
-    gaps: GapPolicy,
-    parts: Parts,
-) -> Result<Imported, ImportError> {
-    let mut counts = ImportCounts::default();
-    let mut warnings = Vec::new();
-    let mut vms = Vec::with_capacity(parts.len());
-    let mut time_origin = TimeOrigin::Relative;
-    for (file, part) in parts {
-        counts.files += 1;
-        counts.duplicates += part.duplicates;
-        let warn = |kind| Warning {
-            file: file.clone(),
-            kind,
-        };
-        warnings.extend(part.warnings.into_iter().map(warn));
-        let Some((cpu, cpu_fill)) = demand(&part.series, part.page_writes.as_ref(), gaps) else {
-            warnings.push(warn(WarningKind::NoSamples));
-            continue;
-        };
-        let count = |flag| {
-            part.series
-                .intervals()
-                .iter()
-                .filter(|i| i.flags & flag != 0)
-                .count() as u64
-        };
-        let over = count(crate::store::series::flags::OVER_CAPACITY);
-        if over > 0 {
-            warnings.push(warn(WarningKind::OverCapacity { samples: over }));
-        }
-        if cpu_fill.gaps > 0 {
-            let (gaps, missing_ms) = (cpu_fill.gaps, cpu_fill.filled_ms);
-            warnings.push(warn(WarningKind::Gaps { gaps, missing_ms }));
-        }
-        counts.samples += part.series.intervals().len() as u64;
-        counts.over_capacity += over;
-        counts.gaps += cpu_fill.gaps;
-        counts.gap_ms += cpu_fill.filled_ms;
-        time_origin = part.time_origin;
-        let vm_id = u32::try_from(vms.len()).unwrap_or(u32::MAX);
-        let meta = VmMeta { vm_id, ..part.meta };
-        vms.push(ImportedVm {
-            meta,
-            cpu,
-            cpu_fill,
-            series: part.series,
-            page_writes: part.page_writes,
-        });
-    }
-    if vms.is_empty() {
-        return Err(ImportError::new(path, 0, ImportErrorKind::NoSamples));
-    }
-    let (sampling, derived) = describe(format);
-    Ok(Imported {
-        format,
-        vms,
-        time_origin,
-        sampling,
-        derived,
-        warnings,
-        counts,
-    })
-}
-
-/// Demand from the page-level recording where there is one: it keeps the length of each tick.
-fn demand(
-    series: &Series,
-    page_writes: Option<&PageWriteTrace>,
-    gaps: GapPolicy,
-) -> Option<(CpuTrace, GapFill)> {
-    match page_writes {
-        Some(trace) => Some((trace.cpu_trace().ok()?, GapFill::default())),
-        None => series.cpu_trace(gaps).ok(),
-    }
-}
-
-/// What a sample of the format is, and which columns are computed.
-fn describe(format: Format) -> (Sampling, Vec<(&'static str, &'static str)>) {
-    match format {
-        Format::PlanetLab => (Sampling::Average, planetlab::DERIVED.to_vec()),
-        Format::Bitbrains => (Sampling::Average, bitbrains::DERIVED.to_vec()),
-        Format::RecordedPageWrites | Format::PageWrites => {
-            (Sampling::Average, recorded::DERIVED.to_vec())
-        }
-    }
-}
-
-/// The files to read: the path itself, or what is in the directory and one level below.
-fn list_files(path: &Path) -> Result<Vec<PathBuf>, ImportError> {
-    let io = |error| ImportError::new(path, 0, ImportErrorKind::Io(error));
-    if !std::fs::metadata(path).map_err(io)?.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
-    }
-    let mut files = Vec::new();
-    let mut folders = vec![(path.to_path_buf(), 0)];
-    while let Some((folder, depth)) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).map_err(io)? {
-            let entry = entry.map_err(io)?;
-            let is_dir = std::fs::metadata(entry.path()).map_err(io)?.is_dir();
-            if is_dir && depth == 0 {
-                folders.push((entry.path(), 1));
-            } else if !is_dir && !is_note(&entry.path()) {
-                files.push(entry.path());
-            }
-        }
-    }
-    // 2.csv before 10.csv, so that ids follow the source's numbering.
-    files.sort_by_cached_key(|file| {
-        let number = stem(file).parse::<u64>().unwrap_or(u64::MAX);
-        (file.parent().map(Path::to_path_buf), number, file.clone())
-    });
-    Ok(files)
-}
-
-/// Files that lie beside traces and are none.
-fn is_note(file: &Path) -> bool {
-    let name = file
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .to_ascii_lowercase();
-    name.starts_with('.')
-        || name.starts_with("readme")
-        || name.starts_with("license")
-        || name.starts_with("licence")
-        || name.ends_with(".md")
-}
-
-/// The file's name without `.csv`, `.csv.gz`, ….
-fn stem(file: &Path) -> String {
-    let name = file
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let mut rest = name.as_str();
-    for ending in [".gz", ".zst", ".csv", ".mbpw"] {
-        rest = rest.strip_suffix(ending).unwrap_or(rest);
-    }
-    rest.to_string()
-}
-
-fn detect_file(file: &Path) -> Result<Format, ImportError> {
-    let mut input = open(file)?;
-    let line_1 = |kind| ImportError::new(file, 1, kind);
-    let found = detect(&mut input).map_err(|error| line_1(ImportErrorKind::from_read(error)))?;
-    if let Some(format) = found {
-        return Ok(format);
-    }
-    let head = input
-        .fill_buf()
-        .map_err(|error| line_1(ImportErrorKind::from_read(error)))?;
-    let head = String::from_utf8_lossy(&head[..head.len().min(40)]).into_owned();
-    Err(line_1(if head.is_empty() {
-        ImportErrorKind::Empty
-    } else {
-        ImportErrorKind::UnknownFormat { starts: head }
-    }))
-}
-
-/// Opens a file, decompressing what starts like gzip or zstd, whatever its name.
-fn open(file: &Path) -> Result<Box<dyn BufRead>, ImportError> {
-    let io = |error| ImportError::new(file, 0, ImportErrorKind::Io(error));
-    decompress(File::open(file).map_err(io)?).map_err(io)
-}
-
-fn decompress(input: impl Read + 'static) -> io::Result<Box<dyn BufRead>> {
-    let mut input = BufReader::new(input);
-    let head = input.fill_buf()?;
-    if head.starts_with(&[0x1f, 0x8b]) {
-        return Ok(Box::new(BufReader::new(
-            flate2::bufread::MultiGzDecoder::new(input),
-        )));
-    }
-    if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        let decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-        return Ok(Box::new(BufReader::new(decoder)));
-    }
-    Ok(Box::new(input))
 }

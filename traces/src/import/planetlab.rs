@@ -9,7 +9,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::lines::{Lines, shortened};
-use super::{ImportError, ImportErrorKind, Part, Parts, WarningKind};
+use super::{ImportError, ImportErrorKind, Part, WarningKind};
+use crate::date::{DAY_MS, days_since_epoch};
 use crate::store::bundle::{TimeOrigin, VmMeta};
 use crate::store::series::{Interval, Metric, Series, flags};
 
@@ -23,7 +24,6 @@ pub(super) const DERIVED: [(&str, &str); 1] = [(
 const STEP_MS: u32 = 300_000;
 /// Samples of a day.
 const USUAL: u64 = 288;
-const DAY_MS: i64 = 86_400_000;
 
 /// Reads one file.
 pub(super) fn read(file: &Path, input: impl BufRead) -> Result<Part, ImportError> {
@@ -37,20 +37,11 @@ pub(super) fn read(file: &Path, input: impl BufRead) -> Result<Part, ImportError
             usual: USUAL,
         });
     }
-    // Names hold spaces and dots and have no ending of their own.
-    let name = file
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let name = name
-        .strip_suffix(".gz")
-        .or(name.strip_suffix(".zst"))
-        .unwrap_or(&name);
+    let name = name(file);
     let meta = VmMeta {
-        source_id: Some(name.to_string()),
+        source_id: Some(name.clone()),
         start_ms: series.intervals().first().map(|interval| interval.t_ms),
-        ..VmMeta::named(name)
+        ..VmMeta::named(&name)
     };
     let time_origin = if day_ms.is_some() {
         TimeOrigin::UnixUtc
@@ -114,12 +105,21 @@ fn read_series<R: BufRead>(mut lines: Lines<R>, start_ms: i64) -> Result<Series,
     }
 }
 
+/// The files of each VM: those of one name, in the order of their days.
+pub(super) fn days(files: &[PathBuf]) -> Vec<Vec<&PathBuf>> {
+    let mut vms: BTreeMap<String, Vec<&PathBuf>> = BTreeMap::new();
+    for file in files {
+        vms.entry(name(file)).or_default().push(file);
+    }
+    vms.into_values().collect()
+}
+
 /// Joins the days of one VM, in order; a day that overlaps is left out with a warning.
-pub(super) fn join_days(parts: Vec<(&Path, Part)>) -> Parts {
-    let mut joined: BTreeMap<String, (PathBuf, Part)> = BTreeMap::new();
+pub(super) fn join_days(parts: Vec<(&PathBuf, Part)>) -> Vec<(&PathBuf, Part)> {
+    let mut joined: Option<(&PathBuf, Part)> = None;
     for (file, part) in parts {
-        let Some((_, whole)) = joined.get_mut(&part.meta.name) else {
-            joined.insert(part.meta.name.clone(), (file.to_path_buf(), part));
+        let Some((_, whole)) = &mut joined else {
+            joined = Some((file, part));
             continue;
         };
         whole.warnings.extend(part.warnings);
@@ -131,7 +131,14 @@ pub(super) fn join_days(parts: Vec<(&Path, Part)>) -> Parts {
             }
         }
     }
-    joined.into_values().collect()
+    joined.into_iter().collect()
+}
+
+/// Names hold spaces and dots and have no ending of their own.
+fn name(file: &Path) -> String {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let plain = name.strip_suffix(".gz").or(name.strip_suffix(".zst"));
+    plain.unwrap_or(&name).to_string()
 }
 
 /// Midnight UTC of a directory named `YYYYMMDD`. The source does not say its time zone.
@@ -146,23 +153,12 @@ fn day_start_ms(folder: &Path) -> Option<i64> {
     valid.then(|| days_since_epoch(year, month, day) * DAY_MS)
 }
 
-/// Days from 1970-01-01, Gregorian: years counted from March, so that the leap day comes last.
-fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let from_march = (month + 9) % 12;
-    let day_of_year = (153 * from_march + 2) / 5 + day - 1;
-    // 719468 days lie between 0000-03-01 and 1970-01-01.
-    365 * year + year / 4 - year / 100 + year / 400 + day_of_year - 719_468
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn days_count_from_the_epoch() {
-        assert_eq!(days_since_epoch(1970, 1, 1), 0);
-        assert_eq!(days_since_epoch(2000, 2, 29), 11_016);
+    fn a_directory_of_eight_digits_is_a_day() {
         assert_eq!(
             day_start_ms(Path::new("x/20110303")),
             Some(1_299_110_400_000)

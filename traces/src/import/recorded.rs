@@ -6,11 +6,12 @@
 use std::io::BufRead;
 use std::path::Path;
 
+use super::files::stem;
 use super::lines::{Lines, shortened, whole};
-use super::{ImportError, ImportErrorKind, Part, stem};
+use super::{ImportError, ImportErrorKind, Part};
 use crate::dirty::{PageWriteTrace, Run, Tick};
 use crate::store::bundle::{TimeOrigin, VmMeta};
-use crate::store::page_write::MAX_PAGES;
+use crate::store::page_write::{self, MAX_PAGES};
 use crate::store::series::{Interval, Metric, Series};
 use crate::units::{NS_PER_MS, PAGE_SIZE};
 
@@ -48,6 +49,13 @@ pub(super) fn read(file: &Path, input: impl BufRead) -> Result<Part, ImportError
         let tick = parse_tick(&line, &trace, &mut cpu_ms).map_err(|kind| lines.error(kind))?;
         trace.ticks.push(tick);
     }
+    Ok(part(file, trace))
+}
+
+/// Reads a file of our own.
+pub(super) fn read_own(file: &Path, input: impl BufRead) -> Result<Part, ImportError> {
+    let trace = page_write::read_page_writes(input)
+        .map_err(|error| ImportError::new(file, 0, ImportErrorKind::PageWrites(error)))?;
     Ok(part(file, trace))
 }
 

@@ -3,6 +3,11 @@
 //! Inside: bytes to values and back, checks. Never inside: other people's formats (see `import`).
 
 pub mod bundle;
+pub(crate) mod columns;
 pub mod page_write;
+pub mod partial;
+pub mod sample;
 pub mod series;
-mod table;
+pub mod sort;
+pub(crate) mod table;
+mod varint;

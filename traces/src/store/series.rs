@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::cpu::{CpuSample, CpuTrace, CpuTraceError};
+use crate::store::sample::Sample;
 use crate::units::{NS_PER_MS, round_u32};
 
 /// A column of `samples.parquet`. All are whole numbers; all may be absent.
@@ -195,6 +196,21 @@ impl Series {
             let column = self.metrics.entry(metric).or_default();
             column.resize(index, None);
             column.push(value);
+        }
+        Ok(())
+    }
+
+    /// Appends a sample, whoever's it is.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_sample(&mut self, sample: &Sample) -> Result<(), SeriesError> {
+        self.push(sample.interval, &[])?;
+        let index = self.intervals.len() - 1;
+        for (metric, value) in sample.values.iter() {
+            let column = self.metrics.entry(metric).or_default();
+            column.resize(index, None);
+            column.push(Some(value));
         }
         Ok(())
     }

@@ -9,35 +9,38 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parquet::basic::{Compression, ConvertedType, Repetition, Type as PhysicalType, ZstdLevel};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
+use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
-use parquet::schema::types::{Type, TypePtr};
+use parquet::schema::types::{ColumnDescriptor, Type, TypePtr};
 
 /// Rows in a row group: large enough to compress, small enough to read one at a time.
-const ROWS_PER_GROUP: usize = 128 << 10;
+pub(crate) const ROWS_PER_GROUP: usize = 128 << 10;
 
 /// The values of a column, one a row.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Column {
+pub(crate) enum Column {
     Int(Vec<Option<i64>>),
+    /// Written as INT32; read back as `Int`.
+    Small(Vec<Option<i32>>),
     Real(Vec<Option<f64>>),
     Text(Vec<Option<String>>),
 }
 
 /// A table: named columns of one length, in order.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Table {
-    pub(super) columns: Vec<(String, Column)>,
-    pub(super) rows: usize,
+pub(crate) struct Table {
+    pub(crate) columns: Vec<(String, Column)>,
+    pub(crate) rows: usize,
 }
 
 impl Column {
     fn len(&self) -> usize {
         match self {
             Self::Int(values) => values.len(),
+            Self::Small(values) => values.len(),
             Self::Real(values) => values.len(),
             Self::Text(values) => values.len(),
         }
@@ -46,6 +49,7 @@ impl Column {
     fn required(&self) -> bool {
         match self {
             Self::Int(values) => values.iter().all(Option::is_some),
+            Self::Small(values) => values.iter().all(Option::is_some),
             Self::Real(values) => values.iter().all(Option::is_some),
             Self::Text(values) => values.iter().all(Option::is_some),
         }
@@ -54,7 +58,7 @@ impl Column {
 
 impl Table {
     /// Appends a column; `required` ones have a value in every row.
-    pub(super) fn push(&mut self, name: &str, column: Column) {
+    pub(crate) fn push(&mut self, name: &str, column: Column) {
         assert!(
             self.columns.is_empty() || column.len() == self.rows,
             "columns of one length"
@@ -64,30 +68,21 @@ impl Table {
     }
 
     /// The columns by name.
-    pub(super) fn into_columns(self) -> BTreeMap<String, Column> {
+    pub(crate) fn into_columns(self) -> BTreeMap<String, Column> {
         self.columns.into_iter().collect()
     }
 
     /// Writes the table; `required` columns are declared so, the rest may hold nulls.
-    pub(super) fn write(
+    pub(crate) fn write(
         &self,
         out: impl Write + Send,
-        required: &[&str],
+        required: &[&'static str],
     ) -> Result<(), ParquetError> {
-        let schema = self.schema(required)?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            .build();
-        let mut writer = SerializedFileWriter::new(out, schema, Arc::new(properties))?;
+        let mut writer = TableWriter::new(out, self, required)?;
         let mut start = 0;
         while start < self.rows {
             let end = (start + ROWS_PER_GROUP).min(self.rows);
-            let mut group = writer.next_row_group()?;
-            for (name, column) in &self.columns {
-                let required = required.contains(&name.as_str());
-                write_column(&mut group, column, start..end, required)?;
-            }
-            group.close()?;
+            writer.group(self, start..end)?;
             start = end;
         }
         writer.close().map(|_| ())
@@ -97,6 +92,7 @@ impl Table {
         let fields = self.columns.iter().map(|(name, column)| {
             let physical = match column {
                 Column::Int(_) => PhysicalType::INT64,
+                Column::Small(_) => PhysicalType::INT32,
                 Column::Real(_) => PhysicalType::DOUBLE,
                 Column::Text(_) => PhysicalType::BYTE_ARRAY,
             };
@@ -112,7 +108,7 @@ impl Table {
             let field = Type::primitive_type_builder(name, physical).with_repetition(repetition);
             let field = match column {
                 Column::Text(_) => field.with_converted_type(ConvertedType::UTF8),
-                Column::Int(_) | Column::Real(_) => field,
+                Column::Int(_) | Column::Small(_) | Column::Real(_) => field,
             };
             field.build().map(Arc::new)
         });
@@ -128,7 +124,7 @@ impl Table {
     /// The parquet library has assertions on its input (a negative offset in the metadata, say): a
     /// forged file must be an error here all the same. Nothing is shared with the closure, so nothing
     /// can be left half-changed.
-    pub(super) fn read(bytes: Vec<u8>) -> Result<Self, ParquetError> {
+    pub(crate) fn read(bytes: Vec<u8>) -> Result<Self, ParquetError> {
         std::panic::catch_unwind(move || Self::read_trusting(bytes)).unwrap_or_else(|_| {
             let text = "the file contradicts itself (the parquet library gave up on it)";
             Err(ParquetError::General(text.to_string()))
@@ -143,24 +139,13 @@ impl Table {
         let mut table = Self::default();
         for (index, descriptor) in schema.columns().iter().enumerate() {
             let name = descriptor.path().string();
-            let mut column = match descriptor.physical_type() {
-                PhysicalType::INT32 | PhysicalType::INT64 => Column::Int(Vec::new()),
-                PhysicalType::FLOAT | PhysicalType::DOUBLE => Column::Real(Vec::new()),
-                PhysicalType::BYTE_ARRAY => Column::Text(Vec::new()),
-                other => {
-                    let text =
-                        format!("column {name} has type {other}, which no table of ours has");
-                    return Err(ParquetError::NYI(text));
-                }
-            };
-            if descriptor.max_rep_level() > 0 || descriptor.max_def_level() > 1 {
-                return Err(ParquetError::NYI(format!("column {name} is nested")));
-            }
+            let mut column = empty_column(descriptor)?;
             for group in 0..reader.num_row_groups() {
                 let group = reader.get_row_group(group)?;
                 let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
                 let optional = descriptor.max_def_level() > 0;
-                read_column(group.get_column_reader(index)?, &mut column, rows, optional)?;
+                let mut reader = group.get_column_reader(index)?;
+                read_column(&mut reader, &mut column, rows, optional)?;
             }
             if !table.columns.is_empty() && column.len() != table.rows {
                 let text = format!(
@@ -176,8 +161,71 @@ impl Table {
     }
 }
 
+/// A table written group by group.
+pub(crate) struct TableWriter<W: Write + Send> {
+    writer: SerializedFileWriter<W>,
+    required: Vec<&'static str>,
+}
+
+impl<W: Write + Send> TableWriter<W> {
+    /// A table of the columns of `like`; those `required` have a value in every row.
+    pub(crate) fn new(
+        out: W,
+        like: &Table,
+        required: &[&'static str],
+    ) -> Result<Self, ParquetError> {
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .build();
+        let schema = like.schema(required)?;
+        Ok(Self {
+            writer: SerializedFileWriter::new(out, schema, Arc::new(properties))?,
+            required: required.to_vec(),
+        })
+    }
+
+    /// Appends rows of a table with the same columns as one row group.
+    pub(crate) fn group(
+        &mut self,
+        table: &Table,
+        rows: std::ops::Range<usize>,
+    ) -> Result<(), ParquetError> {
+        let mut group = self.writer.next_row_group()?;
+        for (name, column) in &table.columns {
+            let required = self.required.contains(&name.as_str());
+            write_column(&mut group, column, rows.clone(), required)?;
+        }
+        group.close().map(|_| ())
+    }
+
+    /// Ends the table and gives back what it was written to.
+    pub(crate) fn close(self) -> Result<W, ParquetError> {
+        self.writer.into_inner()
+    }
+}
+
+/// A column of the type a descriptor states.
+pub(super) fn empty_column(descriptor: &ColumnDescriptor) -> Result<Column, ParquetError> {
+    let name = descriptor.path().string();
+    if descriptor.max_rep_level() > 0 || descriptor.max_def_level() > 1 {
+        return Err(ParquetError::NYI(format!("column {name} is nested")));
+    }
+    match descriptor.physical_type() {
+        PhysicalType::INT32 | PhysicalType::INT64 => Ok(Column::Int(Vec::new())),
+        PhysicalType::FLOAT | PhysicalType::DOUBLE => Ok(Column::Real(Vec::new())),
+        PhysicalType::BYTE_ARRAY => Ok(Column::Text(Vec::new())),
+        other => {
+            let text = format!("column {name} has type {other}, which no table of ours has");
+            Err(ParquetError::NYI(text))
+        }
+    }
+}
+
 /// The commonest lie, caught before the library asserts: columns that are not within the file.
-fn check_places(reader: &SerializedFileReader<Bytes>, size: usize) -> Result<(), ParquetError> {
+pub(super) fn check_places<R: ChunkReader + 'static>(
+    reader: &SerializedFileReader<R>,
+    size: usize,
+) -> Result<(), ParquetError> {
     for group in reader.metadata().row_groups() {
         for column in group.columns() {
             let start = column
@@ -204,6 +252,9 @@ fn write_column<W: Write + Send>(
     match column {
         Column::Int(values) => {
             write_values::<_, Int64Type, _>(group, &values[rows], required, |value| *value)
+        }
+        Column::Small(values) => {
+            write_values::<_, Int32Type, _>(group, &values[rows], required, |value| *value)
         }
         Column::Real(values) => {
             write_values::<_, DoubleType, _>(group, &values[rows], required, |value| *value)
@@ -234,8 +285,8 @@ fn write_values<W: Write + Send, T: DataType, V>(
     writer.close()
 }
 
-fn read_column(
-    reader: ColumnReader,
+pub(super) fn read_column(
+    reader: &mut ColumnReader,
     column: &mut Column,
     rows: usize,
     optional: bool,
@@ -265,7 +316,7 @@ fn read_column(
 }
 
 fn read_values<T: DataType, V>(
-    mut reader: ColumnReaderImpl<T>,
+    reader: &mut ColumnReaderImpl<T>,
     rows: usize,
     optional: bool,
     out: &mut Vec<Option<V>>,

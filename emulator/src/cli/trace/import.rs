@@ -7,9 +7,10 @@ use crate::run::Unusable;
 use anyhow::{Context, Result};
 use clap::Args;
 use std::path::{Path, PathBuf};
-use traces::import::Imported;
-use traces::store::bundle::Bundle;
+use traces::import::{Format, Imported, Warning};
+use traces::store::bundle::{BundleError, BundleImport};
 use traces::store::page_write::write_page_writes;
+use traces::store::partial::PartialError;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ImportArgs {
@@ -31,23 +32,48 @@ pub(in crate::cli) struct ImportArgs {
 
 impl ImportArgs {
     pub(super) fn execute(&self) -> Result<Exit> {
-        let imported = self.source.import()?;
-        for warning in &imported.warnings {
-            eprintln!("warning: {}: {}", warning.file.display(), warning.kind);
+        let extension = self.out.extension();
+        if extension.is_some_and(|extension| extension == "mbpw") {
+            return self.recording();
         }
-        let found = format!("{} VMs, from {}", imported.vms.len(), imported.format);
-        if self
-            .out
-            .extension()
-            .is_some_and(|extension| extension == "mbpw")
-        {
-            write_recording(&imported, &self.out)?;
-        } else {
-            let (title, origin, licence) = (&self.title, &self.origin, &self.licence);
-            Bundle::from_import(imported, title, origin, licence).write(&self.out)?;
+        let failed = |error: BundleError| match error {
+            BundleError::Place(PartialError::Exists { .. }) => {
+                anyhow::Error::from(Unusable(error.to_string()))
+            }
+            error => error.into(),
+        };
+        let mut bundle =
+            BundleImport::create(&self.out, &self.origin, &self.licence).map_err(failed)?;
+        let scratch = bundle.scratch().map_err(failed)?;
+        let Some(streamed) = self.source.stream(&scratch, &mut bundle)? else {
+            eprintln!("interrupted; nothing was written");
+            return Ok(Exit::Interrupted);
+        };
+        if streamed.format == Format::Bundle {
+            return Err(Unusable(format!("{} is a bundle already", self.source.name())).into());
         }
-        say!("{}: {found}", self.out.display());
+        warn(&streamed.warnings);
+        bundle.finish(&streamed, &self.title).map_err(failed)?;
+        let (vms, samples) = (streamed.vms, streamed.counts.samples);
+        let (out, format) = (self.out.display(), streamed.format);
+        say!("{out}: {vms} VMs, from {format}, {samples} samples");
         Ok(Exit::Done)
+    }
+
+    /// One page-level recording to a file.
+    fn recording(&self) -> Result<Exit> {
+        let imported = self.source.import()?;
+        warn(&imported.warnings);
+        write_recording(&imported, &self.out)?;
+        let (out, vms, format) = (self.out.display(), imported.vms.len(), imported.format);
+        say!("{out}: {vms} VMs, from {format}");
+        Ok(Exit::Done)
+    }
+}
+
+fn warn(warnings: &[Warning]) {
+    for warning in warnings {
+        eprintln!("warning: {}: {}", warning.file.display(), warning.kind);
     }
 }
 

@@ -1,16 +1,24 @@
-//! `migbed trace`: import traces into our own formats, and look at them. One file a subcommand; what they
-//! share (where a trace is read from) is here. No parsing of traces here or below: that is `traces`.
+//! `migbed trace`: import traces into our own formats, look at them, export them. One file a subcommand;
+//! what they share (where a trace is read from, and how) is here. No parsing of traces here or below:
+//! that is `traces`.
 
+mod export;
 mod import;
 mod record;
 mod show;
+mod watch;
 
 use super::Exit;
 use crate::run::Unusable;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use std::path::PathBuf;
-use traces::import::{Format, ImportOptions, Imported, import_path};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use traces::import::{
+    Format, ImportErrorKind, ImportOptions, Imported, Mapping, Output, Progress, StreamError,
+    Streamed, Units, import_paths, import_stream,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TraceCommand {
@@ -20,19 +28,84 @@ pub(super) enum TraceCommand {
     Record(Box<record::RecordArgs>),
     /// Show what a trace holds.
     Show(show::ShowArgs),
+    /// Write a trace as OpenDC Parquet or CloudSim PlanetLab files.
+    Export(export::ExportArgs),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Source {
-    /// A file, or a directory of one trace (a day of PlanetLab, for example).
-    path: PathBuf,
+    /// Files, or a directory of one trace (a day of PlanetLab, the tables of Azure, a bundle).
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
     /// The format, when it should not be detected from the content.
     #[arg(long)]
     format: Option<String>,
+    /// A column of plain CSV: METRIC=COLUMN[:UNIT], once for each (docs/trace-format.md).
+    #[arg(long, value_name = "METRIC=COLUMN[:UNIT]")]
+    map: Vec<String>,
+    /// Only this VM (the source's id); may be given again.
+    #[arg(long, value_name = "ID")]
+    vm: Vec<String>,
+    /// Only the VMs whose ids stand in this file, one a line.
+    #[arg(long, value_name = "FILE")]
+    vms: Option<PathBuf>,
+    /// Cores of the machine that normalised CPU (Google) counts as 1.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    unit_cores: Option<f64>,
+    /// Memory of the machine that normalised memory (Google, Alibaba) counts as 1; for OpenDC the unit
+    /// of mem_capacity.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    unit_memory: Option<f64>,
+    /// Bytes of one unit of Alibaba's network counters.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    unit_network: Option<f64>,
+}
+
+/// A number above 0.
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok();
+    number
+        .filter(|number| number.is_finite() && *number > 0.0)
+        .ok_or_else(|| "expected a number above 0".to_owned())
+}
+
+/// Bytes, with B, KiB, MiB, GiB or TiB behind the number.
+fn size(text: &str) -> Result<f64, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic());
+    let (number, unit) = text.split_at(split.unwrap_or(text.len()));
+    let factor = match unit {
+        "" | "B" => 1.0,
+        "KiB" => 1024.0,
+        "MiB" => 1_048_576.0,
+        "GiB" => 1_073_741_824.0,
+        "TiB" => 1_099_511_627_776.0,
+        _ => return Err("expected a number with B, KiB, MiB, GiB or TiB".to_owned()),
+    };
+    Ok(positive(number.trim())? * factor)
 }
 
 impl Source {
+    /// The trace in memory.
     fn import(&self) -> Result<Imported> {
+        let (options, _) = self.options()?;
+        Ok(import_paths(&self.paths, &options).map_err(|error| Unusable(error.to_string()))?)
+    }
+
+    /// The trace to an output, watched. `None`: interrupted, and `out` has only a part.
+    fn stream(&self, scratch: &Path, out: &mut dyn Output) -> Result<Option<Streamed>> {
+        let (options, progress) = self.options()?;
+        let _watch = watch::Watch::start(&progress);
+        match import_stream(&self.paths, &options, Some(scratch), out) {
+            Ok(streamed) => Ok(Some(streamed)),
+            Err(StreamError::Import(error)) if matches!(error.kind, ImportErrorKind::Stopped) => {
+                Ok(None)
+            }
+            Err(StreamError::Import(error)) => Err(Unusable(error.to_string()).into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn options(&self) -> Result<(ImportOptions, Arc<Progress>)> {
         let format = match &self.format {
             None => None,
             Some(name) => Some(Format::from_name(name).ok_or_else(|| {
@@ -43,11 +116,43 @@ impl Source {
                 ))
             })?),
         };
+        let mapping = if self.map.is_empty() {
+            None
+        } else {
+            let mapping = Mapping::parse(&self.map);
+            Some(mapping.map_err(|error| Unusable(format!("--map: {error}")))?)
+        };
         let options = ImportOptions {
             format,
+            mapping,
+            only: self.only()?,
+            units: Units {
+                cores: self.unit_cores,
+                mem_bytes: self.unit_memory,
+                net_bytes: self.unit_network,
+            },
             ..ImportOptions::default()
         };
-        Ok(import_path(&self.path, options).map_err(|error| Unusable(error.to_string()))?)
+        let progress = Arc::clone(&options.progress);
+        Ok((options, progress))
+    }
+
+    fn only(&self) -> Result<Option<BTreeSet<String>>> {
+        let mut only: BTreeSet<String> = self.vm.iter().cloned().collect();
+        if let Some(file) = &self.vms {
+            let text = std::fs::read_to_string(file);
+            let text = text.with_context(|| format!("{}", file.display()))?;
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            only.extend(lines.map(str::to_owned));
+        }
+        let any = !self.vm.is_empty() || self.vms.is_some();
+        Ok(any.then_some(only))
+    }
+
+    /// What it is called in messages.
+    fn name(&self) -> String {
+        let names: Vec<String> = self.paths.iter().map(|p| p.display().to_string()).collect();
+        names.join(" ")
     }
 }
 
@@ -57,6 +162,19 @@ impl TraceCommand {
             Self::Import(args) => args.execute(),
             Self::Record(args) => args.execute(),
             Self::Show(args) => args.execute(),
+            Self::Export(args) => args.execute(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("1.5GiB"), Ok(1_610_612_736.0));
+        assert_eq!(size("64"), Ok(64.0));
+        assert!(size("1GB").is_err() && size("-1").is_err() && size("0").is_err());
     }
 }

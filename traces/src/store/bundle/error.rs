@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::VERSION;
 use crate::store::page_write::PageWriteError;
+use crate::store::partial::PartialError;
 use crate::store::series::SeriesError;
 
 /// A bundle that cannot be written or read.
@@ -18,11 +19,14 @@ pub enum BundleError {
         /// Why.
         source: io::Error,
     },
-    /// There is something where the bundle should go.
-    #[error("{}: exists already and is not empty", .path.display())]
-    Exists {
-        /// Where.
-        path: PathBuf,
+    /// There is something where the bundle should go, or it cannot be put there.
+    #[error(transparent)]
+    Place(#[from] PartialError),
+    /// A name that would lead out of the bundle.
+    #[error("{file}: not a plain file name")]
+    Name {
+        /// Which.
+        file: String,
     },
     /// The manifest is not what it should be.
     #[error("{}: {source}", .path.display())]

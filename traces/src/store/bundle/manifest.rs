@@ -1,10 +1,12 @@
 //! `manifest.json`: what a bundle is, where it comes from, how each column came to be.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::VERSION;
+use super::{SAMPLES, VERSION};
+use crate::import::Streamed;
 use crate::units::{PAGE_SIZE, Provenance};
 
 /// What `t_ms` counts from.
@@ -115,6 +117,35 @@ impl Manifest {
             files: BTreeMap::new(),
             columns: BTreeMap::new(),
         }
+    }
+
+    /// The manifest of an import: how each of its columns came to be, and what was warned of.
+    ///
+    /// `licence` is the source's, as text: the importer cannot know it.
+    #[must_use]
+    pub fn of_import(streamed: &Streamed, title: &str, source: &str, licence: &str) -> Self {
+        let mut manifest = Self::new(title, source, licence);
+        manifest.time_origin = streamed.time_origin;
+        manifest.sampling = streamed.sampling;
+        manifest.importer = Some(Importer {
+            name: streamed.format.name().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            options: streamed.options.clone(),
+            seed: None,
+        });
+        // Only the file's name: where it lay on somebody's disk says nothing to a reader.
+        let name = |file: &Path| file.file_name().unwrap_or_default().display().to_string();
+        let warnings = streamed.warnings.iter();
+        manifest.warnings = warnings
+            .map(|w| format!("{}: {}", name(&w.file), w.kind))
+            .collect();
+        for metric in &streamed.metrics {
+            manifest.note(SAMPLES, metric.column(), Provenance::Recorded, "");
+        }
+        for &(column, how) in &streamed.derived {
+            manifest.note(SAMPLES, column, Provenance::Derived, how);
+        }
+        manifest
     }
 
     /// States how a column came to be.

@@ -9,20 +9,20 @@ mod manifest;
 mod read;
 mod rows;
 mod write;
+mod writer;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 pub use error::BundleError;
 pub use manifest::{ColumnNote, FileEntry, Importer, Manifest, Sampling, TimeOrigin};
 pub use read::Finding;
+pub use writer::{BundleImport, BundleWriter};
 
 use crate::class::PageClass;
 use crate::cpu::{CpuTrace, CpuTraceError};
 use crate::dirty::PageWriteTrace;
-use crate::import::Imported;
-use crate::store::series::{GapFill, GapPolicy, Series};
-use crate::units::Provenance;
+use crate::import::{Imported, Streamed};
+use crate::store::series::{GapFill, GapPolicy, Metric, Series};
 
 /// The version of the format written, and the only one read.
 pub const VERSION: u32 = 1;
@@ -98,21 +98,25 @@ impl Bundle {
     /// `licence` is the source's, as text: the importer cannot know it.
     #[must_use]
     pub fn from_import(imported: Imported, title: &str, source: &str, licence: &str) -> Self {
-        let mut manifest = Manifest::new(title, source, licence);
-        manifest.time_origin = imported.time_origin;
-        manifest.sampling = imported.sampling;
-        manifest.importer = Some(Importer {
-            name: imported.format.name().to_string(),
-            version: env!("CARGO_PKG_VERSION").to_string(),
-            options: BTreeMap::new(),
-            seed: None,
-        });
-        // Only the file's name: where it lay on somebody's disk says nothing to a reader.
-        let name = |file: &Path| file.file_name().unwrap_or_default().display().to_string();
-        let warnings = imported.warnings.iter();
-        manifest.warnings = warnings
-            .map(|w| format!("{}: {}", name(&w.file), w.kind))
+        let mut metrics: Vec<Metric> = imported
+            .vms
+            .iter()
+            .flat_map(|vm| vm.series.metrics())
             .collect();
+        metrics.sort_unstable();
+        metrics.dedup();
+        let streamed = Streamed {
+            format: imported.format,
+            vms: 0,
+            time_origin: imported.time_origin,
+            sampling: imported.sampling,
+            metrics,
+            derived: imported.derived,
+            warnings: imported.warnings,
+            counts: imported.counts,
+            options: imported.options,
+        };
+        let manifest = Manifest::of_import(&streamed, title, source, licence);
         let mut bundle = Self {
             manifest,
             vms: Vec::new(),
@@ -121,11 +125,6 @@ impl Bundle {
             page_writes: BTreeMap::new(),
         };
         for mut vm in imported.vms {
-            for metric in vm.series.metrics() {
-                bundle
-                    .manifest
-                    .note(SAMPLES, metric.column(), Provenance::Recorded, "");
-            }
             if let Some(trace) = vm.page_writes {
                 let file = format!("{}.mbpw", vm.meta.vm_id);
                 bundle.page_writes.insert(file.clone(), trace);
@@ -133,11 +132,6 @@ impl Bundle {
             }
             bundle.samples.insert(vm.meta.vm_id, vm.series);
             bundle.vms.push(vm.meta);
-        }
-        for (column, how) in imported.derived {
-            bundle
-                .manifest
-                .note(SAMPLES, column, Provenance::Derived, how);
         }
         bundle
     }

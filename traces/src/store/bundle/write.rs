@@ -1,16 +1,13 @@
-//! Writing a bundle: all of it into a directory beside the place, then one rename.
+//! A bundle in memory to one on disk, and the rows of its small tables. The files are `writer`'s.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use super::{
-    Bundle, BundleError, FileEntry, MANIFEST, Manifest, PAGES, PROFILES, SAMPLES, VERSION, VMS,
-    VmMeta,
-};
+use super::writer::BundleWriter;
+use super::{Bundle, BundleError, Manifest, PROFILES, VMS, VmMeta};
 use crate::class::{Coupling, Locality, PageClass};
-use crate::store::page_write::{self, Origin};
-use crate::store::series::{Metric, Series};
+use crate::store::sample::{Sample, Values};
+use crate::store::series::Metric;
 use crate::store::table::{Column, Table};
 
 impl Bundle {
@@ -23,94 +20,73 @@ impl Bundle {
     /// When the bundle contradicts itself, there is something at `dir`, or the system refuses.
     pub fn write(&self, dir: &Path) -> Result<Manifest, BundleError> {
         self.check_references()?;
-        if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(BundleError::Exists {
-                path: dir.to_path_buf(),
-            });
+        let mut writer = BundleWriter::create(dir)?;
+        for (&vm, series) in &self.samples {
+            for (index, &interval) in series.intervals().iter().enumerate() {
+                let mut values = Values::default();
+                for metric in Metric::ALL {
+                    values.set(metric, series.value(metric, index));
+                }
+                writer.sample(&Sample {
+                    vm,
+                    interval,
+                    values,
+                })?;
+            }
         }
-        let partial = Partial::create(dir)?;
-        let mut files = BTreeMap::new();
-        let mut table = |name: &str, table: &Table, required: &[&str]| {
-            let mut bytes = Vec::new();
-            table
-                .write(&mut bytes, required)
-                .map_err(|source| parquet_error(name, source))?;
-            partial.put(name, &bytes, table.rows as u64, &mut files)
-        };
-        if !self.page_writes.is_empty() {
-            partial.folder(PAGES)?;
-        }
-        table(VMS, &vms_table(&self.vms)?, &["vm_id", "name"])?;
-        table(
-            SAMPLES,
-            &samples_table(&self.samples)?,
-            &["vm_id", "t_ms", "dur_ms", "flags"],
-        )?;
-        if !self.dirty_profiles.is_empty() {
-            let required = [
-                "profile_id",
-                "class",
-                "pages",
-                "rate_per_s",
-                "coupling",
-                "locality",
-            ];
-            table(PROFILES, &profiles_table(&self.dirty_profiles)?, &required)?;
-        }
+        let manifest = &self.manifest;
         for (name, trace) in &self.page_writes {
-            let file = format!("{PAGES}/{name}");
-            let mut bytes = Vec::new();
-            let origin: Origin = [
-                ("source".to_string(), self.manifest.source.clone()),
-                ("licence".to_string(), self.manifest.licence.clone()),
-            ]
-            .into();
-            page_write::write_page_writes_with_origin(trace, &origin, &mut bytes).map_err(
-                |source| BundleError::PageWrites {
-                    file: file.clone(),
-                    source,
-                },
-            )?;
-            partial.put(&file, &bytes, trace.ticks.len() as u64, &mut files)?;
+            writer.page_writes(name, trace, &manifest.source, &manifest.licence)?;
         }
-        let manifest = Manifest {
-            version: VERSION,
-            files,
-            ..self.manifest.clone()
-        };
-        let json = serde_json::to_vec_pretty(&manifest).expect("plain fields are always JSON");
-        partial.put(MANIFEST, &json, 0, &mut BTreeMap::new())?;
-        partial.commit(dir)?;
-        Ok(manifest)
+        if !self.dirty_profiles.is_empty() {
+            writer.profiles(&self.dirty_profiles)?;
+        }
+        writer.finish(manifest, &self.vms)
     }
 
     /// Everything a VM refers to must be there, and every sample belong to a VM.
     pub(super) fn check_references(&self) -> Result<(), BundleError> {
-        let mut seen = BTreeMap::new();
-        for vm in &self.vms {
-            let vm_id = vm.vm_id;
-            if seen.insert(vm_id, ()).is_some() {
-                return Err(BundleError::DuplicateVm { vm_id });
-            }
-            let dangling = |what, name| Err(BundleError::Dangling { vm_id, what, name });
-            match &vm.page_writes {
-                Some(name) if !self.page_writes.contains_key(name) || !is_plain_name(name) => {
-                    return dangling("page writes", name.clone());
-                }
-                _ => {}
-            }
-            match vm.dirty_profile {
-                Some(profile) if !self.dirty_profiles.contains_key(&profile) => {
-                    return dangling("dirty profile", profile.to_string());
-                }
-                _ => {}
-            }
-        }
-        match self.samples.keys().find(|vm_id| !seen.contains_key(vm_id)) {
+        check_vms(
+            &self.vms,
+            |name| self.page_writes.contains_key(name),
+            |profile| self.dirty_profiles.contains_key(&profile),
+        )?;
+        let known: BTreeSet<u32> = self.vms.iter().map(|vm| vm.vm_id).collect();
+        match self.samples.keys().find(|vm_id| !known.contains(vm_id)) {
             Some(&vm_id) => Err(BundleError::UnknownVm { vm_id }),
             None => Ok(()),
         }
     }
+}
+
+/// Numbers are unique, and what a VM refers to is there.
+pub(super) fn check_vms(
+    vms: &[VmMeta],
+    has_pages: impl Fn(&str) -> bool,
+    has_profile: impl Fn(u16) -> bool,
+) -> Result<(), BundleError> {
+    let mut numbers: Vec<u32> = vms.iter().map(|vm| vm.vm_id).collect();
+    numbers.sort_unstable();
+    if let Some(pair) = numbers.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(BundleError::DuplicateVm { vm_id: pair[0] });
+    }
+    for vm in vms {
+        let vm_id = vm.vm_id;
+        let dangling = |what, name| Err(BundleError::Dangling { vm_id, what, name });
+        match &vm.page_writes {
+            Some(name) if !has_pages(name) || !is_plain_name(name) => {
+                return dangling("page writes", name.clone());
+            }
+            _ => {}
+        }
+        match vm.dirty_profile {
+            Some(profile) if !has_profile(profile) => {
+                return dangling("dirty profile", profile.to_string());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A file name, not a path: it comes from a table and must not lead out of the bundle.
@@ -125,7 +101,7 @@ pub(super) fn parquet_error(file: &str, source: parquet::errors::ParquetError) -
     }
 }
 
-fn vms_table(vms: &[VmMeta]) -> Result<Table, BundleError> {
+pub(super) fn vms_table(vms: &[VmMeta]) -> Result<Table, BundleError> {
     let mut table = Table::default();
     let int = |get: fn(&VmMeta) -> Option<i64>| Column::Int(vms.iter().map(get).collect());
     let text = |get: fn(&VmMeta) -> Option<String>| Column::Text(vms.iter().map(get).collect());
@@ -156,35 +132,9 @@ fn vms_table(vms: &[VmMeta]) -> Result<Table, BundleError> {
     Ok(table)
 }
 
-fn samples_table(samples: &BTreeMap<u32, Series>) -> Result<Table, BundleError> {
-    let mut table = Table::default();
-    let each = |get: fn(u32, &crate::store::series::Interval) -> i64| {
-        let rows = samples.iter().flat_map(|(&vm_id, series)| {
-            series
-                .intervals()
-                .iter()
-                .map(move |interval| Some(get(vm_id, interval)))
-        });
-        Column::Int(rows.collect())
-    };
-    table.push("vm_id", each(|vm_id, _| i64::from(vm_id)));
-    table.push("t_ms", each(|_, interval| interval.t_ms));
-    table.push("dur_ms", each(|_, interval| i64::from(interval.dur_ms)));
-    for metric in Metric::ALL {
-        let mut values = Vec::with_capacity(table.rows);
-        for series in samples.values() {
-            for index in 0..series.intervals().len() {
-                let value = series.value(metric, index);
-                values.push(signed(SAMPLES, metric.column(), values.len(), value)?);
-            }
-        }
-        table.push(metric.column(), Column::Int(values));
-    }
-    table.push("flags", each(|_, interval| i64::from(interval.flags)));
-    Ok(table)
-}
-
-fn profiles_table(profiles: &BTreeMap<u16, Vec<PageClass>>) -> Result<Table, BundleError> {
+pub(super) fn profiles_table(
+    profiles: &BTreeMap<u16, Vec<PageClass>>,
+) -> Result<Table, BundleError> {
     let rows: Vec<(u16, usize, &PageClass)> = profiles
         .iter()
         .flat_map(|(&id, classes)| classes.iter().enumerate().map(move |(k, c)| (id, k, c)))
@@ -247,7 +197,7 @@ fn locality_name(locality: Locality) -> &'static str {
 }
 
 /// Parquet's integers are signed.
-fn signed(
+pub(super) fn signed(
     file: &str,
     column: &'static str,
     row: usize,
@@ -263,62 +213,6 @@ fn signed(
             value: value.unwrap_or_default().to_string(),
             expected: "below 2^63",
         })
-}
-
-/// The directory a bundle is written to before it gets its name; removed unless committed.
-struct Partial {
-    path: PathBuf,
-}
-
-impl Partial {
-    fn create(dir: &Path) -> Result<Self, BundleError> {
-        let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        // The process id keeps two writers apart; a left-over of a killed one is replaced.
-        let path = dir.with_file_name(format!(".{name}.partial-{}", std::process::id()));
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(|source| io_error(&path, source))?;
-        }
-        let partial = Self { path };
-        fs::create_dir_all(&partial.path).map_err(|source| io_error(&partial.path, source))?;
-        Ok(partial)
-    }
-
-    fn folder(&self, name: &str) -> Result<(), BundleError> {
-        let path = self.path.join(name);
-        fs::create_dir(&path).map_err(|source| io_error(&path, source))
-    }
-
-    fn put(
-        &self,
-        name: &str,
-        bytes: &[u8],
-        rows: u64,
-        files: &mut BTreeMap<String, FileEntry>,
-    ) -> Result<(), BundleError> {
-        let path = self.path.join(name);
-        fs::write(&path, bytes).map_err(|source| io_error(&path, source))?;
-        let crc32 = format!("{:08x}", crc32fast::hash(bytes));
-        files.insert(
-            name.to_string(),
-            FileEntry {
-                rows,
-                bytes: bytes.len() as u64,
-                crc32,
-            },
-        );
-        Ok(())
-    }
-
-    fn commit(self, dir: &Path) -> Result<(), BundleError> {
-        fs::rename(&self.path, dir).map_err(|source| io_error(dir, source))
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // Gone already after a commit; otherwise a failure here would hide the first error.
-        let _ = fs::remove_dir_all(&self.path);
-    }
 }
 
 pub(super) fn io_error(path: &Path, source: std::io::Error) -> BundleError {

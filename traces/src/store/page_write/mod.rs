@@ -8,8 +8,8 @@
 mod decode;
 mod encode;
 mod source;
-mod varint;
 
+use super::varint;
 use std::collections::BTreeMap;
 use std::io;
 
