@@ -42,7 +42,7 @@ pub enum Mode {
     /// Hashes of sampled pages before and after: cheap; pages rewritten with what they held are missed,
     /// and memory blocks under 128 MiB.
     PageSampling,
-    /// The dirty bitmap: every page, at the guest's cost. KVM or TCG.
+    /// The dirty bitmap: every page, at the guest's cost.
     DirtyBitmap,
 }
 
@@ -128,6 +128,17 @@ pub enum QemuError {
         /// How long.
         waited: Duration,
     },
+    /// The guest would not survive it.
+    #[error(
+        "{}: dirty-bitmap without KVM crashes QEMU {version}; use page-sampling",
+        path.display()
+    )]
+    NeedsKvm {
+        /// The socket.
+        path: PathBuf,
+        /// QEMU's version.
+        version: String,
+    },
     /// QEMU takes windows of 50 ms to 60 s.
     #[error("a window of {window:?}: calc-dirty-rate takes 50 ms to 60 s")]
     Window {
@@ -150,6 +161,20 @@ pub fn qemu(socket: &Path, options: &QemuOptions) -> Result<QemuRecording, QemuE
         return Err(QemuError::Window { window });
     }
     let mut qmp = Qmp::connect(socket)?;
+    // Seen: QEMU 7.2 dies of it, guest and all. Later versions were not tried.
+    let old = qmp
+        .version
+        .split('.')
+        .next()
+        .and_then(|major| major.parse::<u32>().ok())
+        < Some(8);
+    if options.mode == Mode::DirtyBitmap && old {
+        let kvm = qmp.ask("query-kvm", &json!({}))?;
+        if kvm["enabled"] != true {
+            let (path, version) = (socket.to_path_buf(), qmp.version);
+            return Err(QemuError::NeedsKvm { path, version });
+        }
+    }
     let start = clock::now_ns();
     let mut points = Vec::new();
     for _ in 0..options.repeats {
@@ -263,11 +288,11 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     /// Answers as QEMU does: a greeting, an event in between, `measuring` once before `measured`.
-    fn pretend(listener: &UnixListener, rate: fn(u64) -> u64) {
+    fn pretend(listener: &UnixListener, major: u32, rate: fn(u64) -> u64) {
         let (stream, _) = listener.accept().unwrap();
         let mut output = stream.try_clone().unwrap();
         let mut say = |value: Value| writeln!(output, "{value}").unwrap();
-        say(json!({"QMP": {"version": {"qemu": {"major": 9, "minor": 1, "micro": 2}}}}));
+        say(json!({"QMP": {"version": {"qemu": {"major": major, "minor": 1, "micro": 2}}}}));
         let (mut window_ms, mut asked) = (0, 0);
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
             let request: Value = serde_json::from_str(&line).unwrap();
@@ -321,7 +346,7 @@ mod tests {
             let window_s = window_ms as f64 / 1e3;
             round_u64(100.0 * -(-5.0 * window_s).exp_m1() / window_s)
         };
-        let server = std::thread::spawn(move || pretend(&listener, rate));
+        let server = std::thread::spawn(move || pretend(&listener, 9, rate));
         let recording = qemu(&socket, &options(&[50, 100, 200, 1000])).unwrap();
         server.join().unwrap();
         assert_eq!(recording.qemu, "9.1.2");
@@ -339,6 +364,17 @@ mod tests {
         let bundle = recording.to_bundle("t");
         assert_eq!(bundle.vms[0].dirty_profile, Some(0));
         assert_eq!(bundle.samples[&0].values(Metric::DirtyW1Ms).count(), 8);
+    }
+
+    #[test]
+    fn a_guest_that_would_not_survive_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("qmp");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let server = std::thread::spawn(move || pretend(&listener, 7, |_| 1));
+        let error = qemu(&socket, &options(&[100])).unwrap_err();
+        server.join().unwrap();
+        assert!(matches!(error, QemuError::NeedsKvm { .. }), "{error}");
     }
 
     #[test]

@@ -247,3 +247,62 @@ fn summary(sidecar: &Sidecar) {
         overhead.late_ns_max as f64 / 1e6,
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use traces::store::bundle::Bundle;
+    use traces::store::page_write::read_page_writes;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: RecordArgs,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<RecordArgs, clap::Error> {
+        let name = std::iter::once(&"record");
+        Ok(Line::try_parse_from(name.chain(arguments))?.args)
+    }
+
+    #[test]
+    fn one_source_must_be_named() {
+        assert!(parse(&["-o", "x"]).is_err());
+        assert!(parse(&["-o", "x", "--procstat", "--", "ls"]).is_err());
+        assert!(parse(&["-o", "x", "--qemu", "socket", "--procstat"]).is_err());
+        assert!(parse(&["-o", "x", "--windows", "1s", "--", "ls"]).is_err());
+        assert!(parse(&["-o", "x", "--qemu", "socket", "--windows", "1s,2s"]).is_ok());
+    }
+
+    #[test]
+    fn a_recording_is_a_file_with_a_sidecar_or_a_bundle() {
+        if let Err(missing) = recorder::can_record_pages() {
+            eprintln!(
+                "SKIPPED a_recording_is_a_file_with_a_sidecar_or_a_bundle: missing {missing}"
+            );
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        let (file, bundle) = (at("r.mbpw"), at("bundle"));
+        for out in [&file, &bundle] {
+            let args = parse(&["-o", out, "--title", "a title", "--", "ls", "/"]).unwrap();
+            assert_eq!(args.execute().unwrap(), Exit::Done);
+        }
+        let trace = read_page_writes(std::fs::File::open(&file).unwrap()).unwrap();
+        assert_eq!(trace.title, "a title");
+        assert!(trace.marks() > 20);
+        for sidecar in [at("r.json"), at("bundle.json")] {
+            let sidecar: Sidecar =
+                serde_json::from_slice(&std::fs::read(sidecar).unwrap()).unwrap();
+            assert_eq!(sidecar.about.command, ["ls", "/"]);
+        }
+        let read = Bundle::read(Path::new(&bundle)).unwrap();
+        assert!(read.page_write_trace(0).unwrap().marks() > 20);
+        let again = parse(&["-o", &bundle, "--", "ls"]).unwrap().execute();
+        assert!(again.unwrap_err().to_string().contains("something already"));
+        let procstat = parse(&["-o", &file, "--procstat"]).unwrap().execute();
+        assert!(procstat.unwrap_err().to_string().contains("no page sets"));
+    }
+}
