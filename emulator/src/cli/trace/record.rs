@@ -49,14 +49,14 @@ pub(in crate::cli) struct RecordArgs {
     #[arg(long, value_name = "QMP-SOCKET", conflicts_with_all = ["procstat", "command"])]
     qemu: Option<PathBuf>,
     /// With --qemu: windows of calc-dirty-rate.
-    #[arg(long, value_parser = humantime::parse_duration, value_delimiter = ',', requires = "qemu",
+    #[arg(long, value_parser = humantime::parse_duration, value_delimiter = ',', conflicts_with_all = ["command", "procstat"],
           default_values = ["100ms", "200ms", "500ms", "1s", "2s", "5s", "10s"])]
     windows: Vec<Duration>,
     /// With --qemu: times each window is measured.
-    #[arg(long, default_value_t = 3, requires = "qemu")]
+    #[arg(long, default_value_t = 3, conflicts_with_all = ["command", "procstat"])]
     repeats: u32,
     /// With --qemu: how QEMU measures.
-    #[arg(long, value_enum, default_value_t = QemuMode::PageSampling, requires = "qemu")]
+    #[arg(long, value_enum, default_value_t = QemuMode::PageSampling, conflicts_with_all = ["command", "procstat"])]
     mode: QemuMode,
     /// Record this whole computer from /proc.
     #[arg(long, conflicts_with = "command")]
