@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Everything of this workspace a crate may depend on (DESIGN §1).
-const MAY_KNOW: [(&str, &[&str]); 5] = [
+const MAY_KNOW: [(&str, &[&str]); 6] = [
     ("traces", &[]),
+    ("recorder", &["traces"]),
     ("netmodel", &[]),
     ("replay", &["traces"]),
-    ("migbed", &["traces", "replay", "netmodel"]),
+    ("migbed", &["traces", "recorder", "replay", "netmodel"]),
     ("migbed-tests", &["traces", "replay", "netmodel", "migbed"]),
 ];
 

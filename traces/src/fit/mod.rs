@@ -109,6 +109,35 @@ pub fn fit_recording_with(
     Ok((classes, report))
 }
 
+/// Fits classes to a curve measured elsewhere, of a guest of `pages` pages. `None` when nothing was
+/// dirtied, or no time passed on the clock of `coupling`. The error is that on the points fitted.
+#[must_use]
+pub fn fit_curve(
+    curve: &[CurvePoint],
+    pages: u32,
+    coupling: Coupling,
+) -> Option<(Vec<PageClass>, f64)> {
+    let points: Vec<Point> = curve
+        .iter()
+        .filter(|point| point.pages > 0.0 && point.window_s > 0.0)
+        .map(|point| Point {
+            x: match coupling {
+                Coupling::Cpu => point.window_cpu_s,
+                Coupling::Time => point.window_s,
+            },
+            pages: point.pages,
+            cores: point.window_cpu_s / point.window_s,
+        })
+        .filter(|point| point.x > 0.0)
+        .collect();
+    if points.is_empty() {
+        return None;
+    }
+    let classes = fit(&points, pages, coupling);
+    let error = relative_error(&classes, &points);
+    Some((classes, error))
+}
+
 /// The longest stretch in which every second dirties at least a tenth of the busiest second's pages:
 /// where the recorded program was under load. `None` when nothing was written.
 ///

@@ -6,6 +6,7 @@ mod each;
 mod export;
 mod forecast;
 mod import;
+mod record;
 mod show;
 mod stats;
 mod watch;
@@ -26,6 +27,8 @@ use traces::import::{
 pub(super) enum TraceCommand {
     /// Import a trace: a page-level recording to an .mbpw file, anything else to a bundle.
     Import(import::ImportArgs),
+    /// Record a program, a QEMU guest or this computer.
+    Record(Box<record::RecordArgs>),
     /// Show what a trace holds.
     Show(show::ShowArgs),
     /// Write a trace as OpenDC Parquet or CloudSim PlanetLab files.
@@ -164,6 +167,7 @@ impl TraceCommand {
     pub(super) fn execute(&self) -> Result<Exit> {
         match self {
             Self::Import(args) => args.execute(),
+            Self::Record(args) => args.execute(),
             Self::Show(args) => args.execute(),
             Self::Export(args) => args.execute(),
             Self::Stats(args) => args.execute(),
