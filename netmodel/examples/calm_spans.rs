@@ -76,7 +76,8 @@ fn span(
     let watched = sender.try_clone()?;
     let start_ns = now_ns() + RAMP_NS;
     let end_ns = start_ns + seconds * 1_000_000_000;
-    let path = [LinkId(0), LinkId(3)];
+    // The way there, and the way back.
+    let path = [LinkId(0), LinkId(3), LinkId(2), LinkId(1)];
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let data = vec![7; 1 << 18];
@@ -117,7 +118,7 @@ fn span(
         let idle = path_idle(&Watched {
             samples: &samples,
             path: &[history.clone(), history.clone()],
-            back: spec.delay * 2,
+            back: &[history.clone(), history.clone()],
             tcp: &tcp,
         });
         let limits = Limits {
