@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use netmodel::backend::BackendKind;
-use netmodel::link::{Distribution, Jitter, LinkSpec, Loss};
+use netmodel::link::{Distribution, GilbertElliott, Jitter, LinkSpec, Loss};
 use netmodel::plan::HOST_DEVICE;
 use netmodel::sys::clock::now_ns;
 use netmodel::sys::netlink::Netlink;
@@ -204,37 +204,78 @@ pub(crate) fn a_queue_holds_its_bytes(backend: BackendKind) {
     assert_eq!(counters.links[&up].dropped.packets, DATAGRAMS - accepted);
 }
 
-pub(crate) fn segments_are_lost_in_their_share(backend: BackendKind) {
-    const DATAGRAMS: u64 = 4000;
-    let lossy = LinkSpec {
-        loss: Loss::Independent(Probability::from_ppb(100_000_000).unwrap()),
-        ..mbit(1000)
-    };
-    if backend.check("h1-up", &lossy).is_err() {
-        return;
-    }
+const DATAGRAMS: u16 = 4000;
+
+/// Which of [`DATAGRAMS`] numbered datagrams a link lost; nothing, if the backend cannot lose.
+fn lost_by(backend: BackendKind, loss: Loss) -> Option<Vec<bool>> {
+    let lossy = LinkSpec { loss, ..mbit(1000) };
+    backend.check("h1-up", &lossy).ok()?;
     let net = Net::star(backend, [lossy, mbit(1000)]);
     let (sender, receiver) = (net.udp(0, 8), net.udp(1, 7));
+    receiver.set_nonblocking(true).unwrap();
+    let mut lost = vec![true; usize::from(DATAGRAMS)];
     for n in 0..DATAGRAMS {
+        let mut datagram = [1; 100];
+        datagram[..2].copy_from_slice(&n.to_be_bytes());
         sender
-            .send_to(&[1; 100], receiver.local_addr().unwrap())
+            .send_to(&datagram, receiver.local_addr().unwrap())
             .unwrap();
         if n % 100 == 99 {
             // Not more at once than a socket holds.
             let up = net.link("h1-up");
-            net.until(|counters| counters.links[&up].received.packets == n + 1);
+            net.until(|counters| counters.links[&up].received.packets == u64::from(n) + 1);
             net.settled();
-            receiver.set_nonblocking(true).unwrap();
-            while receiver.recv(&mut [0; 100]).is_ok() {}
+            while receiver.recv(&mut datagram).is_ok() {
+                lost[usize::from(u16::from_be_bytes([datagram[0], datagram[1]]))] = false;
+            }
         }
     }
     let counters = net.lost_nothing();
     // The link into the sender loses too, but nothing comes that way.
     let up = counters.links[&net.link("h1-up")];
-    assert_eq!(up.received.packets, DATAGRAMS);
-    assert_eq!(up.sent.packets + up.lost.packets, DATAGRAMS);
+    assert_eq!(up.received.packets, u64::from(DATAGRAMS));
+    assert_eq!(up.sent.packets + up.lost.packets, u64::from(DATAGRAMS));
+    let missing = lost.iter().filter(|lost| **lost).count();
+    assert_eq!(up.lost.packets, u64::try_from(missing).unwrap());
+    Some(lost)
+}
+
+/// How many were lost, and in how many bursts.
+fn bursts(lost: &[bool]) -> (usize, usize) {
+    let begins = |n: usize| lost[n] && (n == 0 || !lost[n - 1]);
+    let bursts = (0..lost.len()).filter(|n| begins(*n)).count();
+    (lost.iter().filter(|lost| **lost).count(), bursts)
+}
+
+pub(crate) fn segments_are_lost_in_their_share(backend: BackendKind) {
+    let tenth = Loss::Independent(Probability::from_ppb(100_000_000).unwrap());
+    let Some(lost) = lost_by(backend, tenth) else {
+        return;
+    };
+    let (lost, bursts) = bursts(&lost);
     // 400 with a deviation of √(4000 × 0.1 × 0.9) = 19: six of them.
-    assert!(up.lost.packets.abs_diff(400) < 114, "{up:?}");
+    assert!(lost.abs_diff(400) < 114, "{lost}");
+    // Of independent losses every tenth follows another.
+    assert!((lost as f64 / bursts as f64) < 1.4, "{lost} in {bursts}");
+}
+
+pub(crate) fn segments_are_lost_in_bursts_as_long_as_asked(backend: BackendKind) {
+    let share = |percent: u32| Probability::from_ppb(percent * 10_000_000).unwrap();
+    let chain = Loss::GilbertElliott(GilbertElliott {
+        good_to_bad: share(2),
+        bad_to_good: share(20),
+        loss_in_good: share(0),
+        loss_in_bad: share(100),
+    });
+    let Some(lost) = lost_by(backend, chain) else {
+        return;
+    };
+    let (lost, bursts) = bursts(&lost);
+    // 2/22 of 4000 with a deviation of √(4000 × 0.0826 × 1.78/0.22) = 52: six of them.
+    assert!(lost.abs_diff(364) < 312, "{lost}");
+    // Of 5 on average, with a deviation of 4.5 each; of 73 bursts: six of 0.53.
+    let length = lost as f64 / bursts as f64;
+    assert!((length - 5.0).abs() < 3.2, "{lost} in {bursts}");
 }
 
 /// Numbers that arrived, in the order they did.

@@ -23,7 +23,7 @@ use self::net::Net;
 type Test = (&'static str, fn(BackendKind));
 
 /// Each builds its own network and tears it down. What a backend cannot carry by design is asked of the others.
-const TESTS: [Test; 13] = [
+const TESTS: [Test; 14] = [
     (
         "settings_are_set_or_reported",
         carried::settings_are_set_or_reported,
@@ -55,6 +55,10 @@ const TESTS: [Test; 13] = [
     (
         "segments_are_lost_in_their_share",
         carried::segments_are_lost_in_their_share,
+    ),
+    (
+        "segments_are_lost_in_bursts_as_long_as_asked",
+        carried::segments_are_lost_in_bursts_as_long_as_asked,
     ),
     (
         "jitter_keeps_packets_in_order_unless_asked",
