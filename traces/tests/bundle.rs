@@ -7,7 +7,9 @@ use std::path::Path;
 use traces::class::{Coupling, Locality, PageClass};
 use traces::dirty::{PageWriteTrace, Run, Tick};
 use traces::import::{ImportOptions, import_path};
-use traces::store::bundle::{Bundle, BundleError, Finding, Manifest, VmMeta};
+use traces::store::bundle::{
+    Bundle, BundleError, BundleScan, Finding, Manifest, ScanError, VmMeta,
+};
 use traces::store::partial::PartialError;
 use traces::store::series::{GapPolicy, Interval, Metric, Series, flags};
 
@@ -131,6 +133,42 @@ fn what_is_written_is_read() {
         (rows("dirty_profiles.parquet"), rows("pages/7.mbpw")),
         (3, 1)
     );
+}
+
+#[test]
+fn a_scan_gives_what_reading_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("bundle");
+    let bundle = example();
+    bundle.write(&dir).unwrap();
+    let scan = BundleScan::open(&dir).unwrap();
+    assert_eq!(scan.vms, bundle.vms);
+    assert_eq!(
+        &scan.page_writes("7.mbpw").unwrap(),
+        &bundle.page_writes["7.mbpw"]
+    );
+    let mut found: BTreeMap<u32, Series> = BTreeMap::new();
+    let taken = scan.samples(|sample| found.entry(sample.vm).or_default().push_sample(&sample));
+    assert!(taken.is_ok(), "{taken:?}");
+    assert_eq!(found, bundle.samples);
+    // Whoever takes the samples may refuse one.
+    let refused = scan.samples(|sample| Err(sample.vm));
+    assert!(matches!(refused, Err(ScanError::Taker(7))), "{refused:?}");
+    let path = dir.join("samples.parquet");
+    let good = fs::read(&path).unwrap();
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 4;
+        fs::write(&path, bad).unwrap();
+        let damaged = scan.samples(|_| Ok::<_, ()>(()));
+        assert!(
+            matches!(
+                damaged,
+                Err(ScanError::Bundle(BundleError::Checksum { .. }))
+            ),
+            "byte {at}: {damaged:?}"
+        );
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod alibaba2017;
 mod alibaba2018;
 mod azure;
 mod bitbrains;
+mod choose;
 mod csv;
 mod domstats;
 mod error;

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::WarningKind;
 use super::output::{Emitter, Output};
-use super::{Format, ImportError, ImportErrorKind, ImportOptions, StreamError, Streamed, Warning};
-use crate::store::bundle::{Bundle, BundleError};
-use crate::store::sample::{Sample, Values};
+use super::{Format, ImportError, ImportErrorKind, ImportOptions, StreamError, Streamed};
+use super::{Warning, WarningKind};
+use crate::store::bundle::{BundleError, BundleScan, ScanError, VmMeta};
 
 /// Whether a path is a bundle.
 pub(super) fn is_bundle(path: &Path) -> bool {
@@ -20,40 +19,50 @@ pub(super) fn read(
     options: &ImportOptions,
     out: &mut dyn Output,
 ) -> Result<Streamed, StreamError> {
-    let failed =
-        |error: BundleError| ImportError::new(path, 0, ImportErrorKind::Bundle(Box::new(error)));
-    let mut bundle = Bundle::read(path).map_err(failed)?;
+    let failed = |error: BundleError| {
+        StreamError::from(ImportError::new(
+            path,
+            0,
+            ImportErrorKind::Bundle(Box::new(error)),
+        ))
+    };
+    let scan = BundleScan::open(path).map_err(failed)?;
     let mut emitter = Emitter::new(out, options.progress.clone());
     emitter.counts.files = 1;
-    for vm in std::mem::take(&mut bundle.vms) {
-        if !options.wants(&vm.name) && !vm.source_id.as_ref().is_some_and(|id| options.wants(id)) {
-            continue;
-        }
-        if let Some(series) = bundle.samples.remove(&vm.vm_id) {
-            for (index, &interval) in series.intervals().iter().enumerate() {
-                let mut values = Values::default();
-                for metric in series.metrics() {
-                    values.set(metric, series.value(metric, index));
-                }
-                let vm = 0;
-                emitter.sample(Sample {
-                    vm,
-                    interval,
-                    values,
-                })?;
+    let wanted = |vm: &VmMeta| {
+        options.wants(&vm.name) || vm.source_id.as_ref().is_some_and(|id| options.wants(id))
+    };
+    let mut at = 0;
+    let end_until = |until: u64, at: &mut usize, emitter: &mut Emitter<'_>| {
+        while let Some(vm) = scan.vms.get(*at).filter(|vm| u64::from(vm.vm_id) < until) {
+            *at += 1;
+            if !wanted(vm) {
+                continue;
             }
+            let pages = vm.page_writes.as_ref();
+            let pages = pages.map(|name| scan.page_writes(name)).transpose();
+            emitter.end_vm(vm.clone(), pages.map_err(failed)?, true)?;
         }
-        let pages = vm.page_writes.as_ref();
-        let pages = pages.and_then(|name| bundle.page_writes.remove(name));
-        emitter.end_vm(vm, pages, true)?;
-    }
+        Ok::<_, StreamError>(())
+    };
+    let read = scan.samples(|sample| {
+        end_until(u64::from(sample.vm), &mut at, &mut emitter)?;
+        if scan.vms.get(at).is_some_and(wanted) {
+            emitter.sample(sample)?;
+        }
+        Ok::<_, StreamError>(())
+    });
+    read.map_err(|error| match error {
+        ScanError::Bundle(error) => failed(error),
+        ScanError::Taker(error) => error,
+    })?;
+    end_until(u64::MAX, &mut at, &mut emitter)?;
     let vms = emitter.vms();
     if vms == 0 {
         return Err(ImportError::new(path, 0, ImportErrorKind::NoneWanted).into());
     }
-    let manifest = bundle.manifest;
-    for text in manifest.warnings {
-        let kind = WarningKind::OfBundle { text };
+    for text in &scan.manifest.warnings {
+        let kind = WarningKind::OfBundle { text: text.clone() };
         emitter.warnings.push(Warning {
             file: path.to_path_buf(),
             kind,
@@ -63,8 +72,8 @@ pub(super) fn read(
     Ok(Streamed {
         format: Format::Bundle,
         vms,
-        time_origin: manifest.time_origin,
-        sampling: manifest.sampling,
+        time_origin: scan.manifest.time_origin,
+        sampling: scan.manifest.sampling,
         metrics,
         derived: Vec::new(),
         warnings,

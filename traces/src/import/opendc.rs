@@ -90,6 +90,8 @@ pub(super) fn read(
     set_memory(&mut intake, &mut memory);
     for (file, columns) in &fragments {
         read_fragments(file, columns, &mut intake, &mut next_ms)?;
+        let bytes = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
+        options.progress.add_read(bytes);
     }
     // Times that begin before 1971 count from the start of the trace.
     let unix = next_ms.iter().min().is_some_and(|&t| t > 365 * 86_400_000);

@@ -54,6 +54,10 @@ impl Progress {
         self.total_bytes.fetch_add(bytes, Relaxed);
     }
 
+    pub(super) fn add_read(&self, bytes: u64) {
+        self.read_bytes.fetch_add(bytes, Relaxed);
+    }
+
     pub(super) fn count_read(&self) {
         self.samples_read.fetch_add(1, Relaxed);
     }
@@ -75,7 +79,7 @@ impl<R: Read> Read for Counted<R> {
             return Err(io::Error::other(StoppedReading));
         }
         let read = self.input.read(buffer)?;
-        self.progress.read_bytes.fetch_add(read as u64, Relaxed);
+        self.progress.add_read(read as u64);
         Ok(read)
     }
 }

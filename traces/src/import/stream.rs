@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
+use super::choose::{detect_any, no_table, rows, table_of};
 use super::files::{list_files, open};
-use super::format::{detect, first_line};
 use super::intake::{Intake, Tally};
 use super::lines::Lines;
 use super::output::{Emitter, Output};
@@ -17,8 +17,7 @@ use super::{
     Format, ImportCounts, ImportError, ImportErrorKind, ImportOptions, Part, StreamError, Warning,
     WarningKind,
 };
-use super::{alibaba2017, alibaba2018, azure, bitbrains, csv, domstats, google2011, google2019};
-use super::{huawei, native, opendc, packing, planetlab, qemu, recorded};
+use super::{bitbrains, csv, google2011, native, opendc, planetlab, qemu, recorded};
 use crate::store::bundle::{Sampling, TimeOrigin};
 use crate::store::sample::{Sample, Values};
 use crate::store::series::Metric;
@@ -261,10 +260,10 @@ impl Import<'_> {
     fn tables(&self, rows: &Rows, emitter: &mut Emitter<'_>) -> Result<(), StreamError> {
         let mut tables = Vec::new();
         for file in self.files {
-            match self.table_of(rows, file)? {
+            match table_of(rows, file)? {
                 Some(table) => tables.push((table, file)),
                 // In a directory other things may lie beside the tables; a file asked for is meant.
-                None if self.asked.contains(file) => return Err(self.no_table(file).into()),
+                None if self.asked.contains(file) => return Err(no_table(self.format, file).into()),
                 None => emitter.warn(
                     file,
                     WarningKind::NotRead {
@@ -278,7 +277,7 @@ impl Import<'_> {
             let Some(first) = self.files.first() else {
                 return Ok(());
             };
-            return Err(self.no_table(first).into());
+            return Err(no_table(self.format, first).into());
         }
         tables.sort_by_key(|&(table, _)| table);
         let mut intake = Intake::new(self.options, self.sorter());
@@ -287,33 +286,6 @@ impl Import<'_> {
             (rows.read)(table, &mut lines, &mut intake)?;
         }
         self.emit(rows.rule, rows.described_in, intake, emitter)
-    }
-
-    fn table_of(&self, rows: &Rows, file: &Path) -> Result<Option<u8>, ImportError> {
-        // Only a look: what is read here is read again.
-        let mut input = open(file, &std::sync::Arc::default())?;
-        let line_1 = |error| ImportError::new(file, 1, ImportErrorKind::from_read(error));
-        let head = input.fill_buf().map_err(line_1)?;
-        let head = String::from_utf8_lossy(&head[..head.len().min(8192)]);
-        Ok(first_line(&head).and_then(|line| (rows.table)(&line)))
-    }
-
-    fn no_table(&self, file: &Path) -> ImportError {
-        let read = open(file, &self.options.progress)
-            .map(|mut input| input.fill_buf().map(<[u8]>::to_vec).unwrap_or_default());
-        let Ok(head) = read else {
-            return self.error(ImportErrorKind::NoFiles);
-        };
-        let kind = if head.is_empty() {
-            ImportErrorKind::Empty
-        } else {
-            let text = String::from_utf8_lossy(&head[..head.len().min(40)]).into_owned();
-            ImportErrorKind::OtherFormat {
-                found: format!("it starts with {text:?}"),
-                expected: self.format,
-            }
-        };
-        ImportError::new(file, 1, kind)
     }
 
     fn sorter(&self) -> Sorter {
@@ -377,6 +349,9 @@ impl Import<'_> {
         warn(counts.cut, WarningKind::Cut { count: counts.cut });
         let count = counts.summed;
         warn(count, WarningKind::Summed { count });
+        let count = counts.dropped;
+        let why = "more than 4096 of one VM ran at once";
+        warn(count, WarningKind::LeftOut { count, why });
         let count = counts.resets;
         warn(count, WarningKind::Resets { count });
         if let Some(table) = described_in {
@@ -422,47 +397,4 @@ fn emit_part(file: &Path, part: Part, emitter: &mut Emitter<'_>) -> Result<(), S
         emitter.warn(file, WarningKind::Gaps { gaps, missing_ms });
     }
     Ok(())
-}
-
-/// How a format of tables is read.
-fn rows(format: Format) -> Option<Rows> {
-    Some(match format {
-        Format::Azure => azure::ROWS,
-        Format::Google2011 => google2011::ROWS,
-        Format::Google2019 => google2019::ROWS,
-        Format::Alibaba2017 => alibaba2017::ROWS,
-        Format::Alibaba2018 => alibaba2018::ROWS,
-        Format::LibvirtDomstats => domstats::ROWS,
-        Format::AzurePacking => packing::ROWS,
-        Format::Huawei => huawei::ROWS,
-        _ => return None,
-    })
-}
-
-/// The format of the first file that says what it is: beside tables there may lie files that do not.
-fn detect_any(files: &[PathBuf], first: &Path) -> Result<Format, ImportError> {
-    let look = |file: &Path| {
-        let mut input = open(file, &std::sync::Arc::default())?;
-        let line_1 = |kind| ImportError::new(file, 1, kind);
-        let found = detect(&mut input).map_err(|e| line_1(ImportErrorKind::from_read(e)))?;
-        if let Some(format) = found {
-            return Ok(format);
-        }
-        let head = input.fill_buf();
-        let head = head.map_err(|e| line_1(ImportErrorKind::from_read(e)))?;
-        let head = String::from_utf8_lossy(&head[..head.len().min(40)]).into_owned();
-        Err(line_1(if head.is_empty() {
-            ImportErrorKind::Empty
-        } else {
-            ImportErrorKind::UnknownFormat { starts: head }
-        }))
-    };
-    let error = match look(first) {
-        Ok(format) => return Ok(format),
-        Err(error) => error,
-    };
-    let others = files.iter().skip(1).filter_map(|file| look(file).ok());
-    // Only formats of several tables have files that cannot be told on their own.
-    let mut others = others.filter(|&format| rows(format).is_some());
-    others.next().ok_or(error)
 }

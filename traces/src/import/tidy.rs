@@ -51,6 +51,8 @@ pub(super) struct TidyCounts {
     pub(super) cut: u64,
     /// Samples added to another of the same time.
     pub(super) summed: u64,
+    /// Samples dropped because too many ran at once.
+    pub(super) dropped: u64,
     /// Counters that went back.
     pub(super) resets: u64,
 }
@@ -142,6 +144,8 @@ impl Tidy {
         self.cursor_ms = sample.interval.t_ms;
         if self.held.len() < MOST_HELD {
             self.held.push(sample);
+        } else {
+            self.counts.dropped += 1;
         }
     }
 
@@ -358,9 +362,9 @@ fn sum(running: &[Sample], from_ms: i64, to_ms: i64) -> Sample {
         let other = part(other, from_ms, to_ms);
         let mut values = Values::default();
         for metric in added.into_iter().chain(BYTES) {
-            let both = [total.values.get(metric), other.values.get(metric)];
-            let sum = both.iter().flatten().copied().reduce(u64::saturating_add);
-            values.set(metric, sum);
+            // What one of them did not record makes the sum unknown.
+            let both = total.values.get(metric).zip(other.values.get(metric));
+            values.set(metric, both.map(|(a, b)| a.saturating_add(b)));
         }
         total.values = values;
         total.interval.flags |= other.interval.flags;

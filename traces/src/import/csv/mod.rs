@@ -5,11 +5,13 @@
 
 mod mapping;
 mod time;
+mod unit;
 
 use std::borrow::Cow;
 
-use mapping::{Column, Kind, Unit};
+use mapping::Column;
 pub use mapping::{Mapping, MappingError};
+use unit::{Kind, Unit};
 
 use super::files::stem;
 use super::intake::{Intake, Tally, sample};

@@ -1,7 +1,7 @@
 //! Instants and lengths in the units of a mapping. Without a zone a date is UTC: daylight saving would
 //! make an hour twice.
 
-use super::mapping::{Unit, scaled};
+use super::unit::{Unit, scaled};
 use super::wrong;
 use crate::date::days_since_epoch;
 use crate::import::ImportErrorKind;

@@ -8,6 +8,7 @@ mod error;
 mod manifest;
 mod read;
 mod rows;
+mod scan;
 mod write;
 mod writer;
 
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 pub use error::BundleError;
 pub use manifest::{ColumnNote, FileEntry, Importer, Manifest, Sampling, TimeOrigin};
 pub use read::Finding;
+pub use scan::{BundleScan, ScanError};
 pub use writer::{BundleImport, BundleWriter};
 
 use crate::class::PageClass;

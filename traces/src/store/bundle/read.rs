@@ -99,15 +99,7 @@ impl Bundle {
 }
 
 fn load(dir: &Path) -> Result<(Bundle, Vec<Finding>), BundleError> {
-    let path = dir.join(MANIFEST);
-    let json = fs::read(&path).map_err(|source| io_error(&path, source))?;
-    let manifest: Manifest =
-        serde_json::from_slice(&json).map_err(|source| BundleError::Manifest { path, source })?;
-    if manifest.version != VERSION {
-        return Err(BundleError::Version {
-            found: manifest.version,
-        });
-    }
+    let manifest = read_manifest(dir)?;
     let files = Files {
         dir,
         manifest: &manifest,
@@ -132,15 +124,28 @@ fn load(dir: &Path) -> Result<(Bundle, Vec<Finding>), BundleError> {
     Ok((bundle, findings))
 }
 
+pub(super) fn read_manifest(dir: &Path) -> Result<Manifest, BundleError> {
+    let path = dir.join(MANIFEST);
+    let json = fs::read(&path).map_err(|source| io_error(&path, source))?;
+    let manifest: Manifest =
+        serde_json::from_slice(&json).map_err(|source| BundleError::Manifest { path, source })?;
+    if manifest.version != VERSION {
+        return Err(BundleError::Version {
+            found: manifest.version,
+        });
+    }
+    Ok(manifest)
+}
+
 /// The files of a bundle, verified against its manifest.
-struct Files<'a> {
-    dir: &'a Path,
-    manifest: &'a Manifest,
+pub(super) struct Files<'a> {
+    pub(super) dir: &'a Path,
+    pub(super) manifest: &'a Manifest,
 }
 
 impl Files<'_> {
     /// The bytes of a file. Nothing is parsed before its checksum is right.
-    fn bytes(&self, name: &str) -> Result<(Vec<u8>, u64), BundleError> {
+    pub(super) fn bytes(&self, name: &str) -> Result<(Vec<u8>, u64), BundleError> {
         let entry = self.manifest.files.get(name);
         let entry = entry.ok_or_else(|| BundleError::NotListed {
             file: name.to_string(),
@@ -161,7 +166,7 @@ impl Files<'_> {
         Ok((bytes, entry.rows))
     }
 
-    fn table(&self, name: &'static str) -> Result<Reading, BundleError> {
+    pub(super) fn table(&self, name: &'static str) -> Result<Reading, BundleError> {
         let (bytes, stated) = self.bytes(name)?;
         let table = Table::read(bytes).map_err(|source| parquet_error(name, source))?;
         let (rows, found) = (table.rows, table.rows as u64);
