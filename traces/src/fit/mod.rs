@@ -127,6 +127,7 @@ pub fn fit_curve(
             },
             pages: point.pages,
             cores: point.window_cpu_s / point.window_s,
+            weight: 1.0,
         })
         .filter(|point| point.x > 0.0)
         .collect();
