@@ -49,15 +49,16 @@ impl Probe {
         gap_ns: u64,
         longest: Duration,
     ) -> Vec<Vec<u64>> {
-        let sending_ns = u64::from(count).saturating_mul(gap_ns);
         let waiting = u64::try_from((longest + PING_PATIENCE).as_nanos()).unwrap_or(u64::MAX);
-        let end_ns = now_ns().saturating_add(sending_ns).saturating_add(waiting);
+        // Known once all are sent: a computer that is slow to send must not be told that its links lose.
+        let end_ns = &AtomicU64::new(u64::MAX);
         std::thread::scope(|scope| {
             let receiving: Vec<_> = probes
                 .iter()
                 .map(|probe| scope.spawn(move || probe.receive(count, end_ns)))
                 .collect();
             send(probes, count, gap_ns);
+            end_ns.store(now_ns().saturating_add(waiting), Ordering::Relaxed);
             let received = receiving.into_iter().map(|way| way.join());
             received.map(Result::unwrap_or_default).collect()
         })
@@ -88,10 +89,10 @@ impl Probe {
         Ok(Self { sender, receiver })
     }
 
-    fn receive(&self, count: u32, end_ns: u64) -> Vec<u64> {
+    fn receive(&self, count: u32, end_ns: &AtomicU64) -> Vec<u64> {
         let mut delays = Vec::new();
         let mut stamp = [0; 8];
-        while delays.len() < count as usize && now_ns() < end_ns {
+        while delays.len() < count as usize && now_ns() < end_ns.load(Ordering::Relaxed) {
             if self
                 .receiver
                 .recv(&mut stamp)
@@ -105,15 +106,17 @@ impl Probe {
     }
 }
 
-/// By one thread, so that datagrams of different ways do not meet.
+/// By one thread, so that datagrams of different ways do not meet. After a delay of its own it goes on at the same pace
+/// and makes up for nothing, so that datagrams of one way do not meet either.
 fn send(probes: &[Probe], count: u32, gap_ns: u64) {
-    let start_ns = now_ns();
-    let ways = probes.len().max(1) as u64;
-    for round in 0..u64::from(count) {
-        for (n, probe) in (0_u64..).zip(probes) {
-            if wait_until(start_ns + round * gap_ns + gap_ns * n / ways).is_err() {
+    let step_ns = gap_ns / probes.len().max(1) as u64;
+    let mut at_ns = now_ns();
+    for _ in 0..count {
+        for probe in probes {
+            if wait_until(at_ns).is_err() {
                 return;
             }
+            at_ns = now_ns().max(at_ns) + step_ns;
             // A datagram that cannot be sent is one that does not arrive.
             if let Err(error) = probe.sender.send(&now_ns().to_ne_bytes()) {
                 tracing::debug!(%error, "a datagram of the calibration was not sent");
