@@ -62,9 +62,9 @@ fn endless_import() -> Option<(Sandbox, Running, PathBuf)> {
     let arguments = [
         "trace",
         "import",
-        fifo.to_str().unwrap(),
+        fifo.to_str().expect("paths are text"),
         "--out",
-        out.to_str().unwrap(),
+        out.to_str().expect("paths are text"),
     ];
     let running = sandbox.start(&arguments);
     let part = place.join(format!(".bundle.partial-{}", running.pid()));
