@@ -39,16 +39,7 @@ const WIRE: f64 = 1538.0 / 1448.0;
 fn run(events: &str) -> (MigrationRecord, Seen) {
     let sandbox = Sandbox::new();
     let path = sandbox.file("changes.toml", format!("{MOVING}{events}"));
-    let arguments = [
-        "run",
-        &path,
-        "--out",
-        "out",
-        "--no-calibration",
-        "--force",
-        "--quiet",
-    ];
-    sandbox.run(&arguments).expect_code(0);
+    sandbox.run_scenario(&path, &[]).expect_code(0);
     let out = sandbox.work().join("out");
     let html = std::fs::read_to_string(out.join("report.html")).expect("there is a report");
     assert!(html.contains("changes of links"), "the report shows them");

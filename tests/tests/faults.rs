@@ -15,16 +15,7 @@ fn with_host_killed(killed: u32, to: &str) -> (MigrationRecord, MigrationRecord,
     let sandbox = Sandbox::new();
     let second = format!("\n[[migrations]]\nat = \"10s\"\nvm = \"small\"\nto = \"{to}\"\n");
     let path = sandbox.file("queue.toml", format!("{QUEUE}{second}"));
-    let arguments = [
-        "run",
-        &path,
-        "--out",
-        "out",
-        "--no-calibration",
-        "--force",
-        "--quiet",
-    ];
-    let mut running = sandbox.start(&arguments);
+    let mut running = sandbox.start_scenario(&path, &[]);
     let tree = running.tree(3);
     let out = sandbox.work().join("out");
     running.until(&out, |kind| {

@@ -7,12 +7,9 @@ use migbed_tests::{
 };
 use nix::sys::signal::Signal;
 
-const RUN: [&str; 5] = ["--out", "out", "--no-calibration", "--force", "--quiet"];
-
 fn start(sandbox: &Sandbox, scenario: &str) -> Running {
     let path = sandbox.file("scenario.toml", scenario);
-    let all: Vec<&str> = ["run", &path].into_iter().chain(RUN).collect();
-    sandbox.start(&all)
+    sandbox.start_scenario(&path, &[])
 }
 
 /// Runs `SLOW` until its migration sends pages, breaks it, and looks at what is left.

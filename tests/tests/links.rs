@@ -25,17 +25,7 @@ fn rack() -> (Vec<MigrationRecord>, Seen) {
     let sandbox = Sandbox::new();
     let scenario = scenario();
     let scenario = scenario.to_str().expect("paths are text");
-    // Whether this computer was calm enough to be trusted with figures is not the question here.
-    let options = [
-        "run",
-        scenario,
-        "--out",
-        "out",
-        "--no-calibration",
-        "--force",
-        "--quiet",
-    ];
-    let finished = sandbox.run(&options);
+    let finished = sandbox.run_scenario(scenario, &[]);
     assert!(matches!(finished.code, Some(0 | 4)), "{finished:?}");
     let out = sandbox.work().join("out");
     (records(&out), seen(&out))
@@ -159,16 +149,7 @@ fn tenants_talk_to_the_internet_at_the_speed_of_its_link() {
     };
     let sandbox = Sandbox::new();
     let path = sandbox.file("outside.toml", OUTSIDE);
-    let arguments = [
-        "run",
-        &path,
-        "--out",
-        "out",
-        "--no-calibration",
-        "--force",
-        "--quiet",
-    ];
-    sandbox.run(&arguments).expect_code(0);
+    sandbox.run_scenario(&path, &[]).expect_code(0);
     let out = sandbox.work().join("out");
     let record = records(&out).into_iter().next().expect("one migration");
     assert_eq!(record.status, Status::Completed, "{record:?}");

@@ -51,17 +51,7 @@ to = "h2"
 fn run(more: &str, options: &[&str]) -> (MigrationRecord, Seen) {
     let sandbox = Sandbox::new();
     let path = sandbox.file("shared.toml", format!("{SHARED}{more}"));
-    let always = [
-        "run",
-        &path,
-        "--out",
-        "out",
-        "--no-calibration",
-        "--force",
-        "--quiet",
-    ];
-    let all: Vec<&str> = always.into_iter().chain(options.iter().copied()).collect();
-    sandbox.run(&all).expect_code(0);
+    sandbox.run_scenario(&path, options).expect_code(0);
     let out = sandbox.work().join("out");
     let record = records(&out).into_iter().next().expect("one migration");
     assert_eq!(record.status, Status::Completed, "{record:?}");

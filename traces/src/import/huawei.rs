@@ -28,15 +28,7 @@ pub(super) fn table(line: &str) -> Option<u8> {
 }
 
 fn read(_table: u8, lines: &mut Text, intake: &mut Intake<'_>) -> Result<(), StreamError> {
-    let mut header = true;
-    while lines.advance()? {
-        let line = lines.line().trim();
-        if line.is_empty() || std::mem::take(&mut header) {
-            continue;
-        }
-        event(line, intake).map_err(|kind| lines.error(kind))?;
-    }
-    Ok(())
+    Ok(lines.rows(|line| event(line, intake))?)
 }
 
 fn event(line: &str, intake: &mut Intake<'_>) -> Result<(), ImportErrorKind> {

@@ -58,6 +58,22 @@ impl<R: BufRead> Lines<R> {
         Ok(true)
     }
 
+    /// Hands over every line of a table after its header, trimmed, empty ones left out.
+    pub(super) fn rows(
+        &mut self,
+        mut take: impl FnMut(&str) -> Result<(), ImportErrorKind>,
+    ) -> Result<(), ImportError> {
+        let mut header = true;
+        while self.advance()? {
+            let line = self.line().trim();
+            if line.is_empty() || std::mem::take(&mut header) {
+                continue;
+            }
+            take(line).map_err(|kind| self.error(kind))?;
+        }
+        Ok(())
+    }
+
     /// The line [`advance`](Self::advance) came to.
     pub(super) fn line(&self) -> &str {
         let line = std::str::from_utf8(&self.buffer).unwrap_or_default();

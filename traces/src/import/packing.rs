@@ -47,15 +47,7 @@ fn read(table: u8, lines: &mut Text, intake: &mut Intake<'_>) -> Result<(), Stre
         };
         return Err(super::ImportError::new(lines.file(), 0, kind).into());
     }
-    let mut header = true;
-    while lines.advance()? {
-        let line = lines.line().trim();
-        if line.is_empty() || std::mem::take(&mut header) {
-            continue;
-        }
-        vm(line, intake).map_err(|kind| lines.error(kind))?;
-    }
-    Ok(())
+    Ok(lines.rows(|line| vm(line, intake))?)
 }
 
 fn vm(line: &str, intake: &mut Intake<'_>) -> Result<(), ImportErrorKind> {

@@ -5,7 +5,7 @@ use super::each::each_vm;
 use crate::characterise::{Characterise, Document, Page, Vm};
 use crate::cli::Exit;
 use crate::cli::output::say;
-use crate::report::trace::{Curves, best_fit, duration, page, stationary};
+use crate::report::trace::{Curves, FLEET, best_fit, duration, page, stationary};
 use crate::results::write_atomically;
 use crate::run::Unusable;
 use anyhow::Result;
@@ -154,19 +154,7 @@ fn vm_row(vm: &Vm, stats: &QuantityStats) -> Vec<String> {
 
 fn fleet_table(document: &Document) -> Table {
     let mut table = Table::new();
-    table.set_header([
-        "quantity",
-        "VMs",
-        "mean",
-        "peak/mean",
-        "CoV",
-        "ACF 1",
-        "ACF 24 h",
-        "DFA",
-        "peak of sum",
-        "gain",
-        "correlation",
-    ]);
+    table.set_header(FLEET);
     let spread = |s: Option<Spread>| {
         let text = |s: Spread| {
             format!(

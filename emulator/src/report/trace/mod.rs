@@ -58,6 +58,21 @@ const VMS_NOTE: &str = "Definitions and sources: docs/characterisation.md. ACF i
     one step, an hour, a day; DFA the exponent of detrended fluctuations (0.5: no memory). ADF and KPSS ask \
     whether the series is stationary, from opposite sides. Click a heading to sort.";
 
+/// Columns of the fleet's table, here and on the terminal.
+pub(crate) const FLEET: [&str; 11] = [
+    "quantity",
+    "VMs",
+    "mean",
+    "peak/mean",
+    "CoV",
+    "ACF 1",
+    "ACF 24 h",
+    "DFA",
+    "peak of sum",
+    "gain",
+    "correlation",
+];
+
 fn fleet(document: &Document) -> String {
     let row = |f: &FleetQuantity| {
         let spread = |s: Option<traces::stats::Spread>| {
@@ -84,20 +99,7 @@ fn fleet(document: &Document) -> String {
         ]
     };
     let rows: Vec<Vec<Cell>> = document.fleet.quantities.iter().map(row).collect();
-    let headings = [
-        "quantity",
-        "VMs",
-        "mean",
-        "peak/mean",
-        "CoV",
-        "ACF 1",
-        "ACF 24 h",
-        "DFA",
-        "peak of sum",
-        "gain",
-        "correlation",
-    ];
-    table(&headings, &rows, false)
+    table(&FLEET, &rows, false)
 }
 
 fn vms(document: &Document) -> String {
