@@ -8,6 +8,7 @@ use crate::ids::HostId;
 use crate::units::{show_size, show_time};
 use comfy_table::{Table, presets};
 use std::collections::BTreeMap;
+use traces::class::{Coupling, PhasedClasses};
 
 /// Hosts, VMs, links, flows and the balancer of a scenario, as `migbed check` shows them. Things
 /// that are alike and follow one another share a row.
@@ -187,8 +188,32 @@ fn writes(vm: &VmSpec) -> String {
         WriteSource::Idle => "none".into(),
         WriteSource::Pages(name) => format!("pages of {name}"),
         WriteSource::Fitted(name) => format!("classes fitted to {name}"),
-        WriteSource::Classes(classes) => format!("{} classes", classes.len()),
+        WriteSource::FittedPhases(name) => format!("phases fitted to {name}"),
+        WriteSource::FittedBest(name) => format!("what fits {name} best"),
+        WriteSource::Classes(classes) => count(classes.len(), "class", "classes"),
+        WriteSource::Phases(phased) => phases(phased),
     }
+}
+
+fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// `3 phases of 40 s` of the clock they follow, or of one phase its classes.
+fn phases(phased: &PhasedClasses) -> String {
+    let varying = phased.phases.iter().any(|phase| phase.variation.is_some());
+    let text = match &phased.phases[..] {
+        [one] => count(one.classes.len(), "class", "classes"),
+        all => {
+            let length_ns = all.iter().map(|phase| phase.length_ns).sum();
+            let clock = match phased.coupling {
+                Coupling::Cpu => "of CPU",
+                Coupling::Time => "of time",
+            };
+            format!("{} phases, {} {clock}", all.len(), show_time(length_ns))
+        }
+    };
+    if varying { text + ", varying" } else { text }
 }
 
 fn traces(scenario: &Scenario) -> Table {

@@ -1,13 +1,13 @@
 //! VMs: what they are, what they do, where they start.
 
 use super::machines::{Machines, ram_bytes};
+use super::writes::writes;
 use super::{Names, Span, VMS_MAX, each, numbered};
 use crate::ids::HostId;
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
 use crate::scenario::{CpuSource, TraceSource, VmSpec, Work, WriteSource};
 use std::collections::BTreeMap;
-use traces::class::{Coupling, Locality, PageClass};
 use traces::units::PAGE_SIZE;
 
 /// The VMs, by id, with where each was declared and the host it asked for.
@@ -19,7 +19,7 @@ pub(super) struct Guests {
     pub(super) wanted: Vec<Option<HostId>>,
 }
 
-type Traces = BTreeMap<String, TraceSource>;
+pub(super) type Traces = BTreeMap<String, TraceSource>;
 
 const WORKS: &[(&str, Work)] = &[
     ("service", Work::Service),
@@ -123,7 +123,12 @@ fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Opt
 fn declared_bytes(vm: &VmSpec) -> u64 {
     let written: u64 = match &vm.writes {
         WriteSource::Classes(classes) => classes.iter().map(|c| u64::from(c.pages)).sum(),
-        WriteSource::Idle | WriteSource::Pages(_) | WriteSource::Fitted(_) => 0,
+        WriteSource::Phases(phased) => phased.pages(),
+        WriteSource::Idle
+        | WriteSource::Pages(_)
+        | WriteSource::Fitted(_)
+        | WriteSource::FittedPhases(_)
+        | WriteSource::FittedBest(_) => 0,
     };
     vm.resident_bytes.saturating_add(written * PAGE_SIZE)
 }
@@ -197,7 +202,7 @@ fn cpu(value: &Value<'_>, traces: &Traces) -> (CpuSource, u32) {
 }
 
 /// The name of a declared trace.
-fn trace(value: &Value<'_>, traces: &Traces) -> String {
+pub(super) fn trace(value: &Value<'_>, traces: &Traces) -> String {
     let Some(name) = value.text() else {
         return String::new();
     };
@@ -205,84 +210,6 @@ fn trace(value: &Value<'_>, traces: &Traces) -> String {
         value.unknown_name("trace", name, traces.keys().map(String::as_str));
     }
     name.to_owned()
-}
-
-fn writes(value: &Value<'_>, traces: &Traces) -> WriteSource {
-    if value.as_text() == Some("idle") {
-        return WriteSource::Idle;
-    }
-    let read = |table: &Table<'_>| {
-        let pages = table
-            .get("trace")
-            .map(|v| WriteSource::Pages(trace(&v, traces)));
-        let fitted = table
-            .get("fitted")
-            .map(|v| WriteSource::Fitted(trace(&v, traces)));
-        let classes = table
-            .get("classes")
-            .map(|v| WriteSource::Classes(classes(&v)));
-        match (pages, fitted, classes) {
-            (Some(one), None, None) | (None, Some(one), None) | (None, None, Some(one)) => one,
-            _ => {
-                let choices = "`trace` (a name), `fitted` (a name) and `classes` (a list)";
-                value.note(ProblemKind::OneOf {
-                    key: "writes".into(),
-                    choices,
-                });
-                WriteSource::Idle
-            }
-        }
-    };
-    let expected =
-        "\"idle\", { trace = \"redis\" }, { fitted = \"redis\" } or { classes = [{ … }] }";
-    value
-        .table("writes", expected, read)
-        .unwrap_or(WriteSource::Idle)
-}
-
-fn classes(value: &Value<'_>) -> Vec<PageClass> {
-    let list = value
-        .list("a list of classes: [{ pages = 1000, rate = 0.5 }]")
-        .unwrap_or_default();
-    if list.is_empty() {
-        value.out_of_bounds("empty", "at least one class, or writes = \"idle\"");
-    }
-    let class = |value: &Value<'_>| value.table("the class", "a table", class).flatten();
-    list.iter().filter_map(class).collect()
-}
-
-const COUPLINGS: &[(&str, Coupling)] = &[("cpu", Coupling::Cpu), ("time", Coupling::Time)];
-/// How messages call the localities; `runs` is a table with its number of pages.
-const LOCALITIES: &[(&str, Locality)] =
-    &[("scatter", Locality::Scatter), ("sweep", Locality::Sweep)];
-
-fn class(table: &Table<'_>) -> Option<PageClass> {
-    let pages = table
-        .need("pages", "pages = 1000")
-        .and_then(|v| v.small(1..=u32::MAX));
-    // Beyond 1e6 writes a page and second a page is dirty at every harvest there could be.
-    let rate = table
-        .need("rate", "rate = 0.5")
-        .and_then(|v| v.number(0.0..=1e6));
-    let coupling = table
-        .get("coupling")
-        .and_then(|v| v.word("coupling", COUPLINGS));
-    let locality = match table.get("locality") {
-        Some(value) if value.is_table() => {
-            let read = |table: &Table<'_>| table.need("runs", "runs = 8")?.small(1..=u32::MAX);
-            value
-                .table("locality", "a table", read)
-                .flatten()
-                .map(|pages| Locality::Runs { pages })
-        }
-        Some(value) => value.word("locality", LOCALITIES),
-        None => None,
-    };
-    Some(PageClass {
-        coupling: coupling.unwrap_or_default(),
-        locality: locality.unwrap_or_default(),
-        ..PageClass::new(pages?, rate?)
-    })
 }
 
 /// One host's name, or several over which copies go round.

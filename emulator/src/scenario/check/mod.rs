@@ -13,6 +13,7 @@ mod moves;
 mod network;
 mod places;
 mod room;
+mod writes;
 
 use super::problem::{NetworkProblem, ProblemKind, Problems, ScenarioError, line_column};
 use super::raw::{Log, Table, Value};

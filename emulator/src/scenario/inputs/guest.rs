@@ -3,13 +3,15 @@
 use super::Inputs;
 use crate::ids::VmId;
 use crate::scenario::problem::ProblemKind;
-use crate::scenario::{CpuSource, Scenario, VmSpec, Work, WriteSource};
+use crate::scenario::scale::divide_phases;
+use crate::scenario::{CpuSource, FittedForm, Scenario, VmSpec, Work, WriteSource};
 use replay::guest::{Behaviour, MemoryError, MemoryModel, MemorySpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use traces::class::{Coupling, PageClass};
 use traces::cpu::{CpuSample, CpuTrace};
 use traces::dirty::{PageWriteTrace, Run, Tick};
+use traces::fit::Form;
 use traces::units::PAGE_SIZE;
 
 /// A VM that cannot be replayed with the inputs given.
@@ -167,35 +169,60 @@ impl<'i> Shared<'i> {
     }
 
     fn behaviour(&mut self, vm: &VmSpec) -> Result<Behaviour, SpecError> {
-        let k = self.k.max(1);
         Ok(match &vm.writes {
             WriteSource::Idle => Behaviour::Idle,
             // `apply` has divided these.
             WriteSource::Classes(classes) => Behaviour::Classes(classes.clone()),
-            WriteSource::Fitted(name) => {
-                let fitted = self
-                    .inputs
-                    .get(name)
-                    .and_then(|input| input.fitted.as_ref());
-                let fitted = fitted.ok_or_else(|| not_loaded(vm, name, "fitted classes"))?;
-                let divided = |c: &PageClass| PageClass {
-                    pages: c.pages.div_ceil(k),
-                    ..*c
-                };
-                Behaviour::Classes(fitted.classes.iter().map(divided).collect())
-            }
-            WriteSource::Pages(name) => {
-                let pages = self.inputs.get(name).and_then(|input| input.pages.as_ref());
-                let pages = pages.ok_or_else(|| not_loaded(vm, name, "page sets"))?;
-                let trace = if k == 1 {
-                    pages.clone()
-                } else {
-                    let made = self.pages.entry(name.clone());
-                    made.or_insert_with(|| Arc::new(thinned(pages, k))).clone()
-                };
-                repeated(trace)
-            }
+            WriteSource::Phases(phased) => Behaviour::Phases(phased.clone()),
+            WriteSource::Fitted(name)
+            | WriteSource::FittedPhases(name)
+            | WriteSource::FittedBest(name) => self.fitted(vm, name)?,
+            WriteSource::Pages(name) => self.recorded(vm, name)?,
         })
+    }
+
+    /// The form of a fit that a VM asks for.
+    fn fitted(&mut self, vm: &VmSpec, name: &str) -> Result<Behaviour, SpecError> {
+        let fitted = self.inputs.get(name).and_then(|i| i.fitted.as_ref());
+        let fitted = fitted.ok_or_else(|| not_loaded(vm, name, "fitted classes"))?;
+        let form = match vm.writes.fitted() {
+            Some((_, FittedForm::Phases)) => Form::Phases,
+            Some((_, FittedForm::Best)) => fitted.best.unwrap_or(Form::Classes),
+            Some((_, FittedForm::OneSet)) | None => Form::Classes,
+        };
+        let phased = match form {
+            Form::PageLevel => return self.recorded(vm, name),
+            Form::Phases | Form::VariedPhases => {
+                let phases = fitted.phases.clone();
+                Some(phases.ok_or_else(|| not_loaded(vm, name, "fitted phases"))?)
+            }
+            Form::Classes => fitted.varying(),
+        };
+        let k = self.k.max(1);
+        if let Some(mut phased) = phased {
+            divide_phases(&mut phased, k);
+            return Ok(Behaviour::Phases(phased));
+        }
+        let divided = |c: &PageClass| PageClass {
+            pages: c.pages.div_ceil(k),
+            ..*c
+        };
+        Ok(Behaviour::Classes(
+            fitted.classes.iter().map(divided).collect(),
+        ))
+    }
+
+    /// The recorded page sets.
+    fn recorded(&mut self, vm: &VmSpec, name: &str) -> Result<Behaviour, SpecError> {
+        let k = self.k.max(1);
+        let pages = self.inputs.get(name).and_then(|input| input.pages.as_ref());
+        let pages = pages.ok_or_else(|| not_loaded(vm, name, "page sets"))?;
+        if k == 1 {
+            return Ok(repeated(pages.clone()));
+        }
+        let made = self.pages.entry(name.to_owned());
+        let trace = made.or_insert_with(|| Arc::new(thinned(pages, k)));
+        Ok(repeated(trace.clone()))
     }
 }
 
