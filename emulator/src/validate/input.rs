@@ -1,7 +1,7 @@
 //! A ground-truth file: one JSON object a line, a migration measured on real QEMU each.
 
 use super::errors::Measured;
-use crate::lone::{Lone, Pattern, classes};
+use crate::lone::{Lone, Pattern, Writes, classes};
 use crate::migration::params::{MigrationParams, Reprotect};
 use netmodel::flow;
 use netmodel::link::LinkSpec;
@@ -309,7 +309,7 @@ impl Configuration {
         Lone {
             ram_bytes: mib(line.ram_mib) + image::SMALL_BLOCK_BYTES,
             resident_bytes: mib(line.resident_mib) + base_pages * PAGE_SIZE + idle,
-            classes: background.into_iter().chain(written).collect(),
+            writes: Writes::Classes(background.into_iter().chain(written).collect()),
             link: self.link(),
             congestion: line
                 .congestion
