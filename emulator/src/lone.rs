@@ -40,10 +40,9 @@ pub fn classes(pattern: Pattern, pages: u32, rate_pps: f64) -> Vec<PageClass> {
         return Vec::new();
     }
     let class = |pages: u32, rate: f64, locality: Locality| PageClass {
-        pages,
-        rate,
         coupling: Coupling::Time,
         locality,
+        ..PageClass::new(pages, rate)
     };
     let everywhere = rate_pps / f64::from(pages);
     match pattern {

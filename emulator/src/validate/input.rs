@@ -10,7 +10,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use traces::class::{Coupling, Locality, PageClass};
+use traces::class::{Coupling, PageClass};
 use traces::units::{PAGE_SIZE, round_u32};
 
 /// What the guest image of the ground truth adds to every configuration, from set A of the ground
@@ -301,10 +301,8 @@ impl Configuration {
             0
         };
         let background = [image::HOT, image::WARM].map(|(pages, rate)| PageClass {
-            pages,
-            rate,
             coupling: Coupling::Time,
-            locality: Locality::Scatter,
+            ..PageClass::new(pages, rate)
         });
         Lone {
             ram_bytes: mib(line.ram_mib) + image::SMALL_BLOCK_BYTES,

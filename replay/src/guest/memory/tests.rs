@@ -8,10 +8,9 @@ use super::*;
 
 fn class(pages: u32, rate: f64, coupling: Coupling, locality: Locality) -> PageClass {
     PageClass {
-        pages,
-        rate,
         coupling,
         locality,
+        ..PageClass::new(pages, rate)
     }
 }
 
