@@ -1,15 +1,30 @@
 //! What pages hold, as measured: the target that generated contents have to meet.
 //!
-//! Inside: the profile and the built-in ones, each with where its figures are from. Never inside:
-//! bytes of pages (`replay::content` makes them), how pages of a real program are read (`recorder`).
+//! Inside: the profile and the built-in ones, each with where its figures are from; how pages are
+//! measured, the same way for recorded and for generated ones. Never inside: making pages
+//! (`replay::content`), reading those of a real program (`recorder`).
 
+mod delta;
 mod named;
+mod sizes;
 
+pub use delta::{Changes, Delta, xbzrle_len};
 pub use named::{NAMES, named};
+pub use sizes::{Codecs, Sizes, Spread, Tally};
 
 use serde::{Deserialize, Serialize};
 
 use crate::units::PAGE_SIZE;
+
+/// Bytes in a page.
+const PAGE: usize = 4096;
+const _: () = assert!(PAGE as u64 == PAGE_SIZE, "pages of x86");
+
+/// Whether a page holds nothing but zeros.
+#[must_use]
+pub fn is_zero(page: &[u8]) -> bool {
+    page.iter().all(|&byte| byte == 0)
+}
 
 /// Pages of one guest or of one class of its pages. What was not measured is `None`, and whoever
 /// makes pages is free in it.
