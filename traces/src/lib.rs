@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod class;
+pub mod content;
 pub mod cpu;
 mod date;
 pub mod dirty;
