@@ -7,11 +7,11 @@ use crate::migration::params::MigrationParams;
 use crate::migration::record::MigrationRecord;
 use crate::results::RunDir;
 use crate::run::progress::Show;
-use crate::run::{self, RunRequest};
-use crate::scenario::inputs::Inputs;
+use crate::run::{self, RunRequest, Unusable};
+use crate::scenario::inputs::{Inputs, unfit};
 use crate::scenario::{
-    BalancerSpec, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration, Scenario, VmSpec, Work,
-    WriteSource,
+    BalancerSpec, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration, Scenario, TraceSource,
+    VmSpec, Work, WriteSource,
 };
 use anyhow::{Result, anyhow};
 use netmodel::backend::BackendKind;
@@ -19,7 +19,7 @@ use netmodel::link::LinkSpec;
 use netmodel::schedule::Schedule;
 use netmodel::topology::{Cable, Topology};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use traces::class::{Coupling, Locality, PageClass};
 
 /// Which pages of the working set a write falls on.
@@ -40,10 +40,9 @@ pub fn classes(pattern: Pattern, pages: u32, rate_pps: f64) -> Vec<PageClass> {
         return Vec::new();
     }
     let class = |pages: u32, rate: f64, locality: Locality| PageClass {
-        pages,
-        rate,
         coupling: Coupling::Time,
         locality,
+        ..PageClass::new(pages, rate)
     };
     let everywhere = rate_pps / f64::from(pages);
     match pattern {
@@ -61,6 +60,23 @@ pub fn classes(pattern: Pattern, pages: u32, rate_pps: f64) -> Vec<PageClass> {
     }
 }
 
+/// What a lone VM writes.
+#[derive(Debug, Clone)]
+pub enum Writes {
+    /// These classes; none is an idle VM.
+    Classes(Vec<PageClass>),
+    /// A recording: its CPU demand, and its sets of pages or classes fitted to them.
+    Recording {
+        /// The file.
+        path: PathBuf,
+        /// Classes fitted to it rather than the sets.
+        fitted: bool,
+    },
+}
+
+/// The name of the recording in the scenario.
+const RECORDING: &str = "recording";
+
 /// One migration.
 #[derive(Debug, Clone)]
 pub struct Lone {
@@ -69,7 +85,7 @@ pub struct Lone {
     /// Bytes that are not zero and are never written.
     pub resident_bytes: u64,
     /// What writes.
-    pub classes: Vec<PageClass>,
+    pub writes: Writes,
     /// The link, both ways.
     pub link: LinkSpec,
     /// Congestion control.
@@ -100,19 +116,44 @@ impl Lone {
             cores: 1,
             ram_bytes: self.ram_bytes,
         };
+        let recording = || RECORDING.to_owned();
+        let (cpu, writes) = match &self.writes {
+            Writes::Classes(classes) if classes.is_empty() => {
+                (CpuSource::Constant(0), WriteSource::Idle)
+            }
+            Writes::Classes(classes) => (
+                CpuSource::Constant(0),
+                WriteSource::Classes(classes.clone()),
+            ),
+            Writes::Recording { fitted: true, .. } => (
+                CpuSource::Trace(recording()),
+                WriteSource::Fitted(recording()),
+            ),
+            Writes::Recording { fitted: false, .. } => (
+                CpuSource::Trace(recording()),
+                WriteSource::Pages(recording()),
+            ),
+        };
+        let traces = match &self.writes {
+            Writes::Classes(_) => BTreeMap::new(),
+            Writes::Recording { path, .. } => BTreeMap::from([(
+                recording(),
+                TraceSource {
+                    path: path.clone(),
+                    format: None,
+                    vm: None,
+                },
+            )]),
+        };
         let vm = VmSpec {
             name: "vm".to_owned(),
             vcpus: 1,
             weight: 1,
             ram_bytes: self.ram_bytes,
             resident_bytes: self.resident_bytes,
-            cpu: CpuSource::Constant(0),
+            cpu,
             cpu_scale_milli: 1000,
-            writes: if self.classes.is_empty() {
-                WriteSource::Idle
-            } else {
-                WriteSource::Classes(self.classes.clone())
-            },
+            writes,
             offset_ns: 0,
             work: Work::Service,
             host: HostId(0),
@@ -124,7 +165,7 @@ impl Lone {
             divided_by: 1,
             pace: Pace::Warp,
             duration_ns: self.warm_up_ns.max(1),
-            traces: BTreeMap::new(),
+            traces,
             hosts: vec![host("source"), host("destination")],
             vms: vec![vm],
             flows: Vec::new(),
@@ -159,11 +200,19 @@ impl Lone {
     /// Runs it in a machine of its own; `out` gets the run directory.
     ///
     /// # Errors
-    /// As [`run::run`]; also when it did not get as far as a record.
+    /// As [`run::run`]; also when the recording cannot be used, when the VM's RAM cannot hold it, and when it did not get as far as a record.
     pub fn run(&self, out: &Path, show: Show) -> Result<(MigrationRecord, RunDir)> {
+        let scenario = self.scenario();
+        let inputs = Inputs::load(&scenario).map_err(|errors| {
+            let errors: Vec<_> = errors.into_iter().map(|(_, e)| e.to_string()).collect();
+            Unusable(errors.join("; "))
+        })?;
+        if let Some((_, problem)) = unfit(&scenario, &inputs).into_iter().next() {
+            return Err(Unusable(problem.to_string()).into());
+        }
         let outcome = run::run(&RunRequest {
-            scenario: self.scenario(),
-            inputs: Inputs::default(),
+            scenario,
+            inputs,
             file: None,
             out: out.to_owned(),
             show,

@@ -24,10 +24,9 @@ fn time(what: &str, per: f64, mut work: impl FnMut()) {
 
 fn guest(rate: f64, locality: Locality) -> MemoryModel {
     let class = PageClass {
-        pages: PAGES,
-        rate,
         coupling: Coupling::Time,
         locality,
+        ..PageClass::new(PAGES, rate)
     };
     let spec = MemorySpec {
         ram_pages: PAGES,

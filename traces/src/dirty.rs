@@ -163,6 +163,48 @@ impl PageWriteTrace {
         self.slice(skip_ns..u64::MAX)
     }
 
+    /// The recording with everything before `until_ns` as its first tick: memory touched before, as
+    /// when the recorder attached then. What took CPU time before is not demand.
+    #[must_use]
+    pub fn settled(&self, until_ns: u64) -> Self {
+        let first = self.ticks.partition_point(|tick| tick.t_ns <= until_ns);
+        let Some(last) = first.checked_sub(1).map(|last| &self.ticks[last]) else {
+            return self.clone();
+        };
+        let mut touched = vec![false; usize::try_from(self.pages).unwrap_or(0)];
+        for run in self.ticks[..first].iter().flat_map(|tick| &tick.runs) {
+            let (start, len) = (run.start as usize, run.len as usize);
+            touched[start..start + len].fill(true);
+        }
+        let mut runs: Vec<Run> = Vec::new();
+        for page in (0..self.pages).filter(|&page| touched[page as usize]) {
+            match runs.last_mut() {
+                Some(run) if run.start + run.len == page => run.len += 1,
+                _ => runs.push(Run {
+                    start: page,
+                    len: 1,
+                }),
+            }
+        }
+        let before = Tick {
+            t_ns: self.interval_ns,
+            cpu_ns: 0,
+            runs,
+        };
+        let shifted = |tick: &Tick| Tick {
+            t_ns: tick.t_ns - last.t_ns + self.interval_ns,
+            ..tick.clone()
+        };
+        Self {
+            title: self.title.clone(),
+            pages: self.pages,
+            interval_ns: self.interval_ns,
+            ticks: std::iter::once(before)
+                .chain(self.ticks[first..].iter().map(shifted))
+                .collect(),
+        }
+    }
+
     /// The CPU demand of the recorded program, one interval a tick.
     ///
     /// Ticks shorter than half the nominal interval are the recorder finding its feet (a share over
@@ -294,6 +336,23 @@ mod tests {
         assert_eq!(part.ticks, vec![tick(130, 2, &[]), tick(200, 3, &[])]);
         assert_eq!(whole.steady(0).ticks[0], tick(100, 1, &[(1, 1)]));
         assert_eq!(whole.slice(400..400).ticks, vec![]);
+    }
+
+    #[test]
+    fn what_was_written_before_is_one_tick() {
+        let whole = trace(vec![
+            tick(0, 9, &[(0, 2)]),
+            tick(100, 1, &[(1, 2), (5, 1)]),
+            tick(230, 2, &[(9, 1)]),
+            tick(300, 3, &[(0, 1)]),
+        ]);
+        let settled = whole.settled(150);
+        assert_eq!(settled.check(), Ok(()));
+        let after = [tick(230, 2, &[(9, 1)]), tick(300, 3, &[(0, 1)])];
+        assert_eq!(settled.ticks[0], tick(100, 0, &[(0, 3), (5, 1)]));
+        assert_eq!(settled.ticks[1..], after);
+        assert_eq!(whole.settled(1000).ticks.len(), 1);
+        assert_eq!(trace(vec![tick(5, 1, &[])]).settled(4).ticks.len(), 1);
     }
 
     #[test]

@@ -69,10 +69,9 @@ fn series() -> Series {
 
 fn classes() -> Vec<PageClass> {
     let class = |pages, rate, coupling, locality| PageClass {
-        pages,
-        rate,
         coupling,
         locality,
+        ..PageClass::new(pages, rate)
     };
     vec![
         class(10, 0.1 + 0.2, Coupling::Time, Locality::Sweep),

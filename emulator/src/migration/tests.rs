@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use replay::content::{ContentProfile, PagePool};
 use replay::host::CoreWork;
 use replay::{Behaviour, GuestTime, MemorySpec, VmState};
-use traces::class::{Coupling, Locality, PageClass};
+use traces::class::{Locality, PageClass};
 
 use super::destination::{
     DestinationControl, DestinationError, DestinationJob, DestinationOutcome, run_destination,
@@ -114,10 +114,8 @@ impl DestinationGuest for TestGuest {
 /// 64 MiB, 16 resident; a hot set of 8 MiB written at `rate` per page and second.
 fn memory(rate: f64) -> GuestMemory {
     let class = |pages, rate, locality| PageClass {
-        pages,
-        rate,
-        coupling: Coupling::Cpu,
         locality,
+        ..PageClass::new(pages, rate)
     };
     let classes = vec![
         class(2048, rate, Locality::Scatter),

@@ -1,7 +1,7 @@
 //! A ground-truth file: one JSON object a line, a migration measured on real QEMU each.
 
 use super::errors::Measured;
-use crate::lone::{Lone, Pattern, classes};
+use crate::lone::{Lone, Pattern, Writes, classes};
 use crate::migration::params::{MigrationParams, Reprotect};
 use netmodel::flow;
 use netmodel::link::LinkSpec;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use traces::class::{Coupling, Locality, PageClass};
+use traces::class::{Coupling, PageClass};
 use traces::units::{PAGE_SIZE, round_u32};
 
 /// What the guest image of the ground truth adds to every configuration, from set A of the ground
@@ -301,15 +301,13 @@ impl Configuration {
             0
         };
         let background = [image::HOT, image::WARM].map(|(pages, rate)| PageClass {
-            pages,
-            rate,
             coupling: Coupling::Time,
-            locality: Locality::Scatter,
+            ..PageClass::new(pages, rate)
         });
         Lone {
             ram_bytes: mib(line.ram_mib) + image::SMALL_BLOCK_BYTES,
             resident_bytes: mib(line.resident_mib) + base_pages * PAGE_SIZE + idle,
-            classes: background.into_iter().chain(written).collect(),
+            writes: Writes::Classes(background.into_iter().chain(written).collect()),
             link: self.link(),
             congestion: line
                 .congestion

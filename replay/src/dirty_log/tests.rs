@@ -8,10 +8,9 @@ const PAGES: u32 = 60;
 
 fn guest(seed: u64) -> MemoryModel {
     let class = |pages, rate, locality| PageClass {
-        pages,
-        rate,
         coupling: Coupling::Time,
         locality,
+        ..PageClass::new(pages, rate)
     };
     let spec = MemorySpec {
         ram_pages: PAGES,

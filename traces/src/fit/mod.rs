@@ -16,7 +16,7 @@ pub use phases::{Phase, phases, steady_phase};
 
 use std::ops::Range;
 
-use crate::class::{Coupling, Locality, PageClass, unique_pages};
+use crate::class::{Coupling, PageClass, unique_pages};
 use crate::dirty::PageWriteTrace;
 use crate::stats::{CurvePoint, dirty_curve, distinct_per_second};
 use crate::units::{NS_PER_S, round_u32};
@@ -242,10 +242,8 @@ fn fit(points: &[Point], pages: u32, coupling: Coupling) -> Vec<PageClass> {
 
 fn fit_sizes(points: &[Point], total: Option<u32>, coupling: Coupling) -> Vec<PageClass> {
     let class = |rate, pages| PageClass {
-        pages,
-        rate,
         coupling,
-        locality: Locality::Scatter,
+        ..PageClass::new(pages, rate)
     };
     // Divided by the measured value, each row asks for 1: least squares on the relative error.
     // Sizes are solved in thousands of pages, to keep the system near unit size.
@@ -310,13 +308,7 @@ mod tests {
     }
 
     fn class(pages: u32, rate: f64) -> PageClass {
-        let (coupling, locality) = (Coupling::Cpu, Locality::Scatter);
-        PageClass {
-            pages,
-            rate,
-            coupling,
-            locality,
-        }
+        PageClass::new(pages, rate)
     }
 
     #[test]

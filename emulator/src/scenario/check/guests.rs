@@ -279,10 +279,9 @@ fn class(table: &Table<'_>) -> Option<PageClass> {
         None => None,
     };
     Some(PageClass {
-        pages: pages?,
-        rate: rate?,
         coupling: coupling.unwrap_or_default(),
         locality: locality.unwrap_or_default(),
+        ..PageClass::new(pages?, rate?)
     })
 }
 
