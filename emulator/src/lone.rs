@@ -77,6 +77,36 @@ pub enum Writes {
 /// The name of the recording in the scenario.
 const RECORDING: &str = "recording";
 
+impl Writes {
+    /// The VM's CPU demand and writes, and the traces they name.
+    fn sources(&self) -> (CpuSource, WriteSource, BTreeMap<String, TraceSource>) {
+        let recording = || RECORDING.to_owned();
+        let (path, fitted) = match self {
+            Self::Classes(classes) => {
+                let writes = if classes.is_empty() {
+                    WriteSource::Idle
+                } else {
+                    WriteSource::Classes(classes.clone())
+                };
+                return (CpuSource::Constant(0), writes, BTreeMap::new());
+            }
+            Self::Recording { path, fitted } => (path.clone(), *fitted),
+        };
+        let writes = if fitted {
+            WriteSource::Fitted(recording())
+        } else {
+            WriteSource::Pages(recording())
+        };
+        let source = TraceSource {
+            path,
+            format: None,
+            vm: None,
+        };
+        let traces = BTreeMap::from([(recording(), source)]);
+        (CpuSource::Trace(recording()), writes, traces)
+    }
+}
+
 /// One migration.
 #[derive(Debug, Clone)]
 pub struct Lone {
@@ -116,35 +146,7 @@ impl Lone {
             cores: 1,
             ram_bytes: self.ram_bytes,
         };
-        let recording = || RECORDING.to_owned();
-        let (cpu, writes) = match &self.writes {
-            Writes::Classes(classes) if classes.is_empty() => {
-                (CpuSource::Constant(0), WriteSource::Idle)
-            }
-            Writes::Classes(classes) => (
-                CpuSource::Constant(0),
-                WriteSource::Classes(classes.clone()),
-            ),
-            Writes::Recording { fitted: true, .. } => (
-                CpuSource::Trace(recording()),
-                WriteSource::Fitted(recording()),
-            ),
-            Writes::Recording { fitted: false, .. } => (
-                CpuSource::Trace(recording()),
-                WriteSource::Pages(recording()),
-            ),
-        };
-        let traces = match &self.writes {
-            Writes::Classes(_) => BTreeMap::new(),
-            Writes::Recording { path, .. } => BTreeMap::from([(
-                recording(),
-                TraceSource {
-                    path: path.clone(),
-                    format: None,
-                    vm: None,
-                },
-            )]),
-        };
+        let (cpu, writes, traces) = self.writes.sources();
         let vm = VmSpec {
             name: "vm".to_owned(),
             vcpus: 1,

@@ -5,9 +5,10 @@ use super::{Names, Span, VMS_MAX, each, numbered};
 use crate::ids::HostId;
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
-use crate::scenario::{CpuSource, TraceSource, VmSpec, Work, WriteSource};
+use crate::scenario::{CpuSource, ProfileWrites, TraceSource, VmSpec, Work, WriteSource};
 use std::collections::BTreeMap;
 use traces::class::{Coupling, Locality, PageClass};
+use traces::synth::Marginal;
 use traces::units::PAGE_SIZE;
 
 /// The VMs, by id, with where each was declared and the host it asked for.
@@ -123,7 +124,10 @@ fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Opt
 fn declared_bytes(vm: &VmSpec) -> u64 {
     let written: u64 = match &vm.writes {
         WriteSource::Classes(classes) => classes.iter().map(|c| u64::from(c.pages)).sum(),
-        WriteSource::Idle | WriteSource::Pages(_) | WriteSource::Fitted(_) => 0,
+        WriteSource::Idle
+        | WriteSource::Pages(_)
+        | WriteSource::Fitted(_)
+        | WriteSource::Profile(_) => 0,
     };
     vm.resident_bytes.saturating_add(written * PAGE_SIZE)
 }
@@ -221,10 +225,14 @@ fn writes(value: &Value<'_>, traces: &Traces) -> WriteSource {
         let classes = table
             .get("classes")
             .map(|v| WriteSource::Classes(classes(&v)));
-        match (pages, fitted, classes) {
-            (Some(one), None, None) | (None, Some(one), None) | (None, None, Some(one)) => one,
+        let profile = profile(table);
+        match (pages, fitted, classes, profile) {
+            (Some(one), None, None, None)
+            | (None, Some(one), None, None)
+            | (None, None, Some(one), None)
+            | (None, None, None, Some(one)) => one,
             _ => {
-                let choices = "`trace` (a name), `fitted` (a name) and `classes` (a list)";
+                let choices = "`trace` (a name), `fitted` (a name), `classes` (a list) and `profile` (a name)";
                 value.note(ProblemKind::OneOf {
                     key: "writes".into(),
                     choices,
@@ -233,11 +241,35 @@ fn writes(value: &Value<'_>, traces: &Traces) -> WriteSource {
             }
         }
     };
-    let expected =
-        "\"idle\", { trace = \"redis\" }, { fitted = \"redis\" } or { classes = [{ … }] }";
+    let expected = "\"idle\", { trace = \"redis\" }, { fitted = \"redis\" }, { classes = [{ … }] } or \
+         { profile = \"kv-write\" }";
     value
         .table("writes", expected, read)
         .unwrap_or(WriteSource::Idle)
+}
+
+const MARGINALS: &[(&str, Marginal)] =
+    &[("profile", Marginal::Profile), ("fleet", Marginal::Fleet)];
+
+/// A built-in profile, with what may be said beside it.
+fn profile(table: &Table<'_>) -> Option<WriteSource> {
+    let name = table.get("profile");
+    let marginal = table
+        .get("marginal")
+        .and_then(|v| v.word("marginal", MARGINALS));
+    let used_bytes = table.get("used").and_then(|v| v.size_bytes());
+    let seed = table.get("seed").and_then(|v| v.small(0..=u32::MAX));
+    let value = name?;
+    let profile = value.text().unwrap_or_default().to_owned();
+    if traces::profile::named(&profile).is_none() {
+        value.unknown_name("profile", &profile, traces::profile::names());
+    }
+    Some(WriteSource::Profile(ProfileWrites {
+        profile,
+        marginal: marginal.unwrap_or_default(),
+        used_bytes,
+        seed: seed.map_or(1, u64::from),
+    }))
 }
 
 fn classes(value: &Value<'_>) -> Vec<PageClass> {
