@@ -128,6 +128,7 @@ fn memory(rate: f64) -> GuestMemory {
         resident_pages: 4096,
         behaviours,
         fresh: false,
+        content: traces::content::ContentProfile::default(),
     };
     let profile = ContentProfile {
         zero_share: 0.05,
@@ -656,6 +657,7 @@ fn throughput_of_one_idle_guest() {
         resident_pages: 262_144,
         behaviours: vec![],
         fresh: false,
+        content: traces::content::ContentProfile::default(),
     };
     let profile = ContentProfile::RANDOM;
     let pool = Arc::new(PagePool::new(&profile, SEED, 256));

@@ -8,7 +8,7 @@ mod delta;
 mod named;
 mod sizes;
 
-pub use delta::{Changes, Delta, xbzrle_len};
+pub use delta::{Changes, Delta, changed_runs, xbzrle_len};
 pub use named::{NAMES, named};
 pub use sizes::{Codecs, Sizes, Spread, Tally};
 
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::units::PAGE_SIZE;
 
 /// Bytes in a page.
-const PAGE: usize = 4096;
+pub const PAGE: usize = 4096;
 const _: () = assert!(PAGE as u64 == PAGE_SIZE, "pages of x86");
 
 /// Whether a page holds nothing but zeros.
