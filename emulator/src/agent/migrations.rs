@@ -7,6 +7,7 @@ use crate::control::channel::BlockingSender;
 use crate::control::message::{AgentSetup, FromAgent, SourceEnding};
 use crate::ids::{MigrationId, VmId};
 use crate::migration::destination::{DestinationControl, DestinationJob, run_destination};
+use crate::migration::engine::EngineUnits;
 use crate::migration::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport};
@@ -327,8 +328,9 @@ impl Migrations {
 #[derive(Debug, Clone, Copy)]
 struct Units {
     chunk_pages: u32,
-    check_pages: u64,
     batch_pages: usize,
+    xen_batch_pages: usize,
+    engine: EngineUnits,
 }
 
 impl Units {
@@ -338,8 +340,12 @@ impl Units {
         let pages = |constant: scale::Constant| constant.carried(k).unwrap_or(1);
         Self {
             chunk_pages: u32::try_from(pages(scale::REPROTECT_CHUNK)).unwrap_or(u32::MAX),
-            check_pages: pages(scale::CHECK_PAGES),
             batch_pages: usize::try_from(batch).unwrap_or(1),
+            xen_batch_pages: usize::try_from(pages(scale::XEN_BATCH)).unwrap_or(1),
+            engine: EngineUnits {
+                check_pages: pages(scale::CHECK_PAGES),
+                stop_pages: pages(scale::XEN_STOP_PAGES),
+            },
         }
     }
 }
@@ -435,7 +441,8 @@ impl OutgoingThread {
             congestion: None,
             control: Arc::clone(&self.control),
             chunk_pages: units.chunk_pages,
-            check_pages: units.check_pages,
+            units: units.engine,
+            xen_batch_pages: units.xen_batch_pages,
             batch_pages: units.batch_pages,
             acknowledge_limit_ms: ACKNOWLEDGE_MS,
             deadline_ns: None,

@@ -13,14 +13,17 @@ use traces::class::{Locality, PageClass};
 use super::destination::{
     DestinationControl, DestinationError, DestinationJob, DestinationOutcome, run_destination,
 };
+use super::engine::EngineUnits;
 use super::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
 use super::ownership::{DestinationSide, SourceSide};
 use super::params::{MigrationParams, Reprotect};
 use super::record::Status;
 use super::source::{Fault, NoObserver, SourceEnd, SourceJob, SourceOutcome, run_source};
 use super::transport::SourceControl;
-use super::wire::{Decoder, Event};
+use super::wire::{Decoder, Event, Format};
 use crate::clock::mono_ns;
+
+mod engines;
 
 const SEED: u64 = 11;
 const VM: u64 = 77;
@@ -183,7 +186,11 @@ impl World {
             congestion: Some(CONGESTION.to_owned()),
             control: Arc::default(),
             chunk_pages: 4096,
-            check_pages: 64,
+            units: EngineUnits {
+                check_pages: 64,
+                stop_pages: 50,
+            },
+            xen_batch_pages: 1024,
             batch_pages: 32,
             acknowledge_limit_ms: 10_000,
             deadline_ns: Some(mono_ns() + 60_000_000_000),
@@ -485,6 +492,7 @@ fn a_source_that_vanishes_leaves_no_guest_at_the_destination() {
                 memory_check: world.memory.check(),
                 ram_pages: 16_384,
                 return_path: true,
+                format: Format::Qemu,
             },
             &mut stream,
         );

@@ -467,6 +467,7 @@ fn record(f: Facts) -> MigrationRecord {
         requested_ns: f.begin,
         request_to_release_ms: total as f64 + 14.0,
         query_migrate,
+        engine_statistics: serde_json::Value::Null,
         observed_outage_ms: outage,
         rounds: u32::try_from(rounds.len()).unwrap(),
         verified: !f.failed,

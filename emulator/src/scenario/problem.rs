@@ -128,6 +128,16 @@ pub enum ProblemKind {
         /// What it may be.
         bounds: String,
     },
+    /// An option of another migration engine.
+    #[error("engine `{engine}` has no `{key}`")]
+    NotOfEngine {
+        /// The key.
+        key: String,
+        /// The engine.
+        engine: &'static str,
+        /// Those that have it.
+        of: Vec<&'static str>,
+    },
     /// A word that is not one of a fixed list, or a name nothing in the scenario has.
     #[error("`{key}`: there is no {what} `{name}`")]
     Unknown {
@@ -222,6 +232,7 @@ impl ProblemKind {
             Self::UnknownKey { known, .. } => Some(format!("known here: {}", listed(known))),
             Self::Missing { example, .. } => Some(format!("write for example `{example}`")),
             Self::Quantity { accepted, .. } => Some(format!("accepted: {accepted}")),
+            Self::NotOfEngine { of, .. } => Some(format!("it is an option of {}", of.join(", "))),
             Self::Unknown {
                 near: Some(near), ..
             } => Some(format!("did you mean `{near}`?")),
@@ -263,6 +274,7 @@ impl ProblemKind {
             Self::Type { .. } => "wrong type",
             Self::Quantity { .. } => "wrong quantity",
             Self::Bounds { .. } => "out of bounds",
+            Self::NotOfEngine { .. } => "not of this engine",
             Self::Unknown { .. } => "unknown name",
             Self::Name { .. } => "not a name",
             Self::Duplicate { .. } => "again",
