@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::content::ContentProfile;
 
 /// The clock that drives the writes of a class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
 pub enum Coupling {
     /// Writes follow the CPU time the guest was served: `rate` is per second of one core.
@@ -102,6 +102,74 @@ pub enum Variation {
         /// The factors; only their ratios count.
         intensities: Vec<u32>,
     },
+}
+
+/// A variation that is none.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum VariationError {
+    /// Steps of no length, or more than there is time for.
+    #[error("{steps} steps of {step_ns} ns are not 1 ns to 2^62 ns long")]
+    Length {
+        /// Steps of a lap.
+        steps: usize,
+        /// Length of one.
+        step_ns: u64,
+    },
+    /// A spread that cannot be.
+    #[error("a coefficient of variation of {cv} is not in 0..=10")]
+    Spread {
+        /// The coefficient.
+        cv: f64,
+    },
+    /// A correlation that cannot be.
+    #[error("a correlation of {correlation} from step to step is not in 0..1")]
+    Correlation {
+        /// The correlation.
+        correlation: f64,
+    },
+    /// Nothing but zeros.
+    #[error("all {steps} intensities are 0")]
+    Nothing {
+        /// Intensities.
+        steps: usize,
+    },
+}
+
+impl Variation {
+    /// Longest lap. Log-normal ones have fewer than 2^20 steps.
+    const LAP_NS: u64 = 1 << 62;
+
+    /// Whether it is one: a spread of 0 to 10, a correlation from 0 to below 1, a series that is not
+    /// all 0, steps of some length.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self) -> Result<(), VariationError> {
+        let (steps, step_ns) = match self {
+            Self::LogNormal { step_ns, .. } => (1 << 20, *step_ns),
+            Self::Series {
+                step_ns,
+                intensities,
+            } => (intensities.len(), *step_ns),
+        };
+        let lap = step_ns.checked_mul(steps as u64);
+        if !lap.is_some_and(|lap| (1..=Self::LAP_NS).contains(&lap)) {
+            return Err(VariationError::Length { steps, step_ns });
+        }
+        match self {
+            Self::LogNormal { cv, .. } if !(0.0..=10.0).contains(cv) => {
+                Err(VariationError::Spread { cv: *cv })
+            }
+            Self::LogNormal { correlation, .. } if !(0.0..1.0).contains(correlation) => {
+                let correlation = *correlation;
+                Err(VariationError::Correlation { correlation })
+            }
+            Self::Series { intensities, .. } if intensities.iter().all(|&m| m == 0) => {
+                Err(VariationError::Nothing { steps })
+            }
+            Self::LogNormal { .. } | Self::Series { .. } => Ok(()),
+        }
+    }
 }
 
 /// One phase of a program.

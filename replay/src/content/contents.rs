@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use traces::class::PageClass;
 use traces::content::ContentProfile;
 
 use super::recipe::{Recipe, RecipeError};
@@ -33,6 +34,17 @@ struct Part {
 /// Keeps these draws apart from those of writes with the same seed and VM.
 const ZERO_DOMAIN: u64 = 0x7A65_726F;
 
+impl Part {
+    fn of(end: u32, profile: &ContentProfile, pool: Arc<PagePool>) -> Self {
+        Self {
+            end,
+            zero: mix::threshold(profile.zero_share),
+            filled_zero: mix::threshold(profile.filled_zero_share),
+            pool,
+        }
+    }
+}
+
 /// What the pages of one guest hold. Both ends of a migration build it from the same values.
 #[derive(Debug, Clone)]
 pub struct Contents {
@@ -60,12 +72,7 @@ impl Contents {
         let mut add = |end: u32, profile: &ContentProfile| -> Result<(), RecipeError> {
             let begin = parts.last().map_or(0, |part| part.end);
             if end > begin {
-                parts.push(Part {
-                    end,
-                    zero: mix::threshold(profile.zero_share),
-                    filled_zero: mix::threshold(profile.filled_zero_share),
-                    pool: pool(profile)?,
-                });
+                parts.push(Part::of(end, profile, pool(profile)?));
             }
             Ok(())
         };
@@ -133,16 +140,17 @@ impl Contents {
 }
 
 /// The profiles of a memory: the guest's own and those of its classes.
-pub(super) fn profiles(spec: &MemorySpec) -> Vec<ContentProfile> {
-    let classes = spec
-        .behaviours
-        .iter()
-        .flat_map(|behaviour| match behaviour {
-            Behaviour::Classes(classes) => &classes[..],
-            _ => &[],
-        });
-    let own = classes.filter_map(|class| class.content);
-    std::iter::once(spec.content).chain(own).collect()
+fn profiles(spec: &MemorySpec) -> impl Iterator<Item = ContentProfile> + '_ {
+    let own = spec.behaviours.iter().flat_map(|behaviour| {
+        let (plain, phases) = match behaviour {
+            Behaviour::Classes(classes) => (&classes[..], &[][..]),
+            Behaviour::Phases(phased) => (&[][..], &phased.phases[..]),
+            Behaviour::Idle | Behaviour::Pages { .. } => (&[][..], &[][..]),
+        };
+        let phased = phases.iter().flat_map(|phase| &phase.classes);
+        plain.iter().chain(phased).filter_map(|class| class.content)
+    });
+    std::iter::once(spec.content).chain(own)
 }
 
 /// Looks whether every profile of a memory can be met.
@@ -150,25 +158,62 @@ pub(super) fn profiles(spec: &MemorySpec) -> Vec<ContentProfile> {
 /// # Errors
 /// The first that cannot.
 pub fn check_profiles(spec: &MemorySpec) -> Result<(), RecipeError> {
-    profiles(spec)
-        .iter()
-        .try_for_each(|profile| Recipe::of(profile).map(drop))
+    profiles(spec).try_for_each(|profile| Recipe::of(&profile).map(drop))
 }
 
-/// Classes that have a profile of their own: first page, one past the last, profile; ascending.
+/// Runs of pages that have a profile of their own: first page, one past the last, profile; ascending
+/// and apart. A page of several phases has that of the class of the first phase that has it.
 fn own_contents(spec: &MemorySpec, layout: &Layout) -> Vec<(u32, u32, ContentProfile)> {
     let mut own = Vec::new();
     for (index, behaviour) in spec.behaviours.iter().enumerate() {
-        let (Behaviour::Classes(classes), Some(range)) = (behaviour, layout.behaviour(index))
-        else {
+        let Some(range) = layout.behaviour(index) else {
             continue;
         };
-        let mut begin = range.start;
-        for class in classes {
-            let end = begin + class.pages;
-            own.extend(class.content.map(|profile| (begin, end, profile)));
-            begin = end;
+        match behaviour {
+            Behaviour::Classes(classes) => own.extend(of_classes(range.start, classes)),
+            Behaviour::Phases(phased) => {
+                let mut taken: Vec<(u32, u32)> = Vec::new();
+                for phase in &phased.phases {
+                    let first = range.start + phase.first_page;
+                    for (begin, end, profile) in of_classes(first, &phase.classes) {
+                        own.extend(
+                            free(begin, end, &taken)
+                                .into_iter()
+                                .map(|(begin, end)| (begin, end, profile)),
+                        );
+                    }
+                    let pages: u32 = phase.classes.iter().map(|class| class.pages).sum();
+                    taken.push((first, first + pages));
+                }
+            }
+            Behaviour::Idle | Behaviour::Pages { .. } => {}
         }
     }
+    own.sort_by_key(|&(begin, ..)| begin);
     own
+}
+
+/// Classes one after another from a page on, those with a profile of their own.
+fn of_classes(first: u32, classes: &[PageClass]) -> Vec<(u32, u32, ContentProfile)> {
+    let mut begin = first;
+    let mut own = Vec::new();
+    for class in classes {
+        let end = begin + class.pages;
+        own.extend(class.content.map(|profile| (begin, end, profile)));
+        begin = end;
+    }
+    own
+}
+
+/// What of a run of pages no phase before has.
+fn free(begin: u32, end: u32, taken: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let mut runs = vec![(begin, end)];
+    for &(from, to) in taken {
+        runs = runs
+            .into_iter()
+            .flat_map(|(begin, end)| [(begin, end.min(from)), (begin.max(to), end)])
+            .filter(|(begin, end)| begin < end)
+            .collect();
+    }
+    runs
 }

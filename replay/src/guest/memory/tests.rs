@@ -1,10 +1,12 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use traces::class::unique_pages;
+use traces::class::{Coupling, Locality, PageClass, unique_pages};
 use traces::dirty::{PageWriteTrace, Run, Tick};
 
+use super::super::Behaviour;
 use super::*;
+use crate::mix;
 
 fn class(pages: u32, rate: f64, coupling: Coupling, locality: Locality) -> PageClass {
     PageClass {
