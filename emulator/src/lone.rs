@@ -10,8 +10,8 @@ use crate::run::progress::Show;
 use crate::run::{self, RunRequest};
 use crate::scenario::inputs::Inputs;
 use crate::scenario::{
-    BalancerSpec, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration, Scenario, VmSpec, Work,
-    WriteSource,
+    Backing, BalancerSpec, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration, Scenario,
+    VmSpec, Work, WriteSource,
 };
 use anyhow::{Result, anyhow};
 use netmodel::backend::BackendKind;
@@ -21,6 +21,7 @@ use netmodel::topology::{Cable, Topology};
 use std::collections::BTreeMap;
 use std::path::Path;
 use traces::class::{Coupling, Locality, PageClass};
+use traces::content::ContentProfile;
 
 /// Which pages of the working set a write falls on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -69,6 +70,10 @@ pub struct Lone {
     pub resident_bytes: u64,
     /// What writes.
     pub classes: Vec<PageClass>,
+    /// What pages hold.
+    pub content: ContentProfile,
+    /// What stands behind RAM.
+    pub memory: Backing,
     /// The link, both ways.
     pub link: LinkSpec,
     /// Congestion control.
@@ -112,6 +117,8 @@ impl Lone {
             } else {
                 WriteSource::Classes(self.classes.clone())
             },
+            content: self.content,
+            memory: self.memory,
             offset_ns: 0,
             work: Work::Service,
             host: HostId(0),

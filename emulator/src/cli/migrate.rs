@@ -10,6 +10,7 @@ use crate::migration::params::{
 use crate::migration::record::{MigrationRecord, Status};
 use crate::run::Unusable;
 use crate::run::progress::Show;
+use crate::scenario::Backing;
 use crate::units::{bit_rate, bytes_per_second, size_bytes, time_ns};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -37,6 +38,12 @@ pub(super) struct MigrateArgs {
     /// Which pages a write falls on.
     #[arg(long, value_enum, default_value = "uniform")]
     pattern: Pattern,
+    /// What pages hold: a built-in profile (docs/scenario.md, "Contents").
+    #[arg(long, default_value = "random", value_parser = clap::builder::PossibleValuesParser::new(traces::content::NAMES))]
+    content: String,
+    /// What stands behind the VM's RAM.
+    #[arg(long, value_enum, default_value_t)]
+    memory: Backing,
     /// Rate of the link on the wire, or `unshaped`.
     #[arg(long, default_value = "1Gbit")]
     link: String,
@@ -154,6 +161,8 @@ impl MigrateArgs {
             ram_bytes: self.ram,
             resident_bytes: self.resident + idle,
             classes: written,
+            content: traces::content::named(&self.content).unwrap_or_default(),
+            memory: self.memory,
             link: self.link(rate),
             congestion: self.congestion.clone(),
             params: self.params()?,

@@ -86,6 +86,8 @@ fn scenario(e: Example) -> Scenario {
         cpu: CpuSource::Constant(0),
         cpu_scale_milli: 1000,
         writes: WriteSource::Idle,
+        content: traces::content::ContentProfile::default(),
+        memory: Backing::default(),
         offset_ns: 0,
         work: Work::Service,
         host: HostId(first_host(v, e.hosts)),

@@ -50,7 +50,7 @@ pub enum RecipeError {
 }
 
 /// Codecs, in this order throughout.
-const CODECS: [&str; 3] = ["lz4-ratio", "zlib-ratio", "zstd-ratio"];
+const CODECS: [&str; 3] = ["lz4_ratio", "zlib_ratio", "zstd_ratio"];
 /// Relative deviation at which a search ends, and that it may have at its end.
 const GOOD: f64 = 0.005;
 const ENOUGH: f64 = 0.03;
@@ -335,13 +335,13 @@ fn changed(
     let bytes_off = (bytes / wanted.xbzrle_bytes.max(1e-9)).ln().abs() > ENOUGH;
     Err(if bytes_off {
         RecipeError::OutOfReach {
-            key: "xbzrle-bytes",
+            key: "xbzrle_bytes",
             asked: wanted.xbzrle_bytes,
             reached: bytes,
         }
     } else {
         RecipeError::OutOfReach {
-            key: "changed-runs",
+            key: "changed_runs",
             asked: wanted.changed_runs,
             reached: runs,
         }

@@ -171,7 +171,7 @@ fn a_profile_of_ones_own_is_met_or_refused() {
         matches!(
             refused,
             RecipeError::OutOfReach {
-                key: "xbzrle-bytes",
+                key: "xbzrle_bytes",
                 ..
             }
         ),

@@ -1,11 +1,12 @@
 //! VMs: what they are, what they do, where they start.
 
+use super::content::content;
 use super::machines::{Machines, ram_bytes};
 use super::{Names, Span, VMS_MAX, each, numbered};
 use crate::ids::HostId;
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
-use crate::scenario::{CpuSource, TraceSource, VmSpec, Work, WriteSource};
+use crate::scenario::{Backing, CpuSource, TraceSource, VmSpec, Work, WriteSource};
 use std::collections::BTreeMap;
 use traces::class::{Coupling, Locality, PageClass};
 use traces::units::PAGE_SIZE;
@@ -25,6 +26,10 @@ const WORKS: &[(&str, Work)] = &[
     ("service", Work::Service),
     ("batch", Work::Batch),
     ("open", Work::Open),
+];
+const BACKINGS: &[(&str, Backing)] = &[
+    ("synthetic", Backing::Synthetic),
+    ("resident", Backing::Resident),
 ];
 /// cgroup v2's default weight, so that weights read as they do there.
 const WEIGHT: u32 = 100;
@@ -84,6 +89,14 @@ fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Opt
         writes: table
             .get("writes")
             .map_or(WriteSource::Idle, |v| writes(&v, traces)),
+        content: table
+            .get("content")
+            .map(|v| content(&v))
+            .unwrap_or_default(),
+        memory: table
+            .get("memory")
+            .and_then(|v| v.word("memory", BACKINGS))
+            .unwrap_or_default(),
         offset_ns: time("offset"),
         work: table
             .get("work")
@@ -278,7 +291,9 @@ fn class(table: &Table<'_>) -> Option<PageClass> {
         Some(value) => value.word("locality", LOCALITIES),
         None => None,
     };
+    let content = table.get("content").map(|v| content(&v));
     Some(PageClass {
+        content,
         coupling: coupling.unwrap_or_default(),
         locality: locality.unwrap_or_default(),
         ..PageClass::new(pages?, rate?)
