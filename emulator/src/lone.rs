@@ -10,8 +10,8 @@ use crate::run::progress::Show;
 use crate::run::{self, RunRequest, Unusable};
 use crate::scenario::inputs::{Inputs, unfit};
 use crate::scenario::{
-    BalancerSpec, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration, Scenario, TraceSource,
-    VmSpec, Work, WriteSource,
+    Backing, BalancerSpec, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration, Scenario,
+    TraceSource, VmSpec, Work, WriteSource,
 };
 use anyhow::{Result, anyhow};
 use netmodel::backend::BackendKind;
@@ -21,6 +21,7 @@ use netmodel::topology::{Cable, Topology};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use traces::class::{Coupling, Locality, PageClass};
+use traces::content::ContentProfile;
 
 /// Which pages of the working set a write falls on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -116,6 +117,10 @@ pub struct Lone {
     pub resident_bytes: u64,
     /// What writes.
     pub writes: Writes,
+    /// What pages hold.
+    pub content: ContentProfile,
+    /// What stands behind RAM.
+    pub memory: Backing,
     /// The link, both ways.
     pub link: LinkSpec,
     /// Congestion control.
@@ -156,6 +161,8 @@ impl Lone {
             cpu,
             cpu_scale_milli: 1000,
             writes,
+            content: self.content,
+            memory: self.memory,
             offset_ns: 0,
             work: Work::Service,
             host: HostId(0),

@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use traces::class::PageClass;
+use traces::content::ContentProfile;
 use traces::synth::Marginal;
 
 /// A scenario that can be run.
@@ -118,12 +119,29 @@ pub struct VmSpec {
     pub cpu_scale_milli: u32,
     /// Page writes.
     pub writes: WriteSource,
+    /// What its pages hold.
+    #[serde(default)]
+    pub content: ContentProfile,
+    /// Whether its RAM is really there.
+    #[serde(default)]
+    pub memory: Backing,
     /// The VM starts this far into its traces.
     pub offset_ns: u64,
     /// What happens to demand that is not served at once.
     pub work: Work,
     /// Where it starts.
     pub host: HostId,
+}
+
+/// What stands behind a VM's RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backing {
+    /// Nothing: pages are computed as they are sent.
+    #[default]
+    Synthetic,
+    /// Memory of this computer, written by a thread a vCPU.
+    Resident,
 }
 
 /// Where CPU demand comes from.

@@ -251,6 +251,18 @@ fn policy_options_are_those_of_the_policy() {
 }
 
 #[test]
+fn an_engine_has_its_own_options_only() {
+    let text = refused(&with("[migration]", "[migration]\nengine = \"xen\""));
+    for key in ["max-bandwidth", "downtime-limit", "return-path"] {
+        let told = format!("engine `xen` has no `{key}`");
+        assert!(text.contains(&told), "{key} in\n{text}");
+    }
+    assert!(text.contains("it is an option of qemu, cloud-hypervisor"));
+    let text = refused(&with("downtime-limit", "timeout = \"5s\"\ndowntime-limit"));
+    assert!(text.contains("engine `qemu` has no `timeout`"), "{text}");
+}
+
+#[test]
 fn impossible_placements_give_figures() {
     let text = refused(&with("ram = \"1GiB\"\nhost", "ram = \"9GiB\"\nhost"));
     assert!(

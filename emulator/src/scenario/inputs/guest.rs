@@ -4,6 +4,7 @@ use super::Inputs;
 use crate::ids::VmId;
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::{CpuSource, ProfileWrites, Scenario, VmSpec, Work, WriteSource};
+use replay::content::check_profiles;
 use replay::guest::{Behaviour, MemoryError, MemoryModel, MemorySpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -133,6 +134,7 @@ impl<'i> Shared<'i> {
                 behaviours,
                 // The scenario's VMs have been at work for long when the run begins.
                 fresh: false,
+                content: vm.content,
             },
         })
     }
@@ -370,7 +372,7 @@ pub fn unfit(scenario: &Scenario, inputs: &Inputs) -> Vec<(VmId, ProblemKind)> {
     for (id, vm) in (0..).map(VmId).zip(&scenario.vms) {
         let alike = |other: &VmSpec| {
             (other.ram_bytes, other.resident_bytes) == (vm.ram_bytes, vm.resident_bytes)
-                && other.writes == vm.writes
+                && (&other.writes, other.content) == (&vm.writes, vm.content)
         };
         if seen.is_some_and(alike) {
             continue;
@@ -379,7 +381,11 @@ pub fn unfit(scenario: &Scenario, inputs: &Inputs) -> Vec<(VmId, ProblemKind)> {
         let spec = vm_spec(scenario, inputs, id).expect("a scenario's inputs hold all its traces");
         let (name, ram_bytes) = (vm.name.clone(), vm.ram_bytes);
         match MemoryModel::new(&spec.memory, scenario.seed, spec.key) {
-            Ok(_) => {}
+            Ok(_) => {
+                if let Err(source) = check_profiles(&spec.memory) {
+                    unfit.push((id, ProblemKind::Content { vm: name, source }));
+                }
+            }
             Err(MemoryError::TooSmall { needed, .. }) => {
                 let needed_bytes = needed * PAGE_SIZE;
                 unfit.push((
