@@ -10,8 +10,8 @@ use crate::run::progress::Show;
 use crate::run::{self, RunRequest, Unusable};
 use crate::scenario::inputs::{Inputs, unfit};
 use crate::scenario::{
-    BalancerSpec, CpuSource, Endpoint, FlowSpec, HostSpec, NetworkSpec, Pace, PlannedMigration,
-    Scenario, TraceSource, VmSpec, Work, WriteSource,
+    Backing, BalancerSpec, CpuSource, Endpoint, FlowSpec, HostSpec, NetworkSpec, Pace,
+    PlannedMigration, Scenario, TraceSource, VmSpec, Work, WriteSource,
 };
 use anyhow::{Result, bail};
 use netmodel::backend::BackendKind;
@@ -22,6 +22,7 @@ use netmodel::units::BitRate;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use traces::class::{Coupling, Locality, PageClass};
+use traces::content::ContentProfile;
 use traces::units::PAGE_SIZE;
 
 /// Which pages of the working set a write falls on.
@@ -79,6 +80,36 @@ pub enum Writes {
 /// The name of the recording in the scenario.
 const RECORDING: &str = "recording";
 
+impl Writes {
+    /// The VM's CPU demand and writes, and the traces they name.
+    fn sources(&self) -> (CpuSource, WriteSource, BTreeMap<String, TraceSource>) {
+        let recording = || RECORDING.to_owned();
+        let (path, fitted) = match self {
+            Self::Classes(classes) => {
+                let writes = if classes.is_empty() {
+                    WriteSource::Idle
+                } else {
+                    WriteSource::Classes(classes.clone())
+                };
+                return (CpuSource::Constant(0), writes, BTreeMap::new());
+            }
+            Self::Recording { path, fitted } => (path.clone(), *fitted),
+        };
+        let writes = if fitted {
+            WriteSource::Fitted(recording())
+        } else {
+            WriteSource::Pages(recording())
+        };
+        let source = TraceSource {
+            path,
+            format: None,
+            vm: None,
+        };
+        let traces = BTreeMap::from([(recording(), source)]);
+        (CpuSource::Trace(recording()), writes, traces)
+    }
+}
+
 /// One migration.
 #[derive(Debug, Clone)]
 pub struct Lone {
@@ -88,6 +119,10 @@ pub struct Lone {
     pub resident_bytes: u64,
     /// What writes.
     pub writes: Writes,
+    /// What pages hold.
+    pub content: ContentProfile,
+    /// What stands behind RAM.
+    pub memory: Backing,
     /// The link, both ways.
     pub link: LinkSpec,
     /// Congestion control.
@@ -134,35 +169,7 @@ impl Lone {
             cores: moving,
             ram_bytes: u64::from(moving) * self.ram_bytes + idle_bytes,
         };
-        let recording = || RECORDING.to_owned();
-        let (cpu, writes) = match &self.writes {
-            Writes::Classes(classes) if classes.is_empty() => {
-                (CpuSource::Constant(0), WriteSource::Idle)
-            }
-            Writes::Classes(classes) => (
-                CpuSource::Constant(0),
-                WriteSource::Classes(classes.clone()),
-            ),
-            Writes::Recording { fitted: true, .. } => (
-                CpuSource::Trace(recording()),
-                WriteSource::Fitted(recording()),
-            ),
-            Writes::Recording { fitted: false, .. } => (
-                CpuSource::Trace(recording()),
-                WriteSource::Pages(recording()),
-            ),
-        };
-        let traces = match &self.writes {
-            Writes::Classes(_) => BTreeMap::new(),
-            Writes::Recording { path, .. } => BTreeMap::from([(
-                recording(),
-                TraceSource {
-                    path: path.clone(),
-                    format: None,
-                    vm: None,
-                },
-            )]),
-        };
+        let (cpu, writes, traces) = self.writes.sources();
         let vm = VmSpec {
             name: "vm".to_owned(),
             vcpus: 1,
@@ -172,6 +179,8 @@ impl Lone {
             cpu,
             cpu_scale_milli: 1000,
             writes,
+            content: self.content,
+            memory: self.memory,
             offset_ns: 0,
             work: Work::Service,
             host: HostId(0),

@@ -163,44 +163,64 @@ impl PageWriteTrace {
         self.slice(skip_ns..u64::MAX)
     }
 
-    /// The recording with everything before `until_ns` as its first tick: memory touched before, as
-    /// when the recorder attached then. What took CPU time before is not demand.
+    /// The recording from `from_ns` on: its pages are those written from then on, renumbered in order,
+    /// and its first tick holds all of them, as if they had been touched before the recorder attached.
+    /// Pages written before and never again are left out: to a guest they are memory like any other.
+    /// What took CPU time before is not demand.
     #[must_use]
-    pub fn settled(&self, until_ns: u64) -> Self {
-        let first = self.ticks.partition_point(|tick| tick.t_ns <= until_ns);
+    pub fn settled(&self, from_ns: u64) -> Self {
+        let first = self.ticks.partition_point(|tick| tick.t_ns <= from_ns);
         let Some(last) = first.checked_sub(1).map(|last| &self.ticks[last]) else {
             return self.clone();
         };
-        let mut touched = vec![false; usize::try_from(self.pages).unwrap_or(0)];
-        for run in self.ticks[..first].iter().flat_map(|tick| &tick.runs) {
+        let after = &self.ticks[first..];
+        let mut written = vec![false; usize::try_from(self.pages).unwrap_or(0)];
+        for run in after.iter().flat_map(|tick| &tick.runs) {
             let (start, len) = (run.start as usize, run.len as usize);
-            touched[start..start + len].fill(true);
+            written[start..start + len].fill(true);
         }
-        let mut runs: Vec<Run> = Vec::new();
-        for page in (0..self.pages).filter(|&page| touched[page as usize]) {
-            match runs.last_mut() {
-                Some(run) if run.start + run.len == page => run.len += 1,
-                _ => runs.push(Run {
-                    start: page,
-                    len: 1,
-                }),
+        // How many written pages lie below each.
+        let mut pages = 0;
+        let below: Vec<u32> = written
+            .iter()
+            .map(|&written| {
+                pages += u32::from(written);
+                pages - u32::from(written)
+            })
+            .collect();
+        // Pages left out lie between runs, never within one; so runs keep their lengths, and two may
+        // come to touch.
+        let renumbered = |runs: &[Run]| {
+            let mut all: Vec<Run> = Vec::with_capacity(runs.len());
+            for run in runs {
+                let start = below[run.start as usize];
+                match all.last_mut() {
+                    Some(before) if before.start + before.len == start => before.len += run.len,
+                    _ => all.push(Run { start, ..*run }),
+                }
             }
-        }
+            all
+        };
+        let touched = Run {
+            start: 0,
+            len: pages,
+        };
         let before = Tick {
             t_ns: self.interval_ns,
             cpu_ns: 0,
-            runs,
+            runs: if pages > 0 { vec![touched] } else { Vec::new() },
         };
         let shifted = |tick: &Tick| Tick {
             t_ns: tick.t_ns - last.t_ns + self.interval_ns,
-            ..tick.clone()
+            cpu_ns: tick.cpu_ns,
+            runs: renumbered(&tick.runs),
         };
         Self {
             title: self.title.clone(),
-            pages: self.pages,
+            pages,
             interval_ns: self.interval_ns,
             ticks: std::iter::once(before)
-                .chain(self.ticks[first..].iter().map(shifted))
+                .chain(after.iter().map(shifted))
                 .collect(),
         }
     }
@@ -339,19 +359,25 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_before_is_one_tick() {
+    fn a_settled_recording_begins_with_the_pages_it_writes() {
         let whole = trace(vec![
             tick(0, 9, &[(0, 2)]),
             tick(100, 1, &[(1, 2), (5, 1)]),
-            tick(230, 2, &[(9, 1)]),
+            tick(230, 2, &[(3, 1), (9, 1)]),
             tick(300, 3, &[(0, 1)]),
         ]);
         let settled = whole.settled(150);
         assert_eq!(settled.check(), Ok(()));
-        let after = [tick(230, 2, &[(9, 1)]), tick(300, 3, &[(0, 1)])];
-        assert_eq!(settled.ticks[0], tick(100, 0, &[(0, 3), (5, 1)]));
-        assert_eq!(settled.ticks[1..], after);
-        assert_eq!(whole.settled(1000).ticks.len(), 1);
+        // Written from then on: 0, 3, 9.
+        assert_eq!(settled.pages, 3);
+        let expected = [
+            tick(100, 0, &[(0, 3)]),
+            tick(230, 2, &[(1, 2)]),
+            tick(300, 3, &[(0, 1)]),
+        ];
+        assert_eq!(settled.ticks, expected);
+        assert_eq!(whole.settled(1000).pages, 0);
+        assert_eq!(whole.settled(1000).check(), Ok(()));
         assert_eq!(trace(vec![tick(5, 1, &[])]).settled(4).ticks.len(), 1);
     }
 

@@ -24,6 +24,17 @@ pub enum Marginal {
     Fleet,
 }
 
+impl Marginal {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Profile => "profile",
+            Self::Fleet => "fleet",
+        }
+    }
+}
+
 /// What is known of a guest.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Known {
@@ -136,16 +147,7 @@ pub fn complete(
     vm: u64,
 ) -> Completed {
     let uniform = |what: Draw| uniform(seed, vm, what as u64);
-    // Rule 1.
-    let drawn = known.used_pages.is_none().then(|| {
-        let beta = Beta::new(USED_SHARE.0, USED_SHARE.1).expect("parameters above 0");
-        beta.inverse_cdf(uniform(Draw::UsedShare))
-    });
-    let touched = match (known.used_pages, drawn) {
-        (Some(used), _) => used.min(known.ram_pages),
-        (None, share) => round_u32(f64::from(known.ram_pages) * share.unwrap_or(1.0)),
-    }
-    .max(1);
+    let (touched, drawn) = touched(known, uniform(Draw::UsedShare));
     // Rules 2, 3 and 5.
     let mut classes = profile.classes.clone();
     if profile.all_memory {
@@ -212,6 +214,17 @@ pub fn complete(
     };
     completed.choices.d1 = completed.unique_pages(1.0, known.mean_cores);
     completed
+}
+
+/// Rule 1: touched pages, and used over provisioned memory where it was drawn.
+fn touched(known: &Known, u: f64) -> (u32, Option<f64>) {
+    let Some(used) = known.used_pages else {
+        let beta = Beta::new(USED_SHARE.0, USED_SHARE.1).expect("parameters above 0");
+        let share = beta.inverse_cdf(u);
+        let pages = round_u32(f64::from(known.ram_pages) * share);
+        return (pages.max(1), Some(share));
+    };
+    (used.min(known.ram_pages).max(1), None)
 }
 
 /// A number in (0, 1) that depends on nothing but its arguments (splitmix64 over them).

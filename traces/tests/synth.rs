@@ -1,11 +1,10 @@
 //! Completion by the documented rules, over fleets.
 
-#![expect(clippy::unwrap_used, reason = "tests: whatever fails fails the test")]
-
 use proptest::prelude::*;
 use traces::class::{Locality, Variation, unique_pages};
 use traces::profile::{all, named};
 use traces::synth::{Completed, FLEET_D1, Known, LONG_WINDOWS, Marginal, VARIATION, complete};
+use traces::units::round_usize;
 
 fn known(mean_cores: f64) -> Known {
     Known {
@@ -18,7 +17,7 @@ fn known(mean_cores: f64) -> Known {
 
 fn quantile(values: &mut [f64], q: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[((values.len() - 1) as f64 * q).round() as usize]
+    values[round_usize((values.len() - 1) as f64 * q)]
 }
 
 /// 4,000 VMs: the quantiles' standard errors are some per cent.

@@ -16,12 +16,12 @@ use crate::migration::transport::SourceControl;
 use crate::scenario::scale;
 use anyhow::{Context, Result, anyhow};
 use replay::clock::MonoNs;
-use replay::content::{ContentProfile, PagePool};
+use replay::content::{ContentProfile, PagePool, Recipe, RecipeError};
 use replay::{GuestTime, VmSpec, VmState};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// Bodies that pages are sent with: 2 MiB of them stay in a cache, and compress as the profile says.
@@ -151,11 +151,26 @@ struct Incoming {
     thread: JoinHandle<()>,
 }
 
+/// Pools of page bodies, one a profile; few in a run.
+#[derive(Debug, Default)]
+pub(super) struct Pools(Vec<(ContentProfile, Arc<PagePool>)>);
+
+impl Pools {
+    fn get(&mut self, profile: &ContentProfile, seed: u64) -> Result<Arc<PagePool>, RecipeError> {
+        if let Some((_, pool)) = self.0.iter().find(|(known, _)| known == profile) {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = Arc::new(PagePool::new(&Recipe::of(profile)?, seed, POOL_PAGES));
+        self.0.push((*profile, Arc::clone(&pool)));
+        Ok(pool)
+    }
+}
+
 /// The migrations this agent has a part in.
 pub(super) struct Migrations {
     runtime: Arc<Runtime>,
     out: Arc<BlockingSender>,
-    pool: OnceLock<Arc<PagePool>>,
+    pools: Pools,
     outgoing: BTreeMap<MigrationId, Outgoing>,
     incoming: BTreeMap<MigrationId, Incoming>,
 }
@@ -165,25 +180,18 @@ impl Migrations {
         Self {
             runtime,
             out,
-            pool: OnceLock::new(),
+            pools: Pools::default(),
             outgoing: BTreeMap::new(),
             incoming: BTreeMap::new(),
         }
     }
 
-    fn memory(&self, spec: &VmSpec, setup: &AgentSetup) -> Result<GuestMemory> {
-        let profile = ContentProfile::default();
-        let pool = self
-            .pool
-            .get_or_init(|| Arc::new(PagePool::new(&profile, setup.seed, POOL_PAGES)));
-        GuestMemory::new(
-            &spec.memory,
-            &profile,
-            setup.seed,
-            spec.key,
-            Arc::clone(pool),
-        )
-        .context("the guest's memory")
+    fn memory(&mut self, spec: &VmSpec, setup: &AgentSetup) -> Result<GuestMemory> {
+        let pools = &mut self.pools;
+        let memory = GuestMemory::new(&spec.memory, setup.seed, spec.key, |profile| {
+            pools.get(profile, setup.seed)
+        });
+        memory.context("the guest's memory")
     }
 
     /// Listens for a migration; returns the port.

@@ -10,6 +10,7 @@ use crate::migration::params::{
 use crate::migration::record::{MigrationRecord, Status};
 use crate::run::Unusable;
 use crate::run::progress::Show;
+use crate::scenario::Backing;
 use crate::units::{bit_rate, bytes_per_second, size_bytes, time_ns};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -49,6 +50,12 @@ pub(super) struct MigrateArgs {
     /// What of a page-write recording: classes fitted to it, or its very pages.
     #[arg(long, value_enum, default_value = "fitted", requires = "writes")]
     writes_as: WritesAs,
+    /// What pages hold: a built-in profile (docs/scenario.md, "Contents").
+    #[arg(long, default_value = "random", value_parser = clap::builder::PossibleValuesParser::new(traces::content::NAMES))]
+    content: String,
+    /// What stands behind the VM's RAM.
+    #[arg(long, value_enum, default_value_t)]
+    memory: Backing,
     /// Rate of the link on the wire, or `unshaped`.
     #[arg(long, default_value = "1Gbit")]
     link: String,
@@ -89,15 +96,15 @@ pub(super) struct MigrateArgs {
     /// Re-arm the dirty log at every sync, as TCG does, instead of lazily by 1 GiB, as KVM does.
     #[arg(long)]
     reprotect_at_sync: bool,
+    /// What the destination takes to load the device state.
+    #[arg(long, value_parser = time_ns)]
+    load_time: Option<u64>,
     /// Cloud Hypervisor's timeout; an hour without it.
     #[arg(long, value_parser = time_ns)]
     timeout: Option<u64>,
     /// What Cloud Hypervisor does when it passes: cancel, or ignore (stop the guest); cancel without it.
     #[arg(long, value_parser = timeout_strategy, value_name = "STRATEGY")]
     timeout_strategy: Option<TimeoutStrategy>,
-    /// What the destination takes to load the device state.
-    #[arg(long, default_value = "5ms", value_parser = time_ns)]
-    load_time: u64,
     /// Cancel after this long; without it after 150 s a GiB.
     #[arg(long, value_parser = time_ns)]
     completion_timeout: Option<u64>,
@@ -175,6 +182,8 @@ impl MigrateArgs {
             ram_bytes: self.ram,
             resident_bytes: self.resident + idle,
             writes,
+            content: traces::content::named(&self.content).unwrap_or_default(),
+            memory: self.memory,
             link: self.link(rate),
             congestion: self.congestion.clone(),
             params: self.params()?,
@@ -183,42 +192,6 @@ impl MigrateArgs {
             calibrate: !self.no_calibration,
             backend: self.backend.kind(),
             company: Company::default(),
-        })
-    }
-
-    fn params(&self) -> Result<MigrationParams, Unusable> {
-        let given = [
-            ("downtime-limit", self.downtime_limit.is_some()),
-            ("max-bandwidth", self.max_bandwidth.is_some()),
-            ("return-path", self.return_path.is_some()),
-            ("reprotect", self.reprotect_at_sync),
-            ("timeout", self.timeout.is_some()),
-            ("timeout-strategy", self.timeout_strategy.is_some()),
-        ];
-        if let Some((option, _)) = given
-            .iter()
-            .find(|(option, given)| *given && !self.engine.has(option))
-        {
-            let engine = self.engine.name();
-            return Err(Unusable(format!("engine {engine} has no {option}")));
-        }
-        let base = MigrationParams::default();
-        let ms = |ns: Option<u64>| ns.map(|ns| ns / 1_000_000);
-        Ok(MigrationParams {
-            engine: self.engine,
-            max_bandwidth: self.max_bandwidth.unwrap_or(base.max_bandwidth),
-            downtime_limit: ms(self.downtime_limit).unwrap_or(base.downtime_limit),
-            return_path: self.return_path.unwrap_or(base.return_path),
-            reprotect: if self.reprotect_at_sync {
-                Reprotect::AtSync
-            } else {
-                base.reprotect
-            },
-            load_time: self.load_time / 1_000_000,
-            completion_timeout: ms(self.completion_timeout),
-            timeout: ms(self.timeout).unwrap_or(base.timeout),
-            timeout_strategy: self.timeout_strategy.unwrap_or(base.timeout_strategy),
-            ..base
         })
     }
 
@@ -252,6 +225,42 @@ impl MigrateArgs {
             ))
         })?;
         Ok((Writes::Classes(classes.clone()), 0))
+    }
+
+    fn params(&self) -> Result<MigrationParams, Unusable> {
+        let given = [
+            ("downtime-limit", self.downtime_limit.is_some()),
+            ("max-bandwidth", self.max_bandwidth.is_some()),
+            ("return-path", self.return_path.is_some()),
+            ("reprotect", self.reprotect_at_sync),
+            ("timeout", self.timeout.is_some()),
+            ("timeout-strategy", self.timeout_strategy.is_some()),
+        ];
+        if let Some((option, _)) = given
+            .iter()
+            .find(|(option, given)| *given && !self.engine.has(option))
+        {
+            let engine = self.engine.name();
+            return Err(Unusable(format!("engine {engine} has no {option}")));
+        }
+        let base = MigrationParams::default();
+        let ms = |ns: Option<u64>| ns.map(|ns| ns / 1_000_000);
+        Ok(MigrationParams {
+            engine: self.engine,
+            max_bandwidth: self.max_bandwidth.unwrap_or(base.max_bandwidth),
+            downtime_limit: ms(self.downtime_limit).unwrap_or(base.downtime_limit),
+            return_path: self.return_path.unwrap_or(base.return_path),
+            reprotect: if self.reprotect_at_sync {
+                Reprotect::AtSync
+            } else {
+                base.reprotect
+            },
+            load_time: ms(self.load_time).unwrap_or(base.load_time),
+            completion_timeout: ms(self.completion_timeout),
+            timeout: ms(self.timeout).unwrap_or(base.timeout),
+            timeout_strategy: self.timeout_strategy.unwrap_or(base.timeout_strategy),
+            ..base
+        })
     }
 
     fn link(&self, rate: Option<BitRate>) -> LinkSpec {

@@ -401,7 +401,7 @@ fn compare(memory: &GuestMemory, versions: &[u64], stopped_at: GuestTime) -> Ver
         let wanted = if memory.is_zero(page, expected) {
             ZERO_PAGE
         } else {
-            expected
+            memory.content_version(page, expected)
         };
         if got == wanted {
             continue;

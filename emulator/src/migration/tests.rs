@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use replay::content::{ContentProfile, PagePool};
+use replay::content::{ContentProfile, PagePool, Recipe};
 use replay::host::CoreWork;
 use replay::{Behaviour, GuestTime, MemorySpec, VmState};
 use traces::class::{Locality, PageClass};
@@ -131,13 +131,19 @@ fn memory(rate: f64) -> GuestMemory {
         resident_pages: 4096,
         behaviours,
         fresh: false,
+        content: ContentProfile {
+            zero_share: 0.05,
+            ..ContentProfile::RANDOM
+        },
     };
-    let profile = ContentProfile {
-        zero_share: 0.05,
-        ..ContentProfile::RANDOM
-    };
-    let pool = Arc::new(PagePool::new(&profile, SEED, 256));
-    GuestMemory::new(&spec, &profile, SEED, VM, pool).unwrap()
+    of_spec(&spec)
+}
+
+fn of_spec(spec: &MemorySpec) -> GuestMemory {
+    GuestMemory::new(spec, SEED, VM, |profile| {
+        Ok(Arc::new(PagePool::new(&Recipe::of(profile)?, SEED, 256)))
+    })
+    .unwrap()
 }
 
 /// A cap makes loopback slow enough for several rounds: 26 MB at 30 MB/s.
@@ -664,10 +670,9 @@ fn throughput_of_one_idle_guest() {
         resident_pages: 262_144,
         behaviours: vec![],
         fresh: false,
+        content: ContentProfile::RANDOM,
     };
-    let profile = ContentProfile::RANDOM;
-    let pool = Arc::new(PagePool::new(&profile, SEED, 256));
-    let memory = GuestMemory::new(&spec, &profile, SEED, VM, pool).unwrap();
+    let memory = of_spec(&spec);
     let world = World { memory, ..world };
     let (sent, received) = world.migrate(
         MigrationParams {

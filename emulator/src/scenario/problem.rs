@@ -200,6 +200,14 @@ pub enum ProblemKind {
         /// Why.
         source: replay::guest::MemoryError,
     },
+    /// A VM whose pages cannot hold what they are told to.
+    #[error("VM `{vm}`: {source}")]
+    Content {
+        /// The VM.
+        vm: String,
+        /// Why.
+        source: replay::content::RecipeError,
+    },
     /// What cannot be carried at this k.
     #[error(transparent)]
     Scale(#[from] super::scale::ScaleError),
@@ -262,6 +270,9 @@ impl ProblemKind {
             | Self::Bounds { .. }
             | Self::OneOf { .. }
             | Self::Behaviour { .. } => None,
+            Self::Content { .. } => {
+                Some("take figures measured together, or leave out those that do not matter".into())
+            }
         }
     }
 
@@ -281,7 +292,7 @@ impl ProblemKind {
             Self::OneOf { .. } => "not exactly one",
             Self::NoRoom(_) => "does not fit",
             Self::Memory { .. } => "too small",
-            Self::Behaviour { .. } => "declared here",
+            Self::Behaviour { .. } | Self::Content { .. } => "declared here",
             Self::Scale(_) => "cannot be carried",
             Self::Network(problem) => problem.label(),
             Self::Trace { .. } => "declared here",

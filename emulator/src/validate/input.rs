@@ -4,6 +4,7 @@ use super::errors::Measured;
 use super::select::Selection;
 use crate::lone::{Company, Lone, Pattern, Writes, classes};
 use crate::migration::params::{MigrationParams, Reprotect};
+use crate::scenario::Backing;
 use netmodel::flow;
 use netmodel::link::{LinkSpec, Loss};
 use netmodel::units::{BitRate, ByteSize, Probability};
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use traces::class::{Coupling, PageClass};
+use traces::content::ContentProfile;
 use traces::units::{PAGE_SIZE, round_u32, round_u64};
 
 /// What the guest image of the ground truth adds to every configuration, from set A of the ground
@@ -362,6 +364,8 @@ impl Configuration {
             ram_bytes: mib(line.ram_mib) + image::SMALL_BLOCK_BYTES,
             resident_bytes: mib(line.resident_mib) + base_pages * PAGE_SIZE + idle,
             writes: Writes::Classes(background.into_iter().chain(written).collect()),
+            content: ContentProfile::RANDOM,
+            memory: Backing::Synthetic,
             link: self.link(),
             congestion: line
                 .congestion

@@ -7,7 +7,8 @@ image    builds the guest: a kernel's own file and an initramfs with busybox, a 
 record   PROGRAM-guest.mbpw    the guest's RAM, page by page, from its boot on (migbed trace record --only-shared -- qemu …)
          PROGRAM-qmp           the same guest through QMP (migbed trace record --qemu: D(t) of calc-dirty-rate)
          PROGRAM-inside.mbpw   the store alone, recorded inside the guest (its kernel must be Linux 6.7 or later)
-migrate  a new guest, migrated to and fro between two QEMUs in two network namespaces: runs.jsonl
+migrate  a new guest, migrated to and fro between two QEMUs in two network namespaces: runs.jsonl,
+         samples.jsonl (query-migrate every 50 ms)
 emulate  `migbed migrate` on the same link with each recording and several seeds: emulated.jsonl
 table    both side by side, Markdown
 
@@ -269,7 +270,7 @@ def cpu_of(process):
 def migrate(options, started, work):
     guest = Guest(options, work)
     a, middle, b = network(started)
-    lines = open(options.out / "runs.jsonl", "a")
+    lines, polls = open(options.out / "runs.jsonl", "a"), open(options.out / "samples.jsonl", "a")
     for program in options.programs:
         here, there, net, core = a, b, 2, "0"
         name = f"{program}-0"
@@ -289,7 +290,11 @@ def migrate(options, started, work):
                 line |= {"program": program, "repeat": repeat, "link_mbit": mbit, "ram_mib": RAM_MIB, "downtime_limit_ms": DOWNTIME_LIMIT_MS,
                     "queue_bytes": QUEUE, "overhead_bytes": OVERHEAD, "congestion": "cubic", "return_path": True,
                     "served_before": summary(guest.serial(name)[-400:])}
-                print(json.dumps({key: line[key] for key in line if key not in ("samples", "query_migrate")}))
+                samples = line.pop("samples")
+                polls.write(json.dumps({"program": program, "repeat": repeat, "link_mbit": mbit,
+                    "columns": ["t_ms", "remaining", "transferred", "dirty_sync_count"], "rows": samples}) + "\n")
+                polls.flush()
+                print(json.dumps({key: line[key] for key in line if key != "query_migrate"}))
                 lines.write(json.dumps(line) + "\n")
                 lines.flush()
                 if line["status"] == "completed":
@@ -337,7 +342,7 @@ def one(source, destination, uri, from_process, to_process):
     used = cpu_of(from_process) + cpu_of(to_process) - cpu[1]
     last = samples[-1] if samples else [None] * 4
     return {
-        "status": info["status"], "total_time_ms": info.get("total-time"), "downtime_ms": info.get("downtime"), "stop_to_resume_ms": outage,
+        "status": "cancelled" if cancelled else info["status"], "total_time_ms": info.get("total-time"), "downtime_ms": info.get("downtime"), "stop_to_resume_ms": outage,
         "ram_transferred": last[2], "dirty_sync_count": last[3], "pass_ms": [round(t - start) for t in source.when("MIGRATION_PASS")],
         "other_cpu_pct": round(100 * (busy() - cpu[0] - used) / wall, 1), "samples": samples, "query_migrate": info,
     }
@@ -360,8 +365,8 @@ def emulate(options):
             resident = max(filled - written, 0)
             for mbit in options.rates:
                 for seed in options.seeds:
-                    command = [options.migbed, "migrate", "--json", "--ram", f"{RAM_MIB}MiB", "--resident", f"{resident * PAGE}", *writes,
-                        "--link", f"{mbit}Mbit", "--overhead-bytes", OVERHEAD, "--queue", QUEUE, "--congestion", "cubic",
+                    command = [options.migbed, "migrate", "--json", "--ram", f"{RAM_MIB}MiB", "--resident", f"{resident * PAGE // 1024}KiB", *writes,
+                        "--link", f"{mbit}Mbit", "--overhead-bytes", OVERHEAD, "--queue", f"{QUEUE >> 10}KiB", "--congestion", "cubic",
                         "--downtime-limit", f"{DOWNTIME_LIMIT_MS}ms", "--reprotect-at-sync", "--load-time", "2ms", "--return-path", "true",
                         "--completion-timeout", f"{CANCEL_AFTER_S}s", "--seed", seed]
                     done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -379,7 +384,7 @@ def emulate(options):
 def recorded_pages(options, form, path, program):
     """Pages that the form writes or has written, so that the rest of the guest's memory is the same in all of them."""
     if form == "pages":
-        return json.loads((options.out / f"{program}-guest.json").read_text())["totals"]["pages"]
+        return json.loads(text(options.migbed, "trace", "show", path, "--json"))[0]["pages"]
     shown = json.loads(text(options.migbed, "trace", "stats", path, "--json")) if form == "fitted" else None
     if form == "qmp":
         return sum(c["pages"] for c in json.loads(Path(f"{path}.json").read_text())["classes"])

@@ -98,6 +98,12 @@ pub fn xbzrle_len(before: &[u8], now: &[u8]) -> Option<usize> {
     (len < PAGE).then_some(len)
 }
 
+/// Runs of bytes that differ.
+#[must_use]
+pub fn changed_runs(before: &[u8], now: &[u8]) -> usize {
+    runs(before, now).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

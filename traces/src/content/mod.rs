@@ -8,7 +8,7 @@ mod delta;
 mod named;
 mod sizes;
 
-pub use delta::{Changes, Delta, xbzrle_len};
+pub use delta::{Changes, Delta, changed_runs, xbzrle_len};
 pub use named::{NAMES, named};
 pub use sizes::{Codecs, Sizes, Spread, Tally};
 
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::units::PAGE_SIZE;
 
 /// Bytes in a page.
-const PAGE: usize = 4096;
+pub const PAGE: usize = 4096;
 const _: () = assert!(PAGE as u64 == PAGE_SIZE, "pages of x86");
 
 /// Whether a page holds nothing but zeros.
@@ -134,12 +134,12 @@ impl ContentProfile {
     pub fn check(&self) -> Result<(), ProfileError> {
         let rewrite = &self.rewrite;
         let shares = [
-            ("zero-share", self.zero_share),
-            ("filled-zero-share", self.filled_zero_share),
-            ("duplicate-share", self.duplicate_share.unwrap_or(0.0)),
-            ("incompressible-share", self.incompressible_share),
-            ("unchanged-share", rewrite.unchanged_share),
-            ("overflow-share", rewrite.overflow_share),
+            ("zero_share", self.zero_share),
+            ("filled_zero_share", self.filled_zero_share),
+            ("duplicate_share", self.duplicate_share.unwrap_or(0.0)),
+            ("incompressible_share", self.incompressible_share),
+            ("unchanged_share", rewrite.unchanged_share),
+            ("overflow_share", rewrite.overflow_share),
         ];
         let within = |key, value: f64, low: f64, high: f64, bounds| {
             if (low..=high).contains(&value) {
@@ -152,9 +152,9 @@ impl ContentProfile {
             within(key, value, 0.0, 1.0, "a share from 0 to 1")?;
         }
         for (key, ratio) in [
-            ("lz4-ratio", self.lz4_ratio),
-            ("zlib-ratio", self.zlib_ratio),
-            ("zstd-ratio", self.zstd_ratio),
+            ("lz4_ratio", self.lz4_ratio),
+            ("zlib_ratio", self.zlib_ratio),
+            ("zstd_ratio", self.zstd_ratio),
         ] {
             within(
                 key,
@@ -166,14 +166,14 @@ impl ContentProfile {
         }
         let page = PAGE_SIZE as f64;
         within(
-            "xbzrle-bytes",
+            "xbzrle_bytes",
             rewrite.xbzrle_bytes,
             0.0,
             page,
             "from 0 to 4096 bytes",
         )?;
         within(
-            "changed-runs",
+            "changed_runs",
             rewrite.changed_runs,
             0.0,
             page / 2.0,

@@ -181,7 +181,7 @@ const KINDS: &[Kind] = &[
 ];
 
 /// The names, as they are listed.
-pub fn names() -> impl Iterator<Item = &'static str> {
+pub fn names() -> impl Iterator<Item = &'static str> + Clone {
     KINDS.iter().map(|kind| kind.name)
 }
 

@@ -39,7 +39,7 @@ pub(in crate::cli) struct RecordArgs {
     /// Never give a page of a process that ended to another one.
     #[arg(long)]
     fresh_frames: bool,
-    /// What is written before this long is one tick: memory touched before.
+    /// Keep only what is written from then on; its pages count as touched before.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "0s", conflicts_with_all = ["qemu", "procstat"])]
     settle: Duration,
     /// Record pages of shared memory only: of a QEMU whose RAM is a memory-backend-memfd with
