@@ -4,9 +4,10 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use replay::content::{ContentProfile, PAGE_BYTES, PagePool};
+use replay::content::{PAGE_BYTES, PagePool, Recipe};
 use replay::{Behaviour, Bitmap, DirtyLog, GuestTime, MemoryModel, MemorySpec, Reprotect};
 use traces::class::{ClassPhase, Coupling, Locality, PageClass, PhasedClasses, Variation};
+use traces::content::named;
 
 const PAGES: u32 = 1 << 20;
 
@@ -58,6 +59,7 @@ fn of(behaviour: impl Fn(PageClass) -> Behaviour, rate: f64, locality: Locality)
         resident_pages: 0,
         behaviours: vec![behaviour(class)],
         fresh: false,
+        content: traces::content::ContentProfile::default(),
     };
     MemoryModel::new(&spec, 1, 1).expect("a guest of one class")
 }
@@ -127,7 +129,11 @@ fn main() {
 }
 
 fn contents() {
-    let pool = PagePool::new(&ContentProfile::MIXED, 1, 256);
+    let pool = PagePool::new(
+        &Recipe::of(&named("dacapo").expect("a built-in profile")).expect("it is met"),
+        1,
+        256,
+    );
     let mut wire = vec![0; 256 * PAGE_BYTES];
     let fill = |wire: &mut [u8]| {
         for (page, bytes) in (0..).zip(wire.chunks_exact_mut(PAGE_BYTES)) {

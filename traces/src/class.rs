@@ -10,6 +10,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::content::ContentProfile;
+
 /// The clock that drives the writes of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
@@ -55,6 +57,10 @@ pub struct PageClass {
     /// Where the pages lie.
     #[serde(default)]
     pub locality: Locality,
+    /// What its pages hold, where that is not what the guest's others do. Of pages that several phases
+    /// write, the class of the first phase that has them says it.
+    #[serde(default)]
+    pub content: Option<ContentProfile>,
 }
 
 impl PageClass {
@@ -68,6 +74,7 @@ impl PageClass {
             read_rate: 0.0,
             coupling: Coupling::Cpu,
             locality: Locality::Scatter,
+            content: None,
         }
     }
 }

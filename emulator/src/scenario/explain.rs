@@ -8,7 +8,8 @@ use crate::ids::HostId;
 use crate::units::{show_size, show_time};
 use comfy_table::{Table, presets};
 use std::collections::BTreeMap;
-use traces::class::{Coupling, PhasedClasses};
+use traces::class::{Coupling, PageClass, PhasedClasses};
+use traces::content::{ContentProfile, NAMES, named};
 
 /// Hosts, VMs, links, flows and the balancer of a scenario, as `migbed check` shows them. Things
 /// that are alike and follow one another share a row.
@@ -133,6 +134,8 @@ fn vms(scenario: &Scenario) -> Table {
         "resident",
         "CPU",
         "writes",
+        "content",
+        "memory",
         "work",
         "first offset",
     ]);
@@ -145,6 +148,8 @@ fn vms(scenario: &Scenario) -> Table {
             show_size(vm.resident_bytes),
             cpu(vm),
             writes(vm),
+            content(vm),
+            format!("{:?}", vm.memory).to_lowercase(),
             work,
         ];
         (vm.name.clone(), cells.to_vec())
@@ -192,6 +197,7 @@ fn writes(vm: &VmSpec) -> String {
         WriteSource::FittedBest(name) => format!("what fits {name} best"),
         WriteSource::Classes(classes) => count(classes.len(), "class", "classes"),
         WriteSource::Phases(phased) => phases(phased),
+        WriteSource::Profile(writes) => format!("profile {}", writes.profile),
     }
 }
 
@@ -214,6 +220,24 @@ fn phases(phased: &PhasedClasses) -> String {
         }
     };
     if varying { text + ", varying" } else { text }
+}
+
+/// The profile's name, and what classes have of their own.
+fn content(vm: &VmSpec) -> String {
+    let name = |profile: &ContentProfile| {
+        let of = |name: &&&str| named(name).as_ref() == Some(profile);
+        NAMES.iter().find(of).map_or("own figures", |name| name)
+    };
+    let mut text = name(&vm.content).to_owned();
+    let classes: Vec<&PageClass> = match &vm.writes {
+        WriteSource::Classes(classes) => classes.iter().collect(),
+        WriteSource::Phases(phased) => phased.phases.iter().flat_map(|p| &p.classes).collect(),
+        _ => Vec::new(),
+    };
+    for profile in classes.iter().filter_map(|class| class.content) {
+        text = format!("{text}, {}", name(&profile));
+    }
+    text
 }
 
 fn traces(scenario: &Scenario) -> Table {

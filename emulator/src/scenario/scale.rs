@@ -480,7 +480,8 @@ fn divide_vm(vm: &mut VmSpec, k: u32) -> Result<(), ScaleError> {
         | WriteSource::Pages(_)
         | WriteSource::Fitted(_)
         | WriteSource::FittedPhases(_)
-        | WriteSource::FittedBest(_) => {}
+        | WriteSource::FittedBest(_)
+        | WriteSource::Profile(_) => {}
     }
     // Parts rounded up must still fit in the whole.
     let ram = divided(vm.ram_bytes).max(resident + written);

@@ -21,6 +21,7 @@ fn guest(seed: u64) -> MemoryModel {
             class(15, 1.0, Locality::Sweep),
         ])],
         fresh: false,
+        content: traces::content::ContentProfile::default(),
     };
     MemoryModel::new(&spec, seed, 1).unwrap()
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use traces::class::{Coupling, PageClass, PhasedClasses, VariationError};
+use traces::content::ContentProfile;
 use traces::dirty::PageWriteTrace;
 
 /// What writes a guest's memory. A guest may have several, each in pages of its own.
@@ -47,6 +48,9 @@ pub struct MemorySpec {
     /// default they hold data from the start: a workload under way has touched them long ago.
     #[serde(default)]
     pub fresh: bool,
+    /// What pages hold, but those of classes that say it themselves.
+    #[serde(default)]
+    pub content: ContentProfile,
 }
 
 /// A memory that cannot be.

@@ -181,6 +181,7 @@ fn instants(behaviour: Behaviour, seed: u64, tempo: &Tempo) -> Instants {
         resident_pages: 0,
         behaviours: vec![behaviour],
         fresh: false,
+        content: traces::content::ContentProfile::default(),
     };
     let model = MemoryModel::new(&spec, seed, 1).unwrap();
     let of = |page: u32| {
@@ -235,6 +236,7 @@ fn changing(seed: u64) -> Instants {
         resident_pages: 0,
         behaviours: vec![Behaviour::Phases(phased)],
         fresh: false,
+        content: traces::content::ContentProfile::default(),
     };
     let model = MemoryModel::new(&spec, seed, 1).unwrap();
     let of = |page: u32| {

@@ -31,6 +31,7 @@ fn vm(key: u64, cpu: CpuTrace, work: Work) -> VmSpec {
             resident_pages: 0,
             behaviours: vec![],
             fresh: false,
+            content: traces::content::ContentProfile::default(),
         },
     }
 }

@@ -1,13 +1,15 @@
 //! VMs: what they are, what they do, where they start.
 
+use super::content::content;
 use super::machines::{Machines, ram_bytes};
 use super::writes::writes;
 use super::{Names, Span, VMS_MAX, each, numbered};
 use crate::ids::HostId;
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
-use crate::scenario::{CpuSource, TraceSource, VmSpec, Work, WriteSource};
+use crate::scenario::{Backing, CpuSource, TraceSource, VmSpec, Work, WriteSource};
 use std::collections::BTreeMap;
+use traces::content::ContentProfile;
 use traces::units::PAGE_SIZE;
 
 /// The VMs, by id, with where each was declared and the host it asked for.
@@ -25,6 +27,10 @@ const WORKS: &[(&str, Work)] = &[
     ("service", Work::Service),
     ("batch", Work::Batch),
     ("open", Work::Open),
+];
+const BACKINGS: &[(&str, Backing)] = &[
+    ("synthetic", Backing::Synthetic),
+    ("resident", Backing::Resident),
 ];
 /// cgroup v2's default weight, so that weights read as they do there.
 const WEIGHT: u32 = 100;
@@ -67,6 +73,10 @@ fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Opt
         .unwrap_or(0);
     let (cpu, cpu_scale_milli) = table.get("cpu").map_or(IDLE_CPU, |v| cpu(&v, traces));
     let time = |key| table.get(key).and_then(|v| v.time_ns()).unwrap_or(0);
+    let writes = table
+        .get("writes")
+        .map_or(WriteSource::Idle, |v| writes(&v, traces));
+    let stated = table.get("content").map(|v| content(&v));
     let spec = VmSpec {
         name: String::new(),
         vcpus: table
@@ -81,9 +91,12 @@ fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Opt
         resident_bytes: resident,
         cpu,
         cpu_scale_milli,
-        writes: table
-            .get("writes")
-            .map_or(WriteSource::Idle, |v| writes(&v, traces)),
+        content: stated.or_else(|| own_content(&writes)).unwrap_or_default(),
+        writes,
+        memory: table
+            .get("memory")
+            .and_then(|v| v.word("memory", BACKINGS))
+            .unwrap_or_default(),
         offset_ns: time("offset"),
         work: table
             .get("work")
@@ -119,6 +132,14 @@ fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Opt
     })
 }
 
+/// A profile knows what its pages hold.
+fn own_content(writes: &WriteSource) -> Option<ContentProfile> {
+    let WriteSource::Profile(writes) = writes else {
+        return None;
+    };
+    Some(traces::profile::named(&writes.profile)?.content)
+}
+
 /// Bytes a VM needs for what the scenario itself says of its memory.
 fn declared_bytes(vm: &VmSpec) -> u64 {
     let written: u64 = match &vm.writes {
@@ -128,7 +149,8 @@ fn declared_bytes(vm: &VmSpec) -> u64 {
         | WriteSource::Pages(_)
         | WriteSource::Fitted(_)
         | WriteSource::FittedPhases(_)
-        | WriteSource::FittedBest(_) => 0,
+        | WriteSource::FittedBest(_)
+        | WriteSource::Profile(_) => 0,
     };
     vm.resident_bytes.saturating_add(written * PAGE_SIZE)
 }

@@ -1,13 +1,15 @@
 //! What writes a VM's pages: recordings, classes, phases and their variation.
 
+use super::content::content;
 use super::guests::{Traces, trace};
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
-use crate::scenario::{FittedForm, WriteSource};
+use crate::scenario::{FittedForm, ProfileWrites, WriteSource};
 use std::ops::RangeInclusive;
 use traces::class::{
     ClassPhase, Coupling, Locality, PageClass, PhasedClasses, Variation, VariationError,
 };
+use traces::synth::Marginal;
 
 const FORMS: &[(&str, FittedForm)] = &[
     ("one-set", FittedForm::OneSet),
@@ -44,20 +46,48 @@ pub(super) fn writes(value: &Value<'_>, traces: &Traces) -> WriteSource {
             one_set(classes(&v, false), variation)
         });
         let phases = table.get("phases").map(|v| phases(&v));
-        let mut given = [pages, fitted, classes, phases].into_iter().flatten();
+        let profile = profile(table);
+        let mut given = [pages, fitted, classes, phases, profile]
+            .into_iter()
+            .flatten();
         if let (Some(one), None) = (given.next(), given.next()) {
             return one;
         }
         value.note(ProblemKind::OneOf {
             key: "writes".into(),
-            choices: "`trace` (a name), `fitted` (a name), `classes` and `phases` (lists)",
+            choices: "`trace` (a name), `fitted` (a name), `classes` and `phases` (lists) and `profile` (a name)",
         });
         WriteSource::Idle
     };
-    let expected = "\"idle\", { trace = \"redis\" }, { fitted = \"redis\" }, { classes = [{ … }] } or { phases = [{ … }] }";
+    let expected = "\"idle\", { trace = \"redis\" }, { fitted = \"redis\" }, { classes = [{ … }] }, \
+         { phases = [{ … }] } or { profile = \"kv-write\" }";
     value
         .table("writes", expected, read)
         .unwrap_or(WriteSource::Idle)
+}
+
+const MARGINALS: &[(&str, Marginal)] =
+    &[("profile", Marginal::Profile), ("fleet", Marginal::Fleet)];
+
+/// A built-in profile, with what may be said beside it.
+fn profile(table: &Table<'_>) -> Option<WriteSource> {
+    let name = table.get("profile");
+    let marginal = table
+        .get("marginal")
+        .and_then(|v| v.word("marginal", MARGINALS));
+    let used_bytes = table.get("used").and_then(|v| v.size_bytes());
+    let seed = table.get("seed").and_then(|v| v.small(0..=u32::MAX));
+    let value = name?;
+    let profile = value.text().unwrap_or_default().to_owned();
+    if traces::profile::named(&profile).is_none() {
+        value.unknown_name("profile", &profile, traces::profile::names());
+    }
+    Some(WriteSource::Profile(ProfileWrites {
+        profile,
+        marginal: marginal.unwrap_or_default(),
+        used_bytes,
+        seed: seed.map_or(1, u64::from),
+    }))
 }
 
 /// A set that varies is the only phase of a program.
@@ -186,7 +216,9 @@ fn class(table: &Table<'_>) -> Option<PageClass> {
         Some(value) => value.word("locality", LOCALITIES),
         None => None,
     };
+    let content = table.get("content").map(|v| content(&v));
     Some(PageClass {
+        content,
         read_rate: read_rate?,
         coupling: coupling.unwrap_or_default(),
         locality: locality.unwrap_or_default(),

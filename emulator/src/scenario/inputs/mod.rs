@@ -16,12 +16,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use traces::class::{ClassPhase, PageClass, PhasedClasses, Variation};
+use traces::class::{PageClass, PhasedClasses, Variation};
 use traces::cpu::CpuTrace;
 use traces::dirty::PageWriteTrace;
 use traces::fit::Form;
 use traces::import::{Format, ImportError, ImportErrorKind, ImportOptions, Imported, ImportedVm};
-use traces::units::NS_PER_S;
+use traces::store::series::{Metric, Series};
+use traces::units::Provenance;
 
 /// The traces a run replays, by their names in the scenario.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -40,6 +41,10 @@ pub struct Input {
     pub pages: Option<Arc<PageWriteTrace>>,
     /// Classes fitted to `pages`, when some VM uses them.
     pub fitted: Option<Fitted>,
+    /// Memory used, its mean over the trace, where that was recorded.
+    pub used_bytes: Option<u64>,
+    /// How its CPU demand came to be.
+    pub cpu_provenance: Provenance,
     /// To be read before trusting the numbers.
     pub warnings: Vec<String>,
 }
@@ -58,28 +63,18 @@ pub struct Fitted {
     /// The form to use, where some VM asks for it.
     #[serde(default)]
     pub best: Option<Form>,
-    /// Relative error of D(t) of the one set over the part fitted.
-    pub in_sample_error: f64,
-    /// Of D(w) from one half to the other.
-    pub out_of_sample_error: f64,
+    /// Relative error of D(t) of the one set over the part fitted; `None`: of a bundle's profile, which
+    /// does not say.
+    pub in_sample_error: Option<f64>,
+    /// Of the means of D(w) from one half to the other.
+    pub out_of_sample_error: Option<f64>,
+    /// How the source came to them: fitted to what was recorded, or made up.
+    #[serde(default = "derived")]
+    pub provenance: Provenance,
 }
 
-impl Fitted {
-    /// The one set as a behaviour's phases when it varies.
-    #[must_use]
-    pub fn varying(&self) -> Option<PhasedClasses> {
-        let phase = ClassPhase {
-            // The only phase: it is always on, however long.
-            length_ns: NS_PER_S,
-            first_page: 0,
-            classes: self.classes.clone(),
-            variation: Some(self.variation.clone()?),
-        };
-        Some(PhasedClasses {
-            coupling: self.classes.first()?.coupling,
-            phases: vec![phase],
-        })
-    }
+fn derived() -> Provenance {
+    Provenance::Derived
 }
 
 /// A trace that cannot be used.
@@ -341,7 +336,12 @@ fn input(
     let vm = choose(source, imported)?;
     let format = imported.format.name().to_owned();
     let pages = vm.page_writes.clone().map(Arc::new);
-    if pages.is_none() && (needs.pages.contains(name) || needs.fitted.contains(name)) {
+    let profile = match &pages {
+        None if needs.fitted.contains(name) => bundle_profile(source, vm)?,
+        _ => None,
+    };
+    let lacking = needs.pages.contains(name) || (needs.fitted.contains(name) && profile.is_none());
+    if pages.is_none() && lacking {
         return Err(InputError::NoPageWrites {
             path: source.path.clone(),
             format,
@@ -351,7 +351,7 @@ fn input(
         Some(pages) if needs.fitted.contains(name) => {
             Some(fit(source, pages, needs.phased.contains(name))?)
         }
-        _ => None,
+        _ => profile,
     };
     // A file of many VMs has warnings of all of them; the reader of a run wants this one's file.
     let warning = |w: &traces::import::Warning| format!("{}: {}", w.file.display(), w.kind);
@@ -361,6 +361,20 @@ fn input(
         cpu: Arc::new(vm.cpu.clone()),
         pages,
         fitted,
+        used_bytes: mean_used(&vm.series),
+        cpu_provenance: if let Some(stated) =
+            traces::import::bundle_column(&source.path, "samples.parquet:cpu_milli")
+        {
+            stated
+        } else if imported
+            .derived
+            .iter()
+            .any(|derived| derived.0 == "cpu_milli")
+        {
+            Provenance::Derived
+        } else {
+            Provenance::Recorded
+        },
         warnings,
     })
 }
@@ -381,6 +395,29 @@ fn choose<'i>(source: &TraceSource, imported: &'i Imported) -> Result<&'i Import
         near: near_miss(wanted, imported.vms.iter().map(|vm| vm.meta.name.as_str())),
         known: imported.vms.len(),
     })
+}
+
+fn mean_used(series: &Series) -> Option<u64> {
+    let (sum, count) = series
+        .values(Metric::MemUsedBytes)
+        .fold((0u128, 0u128), |(sum, count), used| {
+            (sum + u128::from(used), count + 1)
+        });
+    u64::try_from(sum.checked_div(count)?).ok()
+}
+
+/// What a bundle says of how a VM writes, where it holds no pages.
+fn bundle_profile(source: &TraceSource, vm: &ImportedVm) -> Result<Option<Fitted>, InputError> {
+    let found = traces::import::bundle_profile(&source.path, vm)?;
+    Ok(found.map(|found| Fitted {
+        classes: found.classes,
+        in_sample_error: None,
+        out_of_sample_error: None,
+        variation: found.variation,
+        phases: None,
+        best: None,
+        provenance: found.provenance,
+    }))
 }
 
 /// Fits classes to the load phase of a recording, to all but its first tick when it has none; and, where
@@ -406,11 +443,12 @@ fn fit(source: &TraceSource, pages: &PageWriteTrace, phased: bool) -> Result<Fit
         phases = Some(all.map_err(failed)?);
     }
     Ok(Fitted {
-        in_sample_error: set.in_sample_error,
-        out_of_sample_error: set.out_of_sample_error(),
+        in_sample_error: Some(set.in_sample_error),
+        out_of_sample_error: Some(set.out_of_sample_error()),
         classes: set.classes,
         variation: set.variation,
         phases,
         best,
+        provenance: Provenance::Derived,
     })
 }
