@@ -66,6 +66,10 @@ impl SourceGuest for Guest {
         Self::here(self.runtime.resume(self.vm, Self::now()));
     }
 
+    fn throttle(&self, percent: u8) {
+        Self::here(self.runtime.throttle(self.vm, percent, Self::now()));
+    }
+
     fn take_state(&self) -> VmState {
         Self::here(self.runtime.hand_over(self.vm, Self::now()))
     }

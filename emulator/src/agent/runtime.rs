@@ -6,6 +6,7 @@
 
 use crate::event::{HostSample, VmSample};
 use crate::ids::{HostId, VmId};
+use replay::Throttle;
 use replay::clock::{Clock, ClockError, MonoNs, Segment, SegmentKind, TraceNs};
 use replay::guest::GuestTime;
 use replay::host::{Host, HostError, HostSpec, VmSpec, VmState, VmTotals};
@@ -180,6 +181,19 @@ impl Runtime {
         resident.departing = None;
         let key = resident.key;
         Ok(inner.host.resume(key)?)
+    }
+
+    /// Takes this percentage of the VM's CPU time; more than 99 is 99.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub(super) fn throttle(&self, vm: VmId, percent: u8, now: MonoNs) -> Result<(), RuntimeError> {
+        let mut inner = self.lock();
+        inner.reach(now)?;
+        let key = inner.resident(vm)?.key;
+        let throttle = Throttle::new(percent.min(99)).expect("at most 99");
+        inner.host.set_throttle(key, throttle)?;
+        Ok(())
     }
 
     /// What moves with a paused VM. It stays here, paused, until [`Runtime::release`] or

@@ -578,6 +578,7 @@ fn source_report(
         phases: Vec::new(),
         rounds,
         decisions: Vec::new(),
+        throttles: Vec::new(),
         bytes: BytesByKind {
             normal,
             header: 900,
