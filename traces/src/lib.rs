@@ -13,6 +13,7 @@ pub mod export;
 pub mod fit;
 pub mod forecast;
 pub mod import;
+pub mod resample;
 pub mod stats;
 pub mod store;
 pub mod units;
