@@ -10,7 +10,7 @@ use crate::run::progress::Show;
 use crate::run::{self, RunRequest};
 use crate::scenario::inputs::Inputs;
 use crate::scenario::{
-    BalancerSpec, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration, Scenario, VmSpec, Work,
+    BalancerSpec, CpuDemand, HostSpec, NetworkSpec, Pace, PlannedMigration, Scenario, VmSpec, Work,
     WriteSource,
 };
 use anyhow::{Result, anyhow};
@@ -95,19 +95,14 @@ impl Lone {
             overhead_bytes: self.link.overhead_bytes,
             ..LinkSpec::default()
         };
-        let host = |name: &str| HostSpec {
-            name: name.to_owned(),
-            cores: 1,
-            ram_bytes: self.ram_bytes,
-        };
+        let host = |name: &str| HostSpec::new(name, 1, self.ram_bytes);
         let vm = VmSpec {
             name: "vm".to_owned(),
             vcpus: 1,
             weight: 1,
             ram_bytes: self.ram_bytes,
             resident_bytes: self.resident_bytes,
-            cpu: CpuSource::Constant(0),
-            cpu_scale_milli: 1000,
+            cpu: vec![CpuDemand::constant(0)],
             writes: if self.classes.is_empty() {
                 WriteSource::Idle
             } else {

@@ -136,6 +136,12 @@ impl CpuTrace {
         !self.spreads.is_empty()
     }
 
+    /// Whether the maximum of any interval is known.
+    #[must_use]
+    pub fn has_maximum(&self) -> bool {
+        self.spreads.iter().any(|spread| spread.max.is_some())
+    }
+
     /// The intervals.
     #[must_use]
     pub fn samples(&self) -> &[CpuSample] {
