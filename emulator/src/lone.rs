@@ -123,6 +123,7 @@ impl Lone {
             hosts: vec![host("source"), host("destination")],
             vms: vec![vm],
             flows: Vec::new(),
+            services: Vec::new(),
             network: NetworkSpec {
                 backend: self.backend,
                 topology: Topology::star([
