@@ -15,6 +15,8 @@ mod problem;
 mod raw;
 pub mod scale;
 #[cfg(test)]
+mod service_tests;
+#[cfg(test)]
 mod tests;
 
 pub use explain::explain;
