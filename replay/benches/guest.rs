@@ -4,9 +4,10 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use replay::content::{ContentProfile, PAGE_BYTES, PagePool};
+use replay::content::{PAGE_BYTES, PagePool, Recipe};
 use replay::{Behaviour, Bitmap, DirtyLog, GuestTime, MemoryModel, MemorySpec, Reprotect};
 use traces::class::{Coupling, Locality, PageClass};
+use traces::content::named;
 
 const PAGES: u32 = 1 << 20;
 
@@ -24,16 +25,16 @@ fn time(what: &str, per: f64, mut work: impl FnMut()) {
 
 fn guest(rate: f64, locality: Locality) -> MemoryModel {
     let class = PageClass {
-        pages: PAGES,
-        rate,
         coupling: Coupling::Time,
         locality,
+        ..PageClass::new(PAGES, rate)
     };
     let spec = MemorySpec {
         ram_pages: PAGES,
         resident_pages: 0,
         behaviours: vec![Behaviour::Classes(vec![class])],
         fresh: false,
+        content: traces::content::ContentProfile::default(),
     };
     MemoryModel::new(&spec, 1, 1).expect("a guest of one class")
 }
@@ -85,7 +86,11 @@ fn main() {
 }
 
 fn contents() {
-    let pool = PagePool::new(&ContentProfile::MIXED, 1, 256);
+    let pool = PagePool::new(
+        &Recipe::of(&named("dacapo").expect("a built-in profile")).expect("it is met"),
+        1,
+        256,
+    );
     let mut wire = vec![0; 256 * PAGE_BYTES];
     let fill = |wire: &mut [u8]| {
         for (page, bytes) in (0..).zip(wire.chunks_exact_mut(PAGE_BYTES)) {

@@ -304,3 +304,52 @@ fn people_are_told_the_outcome_and_every_models_guess() {
     }
     assert_eq!(migbed_tests::records(&sandbox.work().join("kept")).len(), 1);
 }
+
+/// Every byte of the engines that decide by passes, over a real link: an idle VM of 64 MiB, 16 MiB
+/// of it not zero.
+#[test]
+fn each_engine_costs_the_bytes_of_its_original() {
+    let Some(_turn) = turn("each_engine_costs_the_bytes_of_its_original") else {
+        return;
+    };
+    let (pages, filled, device) = (16_384.0, 4096.0, 79_500.0);
+    let expected = [
+        // 16 batches of 1024 pages, zeros too; headers 48 + 40, END 8, the state rounded up to eight.
+        ("xen", pages * 4104.0 + 16.0 * 16.0 + 96.0 + device + 4.0),
+        (
+            "xen-legacy",
+            pages * 4104.0 + 16.0 * 16.0 + 96.0 + device + 4.0,
+        ),
+        // One table of one range, one empty one, three requests.
+        (
+            "cloud-hypervisor",
+            filled * 4096.0 + 3.0 * 16.0 + 48.0 + 48.0 + device,
+        ),
+        // 48 + 5 + 53 before the first page, its block's name, one section, one end.
+        (
+            "stop-and-copy",
+            filled * 4104.0 + (pages - filled) * 9.0 + 106.0 + 7.0 + 18.0 + device + 1.0,
+        ),
+    ];
+    for (engine, bytes) in expected {
+        let idle = [
+            "--ram",
+            "64MiB",
+            "--resident",
+            "16MiB",
+            "--working-set",
+            "0MiB",
+        ];
+        let options: Vec<&str> = ["--engine", engine].into_iter().chain(idle).collect();
+        let answer = migrate(&options).expect_code(0).json();
+        assert_eq!(answer["verified"], true, "{engine}");
+        assert_eq!(answer["owner"], "destination", "{engine}");
+        let transferred = number(&answer["query_migrate"]["ram"]["transferred"]);
+        assert!(
+            (transferred - bytes).abs() < 0.5,
+            "{engine}: {transferred}, expected {bytes}"
+        );
+    }
+    let refused = migrate(&["--engine", "xen", "--max-bandwidth", "10MiB/s"]).expect_code(2);
+    assert!(refused.stderr.contains("engine xen has no max-bandwidth"));
+}

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod class;
+pub mod content;
 pub mod cpu;
 mod date;
 pub mod dirty;
@@ -13,7 +14,9 @@ pub mod export;
 pub mod fit;
 pub mod forecast;
 pub mod import;
+pub mod profile;
 pub mod resample;
 pub mod stats;
 pub mod store;
+pub mod synth;
 pub mod units;

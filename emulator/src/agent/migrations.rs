@@ -7,6 +7,7 @@ use crate::control::channel::BlockingSender;
 use crate::control::message::{AgentSetup, FromAgent, SourceEnding};
 use crate::ids::{MigrationId, VmId};
 use crate::migration::destination::{DestinationControl, DestinationJob, run_destination};
+use crate::migration::engine::EngineUnits;
 use crate::migration::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport};
@@ -15,12 +16,12 @@ use crate::migration::transport::SourceControl;
 use crate::scenario::scale;
 use anyhow::{Context, Result, anyhow};
 use replay::clock::MonoNs;
-use replay::content::{ContentProfile, PagePool};
+use replay::content::{ContentProfile, PagePool, Recipe, RecipeError};
 use replay::{GuestTime, VmSpec, VmState};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// Bodies that pages are sent with: 2 MiB of them stay in a cache, and compress as the profile says.
@@ -150,11 +151,26 @@ struct Incoming {
     thread: JoinHandle<()>,
 }
 
+/// Pools of page bodies, one a profile; few in a run.
+#[derive(Debug, Default)]
+pub(super) struct Pools(Vec<(ContentProfile, Arc<PagePool>)>);
+
+impl Pools {
+    fn get(&mut self, profile: &ContentProfile, seed: u64) -> Result<Arc<PagePool>, RecipeError> {
+        if let Some((_, pool)) = self.0.iter().find(|(known, _)| known == profile) {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = Arc::new(PagePool::new(&Recipe::of(profile)?, seed, POOL_PAGES));
+        self.0.push((*profile, Arc::clone(&pool)));
+        Ok(pool)
+    }
+}
+
 /// The migrations this agent has a part in.
 pub(super) struct Migrations {
     runtime: Arc<Runtime>,
     out: Arc<BlockingSender>,
-    pool: OnceLock<Arc<PagePool>>,
+    pools: Pools,
     outgoing: BTreeMap<MigrationId, Outgoing>,
     incoming: BTreeMap<MigrationId, Incoming>,
 }
@@ -164,25 +180,18 @@ impl Migrations {
         Self {
             runtime,
             out,
-            pool: OnceLock::new(),
+            pools: Pools::default(),
             outgoing: BTreeMap::new(),
             incoming: BTreeMap::new(),
         }
     }
 
-    fn memory(&self, spec: &VmSpec, setup: &AgentSetup) -> Result<GuestMemory> {
-        let profile = ContentProfile::default();
-        let pool = self
-            .pool
-            .get_or_init(|| Arc::new(PagePool::new(&profile, setup.seed, POOL_PAGES)));
-        GuestMemory::new(
-            &spec.memory,
-            &profile,
-            setup.seed,
-            spec.key,
-            Arc::clone(pool),
-        )
-        .context("the guest's memory")
+    fn memory(&mut self, spec: &VmSpec, setup: &AgentSetup) -> Result<GuestMemory> {
+        let pools = &mut self.pools;
+        let memory = GuestMemory::new(&spec.memory, setup.seed, spec.key, |profile| {
+            pools.get(profile, setup.seed)
+        });
+        memory.context("the guest's memory")
     }
 
     /// Listens for a migration; returns the port.
@@ -327,8 +336,9 @@ impl Migrations {
 #[derive(Debug, Clone, Copy)]
 struct Units {
     chunk_pages: u32,
-    check_pages: u64,
     batch_pages: usize,
+    xen_batch_pages: usize,
+    engine: EngineUnits,
 }
 
 impl Units {
@@ -338,8 +348,12 @@ impl Units {
         let pages = |constant: scale::Constant| constant.carried(k).unwrap_or(1);
         Self {
             chunk_pages: u32::try_from(pages(scale::REPROTECT_CHUNK)).unwrap_or(u32::MAX),
-            check_pages: pages(scale::CHECK_PAGES),
             batch_pages: usize::try_from(batch).unwrap_or(1),
+            xen_batch_pages: usize::try_from(pages(scale::XEN_BATCH)).unwrap_or(1),
+            engine: EngineUnits {
+                check_pages: pages(scale::CHECK_PAGES),
+                stop_pages: pages(scale::XEN_STOP_PAGES),
+            },
         }
     }
 }
@@ -435,7 +449,8 @@ impl OutgoingThread {
             congestion: None,
             control: Arc::clone(&self.control),
             chunk_pages: units.chunk_pages,
-            check_pages: units.check_pages,
+            units: units.engine,
+            xen_batch_pages: units.xen_batch_pages,
             batch_pages: units.batch_pages,
             acknowledge_limit_ms: ACKNOWLEDGE_MS,
             deadline_ns: None,

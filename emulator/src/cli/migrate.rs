@@ -3,11 +3,14 @@
 use super::Exit;
 use super::backend::BackendArg;
 use super::output::say;
-use crate::lone::{Lone, Pattern, classes};
-use crate::migration::params::{MigrationParams, Reprotect};
+use crate::lone::{Company, Lone, Pattern, Writes, classes};
+use crate::migration::params::{
+    ENGINES, EngineKind, MigrationParams, Reprotect, TIMEOUT_STRATEGIES, TimeoutStrategy,
+};
 use crate::migration::record::{MigrationRecord, Status};
 use crate::run::Unusable;
 use crate::run::progress::Show;
+use crate::scenario::Backing;
 use crate::units::{bit_rate, bytes_per_second, size_bytes, time_ns};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -16,6 +19,7 @@ use netmodel::units::{BitRate, ByteSize, Probability};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
+use traces::store::bundle::Bundle;
 use traces::units::{PAGE_SIZE, round_u32};
 
 #[derive(Debug, Args)]
@@ -27,14 +31,31 @@ pub(super) struct MigrateArgs {
     #[arg(long, default_value = "128MiB", value_parser = size_bytes)]
     resident: u64,
     /// Memory that the VM writes.
-    #[arg(long, default_value = "64MiB", value_parser = size_bytes)]
+    #[arg(long, default_value = "64MiB", value_parser = size_bytes, conflicts_with = "writes")]
     working_set: u64,
     /// Page writes a second; 0 is an idle VM.
-    #[arg(long, default_value_t = 0.0, value_name = "PAGES/S")]
+    #[arg(
+        long,
+        default_value_t = 0.0,
+        value_name = "PAGES/S",
+        conflicts_with = "writes"
+    )]
     write_rate: f64,
     /// Which pages a write falls on.
-    #[arg(long, value_enum, default_value = "uniform")]
+    #[arg(long, value_enum, default_value = "uniform", conflicts_with = "writes")]
     pattern: Pattern,
+    /// Write as recorded: a page-write recording, or a bundle of `trace record --qemu`.
+    #[arg(long, value_name = "RECORDING")]
+    writes: Option<PathBuf>,
+    /// What of a page-write recording: classes fitted to it, or its very pages.
+    #[arg(long, value_enum, default_value = "fitted", requires = "writes")]
+    writes_as: WritesAs,
+    /// What pages hold: a built-in profile (docs/scenario.md, "Contents").
+    #[arg(long, default_value = "random", value_parser = clap::builder::PossibleValuesParser::new(traces::content::NAMES))]
+    content: String,
+    /// What stands behind the VM's RAM.
+    #[arg(long, value_enum, default_value_t)]
+    memory: Backing,
     /// Rate of the link on the wire, or `unshaped`.
     #[arg(long, default_value = "1Gbit")]
     link: String,
@@ -60,18 +81,30 @@ pub(super) struct MigrateArgs {
     /// TCP congestion control.
     #[arg(long, default_value = "cubic")]
     congestion: String,
-    /// QEMU's downtime-limit.
-    #[arg(long, default_value = "300ms", value_parser = time_ns)]
-    downtime_limit: u64,
+    /// Whose decisions and bytes on the wire.
+    #[arg(long, value_parser = engine, default_value = "qemu", value_name = "ENGINE")]
+    engine: EngineKind,
+    /// downtime-limit of QEMU and Cloud Hypervisor; 300ms without it.
+    #[arg(long, value_parser = time_ns)]
+    downtime_limit: Option<u64>,
     /// QEMU's max-bandwidth, such as 128MiB/s; without it, unlimited.
     #[arg(long, value_parser = bytes_per_second)]
     max_bandwidth: Option<u64>,
-    /// QEMU's return-path: whether the source waits for the destination's word.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
-    return_path: bool,
+    /// QEMU's return-path: whether the source waits for the destination's word; true without it.
+    #[arg(long, value_name = "BOOL")]
+    return_path: Option<bool>,
     /// Re-arm the dirty log at every sync, as TCG does, instead of lazily by 1 GiB, as KVM does.
     #[arg(long)]
     reprotect_at_sync: bool,
+    /// What the destination takes to load the device state.
+    #[arg(long, value_parser = time_ns)]
+    load_time: Option<u64>,
+    /// Cloud Hypervisor's timeout; an hour without it.
+    #[arg(long, value_parser = time_ns)]
+    timeout: Option<u64>,
+    /// What Cloud Hypervisor does when it passes: cancel, or ignore (stop the guest); cancel without it.
+    #[arg(long, value_parser = timeout_strategy, value_name = "STRATEGY")]
+    timeout_strategy: Option<TimeoutStrategy>,
     /// Cancel after this long; without it after 150 s a GiB.
     #[arg(long, value_parser = time_ns)]
     completion_timeout: Option<u64>,
@@ -92,6 +125,13 @@ pub(super) struct MigrateArgs {
     json: bool,
 }
 
+/// What of a recording is replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum WritesAs {
+    Fitted,
+    Pages,
+}
+
 impl MigrateArgs {
     pub(super) fn execute(&self) -> Result<Exit> {
         let lone = self.lone()?;
@@ -105,8 +145,9 @@ impl MigrateArgs {
             // Best effort: what the run printed matters more than a leftover.
             let _ = std::fs::remove_dir_all(&out);
         }
-        let (record, _) = result?;
-        self.tell(&record)?;
+        let (records, _) = result?;
+        let record = records.first().expect("one VM, one record");
+        self.tell(record)?;
         Ok(match record.status {
             Status::Completed if record.verified => Exit::Done,
             _ => Exit::Failed,
@@ -118,7 +159,13 @@ impl MigrateArgs {
             "unshaped" => None,
             rate => Some(bit_rate(rate).map_err(|error| Unusable(format!("--link: {error}")))?),
         };
-        let needed = self.resident + self.working_set;
+        let (writes, idle) = self.written()?;
+        let needed = self.resident
+            + if self.writes.is_none() {
+                self.working_set
+            } else {
+                0
+            };
         if needed > self.ram {
             return Err(Unusable(format!(
                 "--resident and --working-set need {needed} bytes, --ram is {}",
@@ -131,36 +178,88 @@ impl MigrateArgs {
                 self.ram
             )));
         }
-        let pages = round_u32((self.working_set / PAGE_SIZE) as f64);
-        let written = classes(self.pattern, pages, self.write_rate);
-        // An idle VM's working set is memory like any other.
-        let idle = if written.is_empty() {
-            self.working_set
-        } else {
-            0
-        };
         Ok(Lone {
             ram_bytes: self.ram,
             resident_bytes: self.resident + idle,
-            classes: written,
+            writes,
+            content: traces::content::named(&self.content).unwrap_or_default(),
+            memory: self.memory,
             link: self.link(rate),
             congestion: self.congestion.clone(),
-            params: MigrationParams {
-                max_bandwidth: self.max_bandwidth.unwrap_or(0),
-                downtime_limit: self.downtime_limit / 1_000_000,
-                return_path: self.return_path,
-                reprotect: if self.reprotect_at_sync {
-                    Reprotect::AtSync
-                } else {
-                    Reprotect::Lazy
-                },
-                completion_timeout: self.completion_timeout.map(|ns| ns / 1_000_000),
-                ..MigrationParams::default()
-            },
+            params: self.params()?,
             seed: self.seed,
             warm_up_ns: 10_000_000_000,
             calibrate: !self.no_calibration,
             backend: self.backend.kind(),
+            company: Company::default(),
+        })
+    }
+
+    /// What the VM writes, and bytes of a working set that nothing writes.
+    fn written(&self) -> Result<(Writes, u64), Unusable> {
+        let Some(path) = &self.writes else {
+            let pages = round_u32((self.working_set / PAGE_SIZE) as f64);
+            let written = classes(self.pattern, pages, self.write_rate);
+            // An idle VM's working set is memory like any other.
+            let idle = if written.is_empty() {
+                self.working_set
+            } else {
+                0
+            };
+            return Ok((Writes::Classes(written), idle));
+        };
+        if !path.is_dir() {
+            let recording = Writes::Recording {
+                path: path.clone(),
+                fitted: self.writes_as == WritesAs::Fitted,
+            };
+            return Ok((recording, 0));
+        }
+        let bundle = Bundle::read(path).map_err(|error| Unusable(error.to_string()))?;
+        let profile = bundle.vms.first().and_then(|vm| vm.dirty_profile);
+        let classes = profile.and_then(|profile| bundle.dirty_profiles.get(&profile));
+        let classes = classes.ok_or_else(|| {
+            Unusable(format!(
+                "{}: its first VM has no dirty profile, as `trace record --qemu` gives one",
+                path.display()
+            ))
+        })?;
+        Ok((Writes::Classes(classes.clone()), 0))
+    }
+
+    fn params(&self) -> Result<MigrationParams, Unusable> {
+        let given = [
+            ("downtime-limit", self.downtime_limit.is_some()),
+            ("max-bandwidth", self.max_bandwidth.is_some()),
+            ("return-path", self.return_path.is_some()),
+            ("reprotect", self.reprotect_at_sync),
+            ("timeout", self.timeout.is_some()),
+            ("timeout-strategy", self.timeout_strategy.is_some()),
+        ];
+        if let Some((option, _)) = given
+            .iter()
+            .find(|(option, given)| *given && !self.engine.has(option))
+        {
+            let engine = self.engine.name();
+            return Err(Unusable(format!("engine {engine} has no {option}")));
+        }
+        let base = MigrationParams::default();
+        let ms = |ns: Option<u64>| ns.map(|ns| ns / 1_000_000);
+        Ok(MigrationParams {
+            engine: self.engine,
+            max_bandwidth: self.max_bandwidth.unwrap_or(base.max_bandwidth),
+            downtime_limit: ms(self.downtime_limit).unwrap_or(base.downtime_limit),
+            return_path: self.return_path.unwrap_or(base.return_path),
+            reprotect: if self.reprotect_at_sync {
+                Reprotect::AtSync
+            } else {
+                base.reprotect
+            },
+            load_time: ms(self.load_time).unwrap_or(base.load_time),
+            completion_timeout: ms(self.completion_timeout),
+            timeout: ms(self.timeout).unwrap_or(base.timeout),
+            timeout_strategy: self.timeout_strategy.unwrap_or(base.timeout_strategy),
+            ..base
         })
     }
 
@@ -188,6 +287,7 @@ impl MigrateArgs {
     fn tell(&self, record: &MigrationRecord) -> Result<()> {
         let answer = json!({
             "query_migrate": record.query_migrate,
+            "engine_statistics": record.engine_statistics,
             "observed_outage_ms": record.observed_outage_ms,
             "rounds": record.rounds,
             "verified": record.verified,
@@ -205,6 +305,10 @@ impl MigrateArgs {
             "query_migrate: {}",
             serde_json::to_string_pretty(&record.query_migrate)?
         );
+        if !record.engine_statistics.is_null() {
+            let statistics = serde_json::to_string_pretty(&record.engine_statistics)?;
+            say!("{}: {statistics}", record.params.engine.name());
+        }
         if let Some(outage) = record.observed_outage_ms {
             say!("observed_outage_ms: {outage:.1}");
         }
@@ -237,6 +341,22 @@ impl MigrateArgs {
         }
         Ok(())
     }
+}
+
+fn engine(name: &str) -> Result<EngineKind, String> {
+    word(name, ENGINES)
+}
+
+fn timeout_strategy(name: &str) -> Result<TimeoutStrategy, String> {
+    word(name, TIMEOUT_STRATEGIES)
+}
+
+fn word<T: Copy>(word: &str, words: &[(&str, T)]) -> Result<T, String> {
+    let found = words.iter().find(|(name, _)| *name == word);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<_> = words.iter().map(|(name, _)| *name).collect();
+        format!("there are: {}", names.join(", "))
+    })
 }
 
 /// What the directories of runs that are not kept are called, before the process id.

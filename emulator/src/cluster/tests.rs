@@ -27,6 +27,7 @@ fn vm(key: u64, cpu: CpuTrace, host: u32) -> (replay::VmSpec, HostId) {
         resident_pages: 0,
         behaviours: vec![],
         fresh: false,
+        content: traces::content::ContentProfile::default(),
     };
     let spec = replay::VmSpec {
         key,

@@ -18,7 +18,8 @@ use super::ownership::{CommitGate, DestinationSide};
 use super::record::{BadPage, DestinationReport, Verification};
 use super::transport::prepare_socket;
 use super::usage::ThreadMeter;
-use super::wire::{Decoder, Event, Header, MAX_RECORD_BYTES, WireError, encode_shut};
+use super::wire::cloud_hypervisor::encode_answer;
+use super::wire::{Decoder, Event, Format, Header, MAX_RECORD_BYTES, WireError, encode_shut};
 use crate::clock::mono_ns;
 
 /// Large enough that a read takes what the kernel has gathered, small enough to stay in a cache.
@@ -193,7 +194,7 @@ pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
     };
     if error.is_some() {
         // Best effort: the source learns it from the closed connection otherwise.
-        let _ = (&job.socket).write_all(&encode_shut(1));
+        let _ = receiver.tell(1);
     }
     job.control.attach(None);
     let _ = job.socket.shutdown(Shutdown::Write);
@@ -224,6 +225,7 @@ struct Receiver<'a> {
     decoder: Decoder,
     versions: Vec<u64>,
     stopped_at: Option<GuestTime>,
+    format: Format,
     report: DestinationReport,
 }
 
@@ -234,6 +236,7 @@ impl<'a> Receiver<'a> {
             decoder: Decoder::default(),
             versions: vec![NEVER_RECEIVED; job.memory.pages() as usize],
             stopped_at: None,
+            format: Format::Qemu,
             report: DestinationReport::empty(),
         }
     }
@@ -251,9 +254,10 @@ impl<'a> Receiver<'a> {
             while let Some((taken, event)) = self.decoder.decode(&buffer[start..end])? {
                 start += taken;
                 match event {
-                    Event::Header(found) => header = Some(self.own_guest(found)?),
+                    Event::Header(found) => header = Some(self.begin(found)?),
                     Event::Page { page, bytes } => self.take_page(page, bytes),
                     Event::ZeroPage { page } => self.versions[page as usize] = ZERO_PAGE,
+                    Event::AnswerWanted => self.tell(0)?,
                     Event::State(bytes) => state = Some(postcard::from_bytes(bytes)?),
                     Event::End => {
                         let (header, state) = header.zip(state).expect("the decoder keeps order");
@@ -300,6 +304,29 @@ impl<'a> Receiver<'a> {
         }
     }
 
+    fn begin(&mut self, found: Header) -> Result<Header, DestinationError> {
+        let header = self.own_guest(found)?;
+        self.format = header.format;
+        if self.format == Format::CloudHypervisor {
+            // Its memory is zero where nothing is sent.
+            self.versions.fill(ZERO_PAGE);
+        }
+        Ok(header)
+    }
+
+    /// A word to the source: 0 is yes.
+    fn tell(&self, value: u32) -> Result<(), DestinationError> {
+        let mut socket = &self.job.socket;
+        match self.format {
+            Format::Qemu | Format::Xen => socket.write_all(&encode_shut(value)),
+            Format::CloudHypervisor => socket.write_all(&encode_answer(value == 0)),
+        }
+        .map_err(|source| DestinationError::Io {
+            offset: self.report.received_bytes,
+            source,
+        })
+    }
+
     fn own_guest(&self, found: Header) -> Result<Header, DestinationError> {
         let expected = Header {
             migration: self.job.migration,
@@ -307,6 +334,7 @@ impl<'a> Receiver<'a> {
             memory_check: self.job.memory.check(),
             ram_pages: self.job.memory.pages(),
             return_path: found.return_path,
+            format: found.format,
         };
         if found == expected {
             return Ok(found);
@@ -318,6 +346,10 @@ impl<'a> Receiver<'a> {
     }
 
     fn take_page(&mut self, page: u32, bytes: &[u8]) {
+        if self.format != Format::Qemu && bytes.iter().all(|&byte| byte == 0) {
+            self.versions[page as usize] = ZERO_PAGE;
+            return;
+        }
         self.versions[page as usize] = match self.job.memory.verify(bytes, page) {
             Ok(version) => version,
             Err(_) => {
@@ -351,7 +383,7 @@ impl<'a> Receiver<'a> {
         self.stopped_at = Some(stopped_at);
         if header.return_path {
             // If the connection is gone the source asks the control plane.
-            let _ = (&self.job.socket).write_all(&encode_shut(0));
+            let _ = self.tell(0);
         }
         Ok(())
     }
@@ -369,7 +401,7 @@ fn compare(memory: &GuestMemory, versions: &[u64], stopped_at: GuestTime) -> Ver
         let wanted = if memory.is_zero(page, expected) {
             ZERO_PAGE
         } else {
-            expected
+            memory.content_version(page, expected)
         };
         if got == wanted {
             continue;

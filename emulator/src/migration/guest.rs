@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
-use replay::content::{ContentError, PagePool, Stamp, ZeroRule};
-use replay::guest::MemoryError;
+use replay::content::{
+    ContentError, ContentProfile, Contents, ContentsError, PagePool, RecipeError, Stamp,
+};
 use replay::{GuestTime, MemoryModel, MemorySpec, VmState};
 
 /// The guest at the source.
@@ -44,33 +45,26 @@ pub trait DestinationGuest: Send + Sync {
 /// A guest's memory as a function of its guest time. Both ends build it from the same values.
 #[derive(Debug, Clone)]
 pub struct GuestMemory {
-    vm_key: u64,
     model: Arc<MemoryModel>,
-    zero: ZeroRule,
-    pool: Arc<PagePool>,
+    contents: Arc<Contents>,
     check: u64,
 }
 
 impl GuestMemory {
-    /// The memory of the VM `vm_key` under a seed. `pool` is the profile's and may be shared by
-    /// all VMs of an agent.
+    /// The memory of the VM `vm_key` under a seed. `pool` gives the pool of a content profile, which
+    /// all VMs of an agent may share.
     ///
     /// # Errors
-    /// When the spec cannot be laid out.
+    /// When the spec cannot be laid out, or contents cannot be as its profiles say.
     pub fn new(
         spec: &MemorySpec,
-        profile: &replay::content::ContentProfile,
         seed: u64,
         vm_key: u64,
-        pool: Arc<PagePool>,
-    ) -> Result<Self, MemoryError> {
-        let model = Arc::new(MemoryModel::new(spec, seed, vm_key)?);
-        let zero = ZeroRule::new(profile, model.layout(), seed, vm_key);
+        pool: impl FnMut(&ContentProfile) -> Result<Arc<PagePool>, RecipeError>,
+    ) -> Result<Self, ContentsError> {
         let mut memory = Self {
-            vm_key,
-            model,
-            zero,
-            pool,
+            model: Arc::new(MemoryModel::new(spec, seed, vm_key)?),
+            contents: Arc::new(Contents::new(spec, seed, vm_key, pool)?),
             check: 0,
         };
         memory.check = memory.fingerprint();
@@ -80,7 +74,7 @@ impl GuestMemory {
     /// Key of the VM.
     #[must_use]
     pub fn vm_key(&self) -> u64 {
-        self.vm_key
+        self.contents.vm_key()
     }
 
     /// When pages are written.
@@ -110,21 +104,28 @@ impl GuestMemory {
     /// Whether that version holds nothing but zeros.
     #[must_use]
     pub fn is_zero(&self, page: u32, version: u64) -> bool {
-        self.zero.is_zero(page, version)
+        self.contents.is_zero(page, version)
+    }
+
+    /// The version whose content a version of a page that is not zero has: itself, or 0 where the write
+    /// changed nothing.
+    #[must_use]
+    pub fn content_version(&self, page: u32, version: u64) -> u64 {
+        self.contents.content_version(page, version)
     }
 
     /// The two parts of a page that is not zero.
     #[must_use]
     pub fn page(&self, page: u32, version: u64) -> (Stamp, &[u8]) {
-        self.pool.page(self.vm_key, page, version)
+        self.contents.page(page, version)
     }
 
-    /// Version that received bytes hold, if they are this page of this guest.
+    /// Version of the content that received bytes hold, if they are this page of this guest.
     ///
     /// # Errors
     /// When they are not.
     pub fn verify(&self, bytes: &[u8], page: u32) -> Result<u64, ContentError> {
-        self.pool.verify(bytes, self.vm_key, page)
+        self.contents.verify(bytes, page)
     }
 
     /// Versions after ten seconds and bodies of 64 pages spread over RAM.

@@ -4,11 +4,11 @@
 
 use serde_json::{Value, json};
 
-use super::engine::qemu::PAGE_BYTES;
+use super::engine::step::PAGE_BYTES;
 use super::ownership::SourceSide;
 use super::params::{EngineKind, MigrationParams};
 use super::record::{
-    DestinationReport, MigrationRecord, Owner, Phase, Prediction, SourceReport, Status,
+    DestinationReport, MigrationRecord, Owner, Phase, Prediction, Round, SourceReport, Status,
 };
 use super::transport::status_word;
 
@@ -60,6 +60,60 @@ pub fn query_migrate(report: &SourceReport, ram_bytes: u64) -> Value {
         answer["error-desc"] = json!(error);
     }
     answer
+}
+
+/// What Xen's or Cloud Hypervisor's logs tell; null of the others.
+fn engine_statistics(engine: EngineKind, report: &SourceReport) -> Value {
+    let pages = |round: &Round| round.normal_pages + round.zero_pages;
+    match engine {
+        EngineKind::Qemu | EngineKind::StopAndCopy => Value::Null,
+        // `struct precopy_stats` as the policy last saw it.
+        EngineKind::Xen | EngineKind::XenLegacy => {
+            let live = || report.rounds.iter().filter(|round| !round.paused);
+            json!({
+                "iteration": live().count(),
+                "total_written": live().map(pages).sum::<u64>(),
+                "dirty_count": report.rounds.last().map(|round| round.dirty_pages),
+            })
+        }
+        EngineKind::CloudHypervisor => {
+            let mut total = 0;
+            let mut before: Option<f64> = None;
+            let iterations: Vec<Value> = (report.rounds.iter().enumerate())
+                .map(|(number, round)| {
+                    let bytes = pages(round) * PAGE_BYTES;
+                    let table = round.dirty_pages * PAGE_BYTES;
+                    total += bytes;
+                    let transfer_s = round.end_ns.saturating_sub(round.begin_ns) as f64 / 1e9;
+                    let estimate = before.map(|rate| table as f64 / rate * 1000.0);
+                    if bytes > 0 && transfer_s > 0.0 {
+                        before = Some(bytes as f64 / transfer_s);
+                    }
+                    json!({
+                        "iteration": number,
+                        "current_iteration_total_bytes": bytes,
+                        "total_transferred_bytes": total,
+                        "bandwidth_bytes_per_s": before,
+                        "transfer_ms": transfer_s * 1000.0,
+                        "estimated_downtime_ms": estimate,
+                        "paused": round.paused,
+                    })
+                })
+                .collect();
+            let took_ms = |phase: Phase| {
+                let span = report.phases.iter().find(|span| span.phase == phase);
+                span.map(|span| span.end_ns.saturating_sub(span.begin_ns) as f64 / 1e6)
+            };
+            json!({
+                "iterations": iterations,
+                "downtime_ms": {
+                    "final_iteration": took_ms(Phase::FinalRound),
+                    "state_send": took_ms(Phase::State),
+                    "complete": took_ms(Phase::Switchover),
+                },
+            })
+        }
+    }
 }
 
 /// What was left of the round that the migration ended in.
@@ -166,7 +220,8 @@ pub fn assemble(parts: RecordParts) -> MigrationRecord {
         destination: parts.destination,
         reason: parts.reason,
         kind: match parts.params.engine {
-            EngineKind::Qemu => "PreCopy".to_owned(),
+            EngineKind::StopAndCopy => "StopAndCopy".to_owned(),
+            _ => "PreCopy".to_owned(),
         },
         status,
         owner,
@@ -178,6 +233,9 @@ pub fn assemble(parts: RecordParts) -> MigrationRecord {
             end.saturating_sub(parts.requested_ns) as f64 / NS_PER_MS as f64
         }),
         query_migrate: source.map_or(Value::Null, |report| query_migrate(report, parts.ram_bytes)),
+        engine_statistics: source.map_or(Value::Null, |report| {
+            engine_statistics(parts.params.engine, report)
+        }),
         observed_outage_ms: outage,
         rounds: source.map_or(0, |report| {
             u32::try_from(report.rounds.len()).unwrap_or(u32::MAX)
@@ -242,7 +300,7 @@ fn ms_between(from_ns: u64, to_ns: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::migration::record::{BytesByKind, Round, Verification};
+    use crate::migration::record::{BytesByKind, Verification};
 
     fn source() -> SourceReport {
         let round = |normal_pages, zero_pages, paused| Round {

@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::wire::Format;
+
 /// What a migration is run with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct MigrationParams {
-    /// Which program's decisions: `qemu`.
+    /// Which program's decisions, and its bytes on the wire.
     pub engine: EngineKind,
     /// Bytes a second; 0 is unlimited. QEMU's own default is 128 MiB/s; libvirt normally sets it to
     /// unlimited, and so do we.
@@ -27,6 +29,10 @@ pub struct MigrationParams {
     /// Milliseconds after which the orchestrator cancels, since QEMU itself never gives up; 0 is
     /// never. Default: 150 s a GiB as KubeVirt's completionTimeoutPerGiB when `None`.
     pub completion_timeout: Option<u64>,
+    /// Milliseconds after which Cloud Hypervisor itself does as `timeout_strategy` says. Its default.
+    pub timeout: u64,
+    /// What it does then.
+    pub timeout_strategy: TimeoutStrategy,
 }
 
 /// The program whose decisions are taken.
@@ -36,6 +42,76 @@ pub enum EngineKind {
     /// QEMU's pre-copy.
     #[default]
     Qemu,
+    /// Xen's, since 4.6: at most five passes.
+    Xen,
+    /// Xen's until 4.5, still the reference of the literature: at most 29 passes, or three times the RAM.
+    XenLegacy,
+    /// Cloud Hypervisor's.
+    CloudHypervisor,
+    /// No pre-copy: the guest is stopped, sent over QEMU's stream, and started.
+    StopAndCopy,
+}
+
+/// The engines by their names in scenarios.
+pub const ENGINES: &[(&str, EngineKind)] = &[
+    ("qemu", EngineKind::Qemu),
+    ("xen", EngineKind::Xen),
+    ("xen-legacy", EngineKind::XenLegacy),
+    ("cloud-hypervisor", EngineKind::CloudHypervisor),
+    ("stop-and-copy", EngineKind::StopAndCopy),
+];
+
+/// The strategies by their names in scenarios.
+pub const TIMEOUT_STRATEGIES: &[(&str, TimeoutStrategy)] = &[
+    ("cancel", TimeoutStrategy::Cancel),
+    ("ignore", TimeoutStrategy::Ignore),
+];
+
+impl EngineKind {
+    /// Its name in scenarios.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        ENGINES
+            .iter()
+            .find(|(_, kind)| *kind == self)
+            .map_or("", |(name, _)| name)
+    }
+
+    /// What its stream looks like.
+    #[must_use]
+    pub fn format(self) -> Format {
+        match self {
+            Self::Qemu | Self::StopAndCopy => Format::Qemu,
+            Self::Xen | Self::XenLegacy => Format::Xen,
+            Self::CloudHypervisor => Format::CloudHypervisor,
+        }
+    }
+
+    /// Whether it has an option of `[migration]`; those that every engine has are not asked about.
+    #[must_use]
+    pub fn has(self, option: &str) -> bool {
+        match option {
+            "max-bandwidth" | "avail-switchover-bandwidth" => self == Self::Qemu,
+            // The others wait for the destination always.
+            "return-path" => self.format() == Format::Qemu,
+            // They re-arm the log as they read it.
+            "reprotect" => self == Self::Qemu,
+            "downtime-limit" => matches!(self, Self::Qemu | Self::CloudHypervisor),
+            "timeout" | "timeout-strategy" => self == Self::CloudHypervisor,
+            _ => true,
+        }
+    }
+}
+
+/// Cloud Hypervisor's `timeout-strategy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeoutStrategy {
+    /// Give up; the guest stays.
+    #[default]
+    Cancel,
+    /// Stop the guest and send what is left, however long that takes.
+    Ignore,
 }
 
 /// When the dirty log is re-armed.
@@ -61,6 +137,8 @@ impl Default for MigrationParams {
             device_state_bytes: 79_500,
             load_time: 5,
             completion_timeout: None,
+            timeout: 3_600_000,
+            timeout_strategy: TimeoutStrategy::Cancel,
         }
     }
 }
@@ -69,6 +147,23 @@ impl Default for MigrationParams {
 const COMPLETION_TIMEOUT_PER_GIB_MS: u64 = 150_000;
 
 impl MigrationParams {
+    /// When the dirty log is re-armed: only QEMU's under KVM waits with it.
+    #[must_use]
+    pub fn effective_reprotect(&self) -> Reprotect {
+        match self.engine {
+            EngineKind::Qemu | EngineKind::StopAndCopy => self.reprotect,
+            EngineKind::Xen | EngineKind::XenLegacy | EngineKind::CloudHypervisor => {
+                Reprotect::AtSync
+            }
+        }
+    }
+
+    /// Whether the source waits for the destination's word: always, but for a QEMU without a return path.
+    #[must_use]
+    pub fn waits_for_destination(&self) -> bool {
+        self.return_path || self.engine.format() != Format::Qemu
+    }
+
     /// Milliseconds after which the orchestrator cancels a migration of that much RAM; `None`:
     /// never. At least the time of 1 GiB, so that small guests are not cut off by their setup.
     #[must_use]

@@ -313,6 +313,10 @@ pub struct MigrationRecord {
     pub request_to_release_ms: f64,
     /// QMP's answer, exactly as shaped there.
     pub query_migrate: serde_json::Value,
+    /// What the engine's original tells of a migration, under its own names; null of QEMU, whose
+    /// answer is `query_migrate`.
+    #[serde(default)]
+    pub engine_statistics: serde_json::Value,
     /// Guest paused at the source → resumed at the destination, one clock, ms.
     pub observed_outage_ms: Option<f64>,
     /// Rounds (the source's, also as a list in `source_report`).

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::destination::chain;
+use super::engine::EngineUnits;
 use super::guest::{GuestMemory, SourceGuest};
 use super::ownership::{SourceAction, SourceEvent, SourceSide};
 use super::params::MigrationParams;
@@ -38,8 +39,10 @@ pub struct SourceJob {
     pub control: Arc<SourceControl>,
     /// Pages of a re-protect chunk: QEMU's 1 GiB is 2^18 (a byte constant, so it scales with k).
     pub chunk_pages: u32,
-    /// Pages between two looks at the clock: 64 at full size.
-    pub check_pages: u64,
+    /// The engine's own units at this space scale.
+    pub units: EngineUnits,
+    /// Pages of a batch under Xen: 1024 at full size.
+    pub xen_batch_pages: usize,
     /// Pages handed to the socket at once: 32 at full size, QEMUFile's 64 pieces of 2 a page.
     pub batch_pages: usize,
     /// Milliseconds from the last byte to the destination's word, after which the control plane
@@ -89,10 +92,18 @@ pub enum SourceError {
     /// The orchestrator's time limit.
     #[error("the completion timeout passed")]
     Deadline,
+    /// The engine's own.
+    #[error(
+        "the engine's timeout of {ms} ms passed and what is left does not fit into the downtime"
+    )]
+    Timeout {
+        /// The limit.
+        ms: u64,
+    },
     /// The destination said that it will never start the guest.
-    #[error("the destination refused (SHUT {value})")]
+    #[error("the destination refused ({value})")]
     Refused {
-        /// Value of its SHUT.
+        /// Value of its SHUT; 1 where the format has none.
         value: u32,
     },
     /// The destination said nothing in time.

@@ -5,22 +5,25 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use replay::content::{ContentProfile, PagePool};
+use replay::content::{ContentProfile, PagePool, Recipe};
 use replay::host::CoreWork;
 use replay::{Behaviour, GuestTime, MemorySpec, VmState};
-use traces::class::{Coupling, Locality, PageClass};
+use traces::class::{Locality, PageClass};
 
 use super::destination::{
     DestinationControl, DestinationError, DestinationJob, DestinationOutcome, run_destination,
 };
+use super::engine::EngineUnits;
 use super::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
 use super::ownership::{DestinationSide, SourceSide};
 use super::params::{MigrationParams, Reprotect};
 use super::record::Status;
 use super::source::{Fault, NoObserver, SourceEnd, SourceJob, SourceOutcome, run_source};
 use super::transport::SourceControl;
-use super::wire::{Decoder, Event};
+use super::wire::{Decoder, Event, Format};
 use crate::clock::mono_ns;
+
+mod engines;
 
 const SEED: u64 = 11;
 const VM: u64 = 77;
@@ -111,10 +114,8 @@ impl DestinationGuest for TestGuest {
 /// 64 MiB, 16 resident; a hot set of 8 MiB written at `rate` per page and second.
 fn memory(rate: f64) -> GuestMemory {
     let class = |pages, rate, locality| PageClass {
-        pages,
-        rate,
-        coupling: Coupling::Cpu,
         locality,
+        ..PageClass::new(pages, rate)
     };
     let classes = vec![
         class(2048, rate, Locality::Scatter),
@@ -130,13 +131,19 @@ fn memory(rate: f64) -> GuestMemory {
         resident_pages: 4096,
         behaviours,
         fresh: false,
+        content: ContentProfile {
+            zero_share: 0.05,
+            ..ContentProfile::RANDOM
+        },
     };
-    let profile = ContentProfile {
-        zero_share: 0.05,
-        ..ContentProfile::RANDOM
-    };
-    let pool = Arc::new(PagePool::new(&profile, SEED, 256));
-    GuestMemory::new(&spec, &profile, SEED, VM, pool).unwrap()
+    of_spec(&spec)
+}
+
+fn of_spec(spec: &MemorySpec) -> GuestMemory {
+    GuestMemory::new(spec, SEED, VM, |profile| {
+        Ok(Arc::new(PagePool::new(&Recipe::of(profile)?, SEED, 256)))
+    })
+    .unwrap()
 }
 
 /// A cap makes loopback slow enough for several rounds: 26 MB at 30 MB/s.
@@ -184,7 +191,11 @@ impl World {
             congestion: Some(CONGESTION.to_owned()),
             control: Arc::default(),
             chunk_pages: 4096,
-            check_pages: 64,
+            units: EngineUnits {
+                check_pages: 64,
+                stop_pages: 50,
+            },
+            xen_batch_pages: 1024,
             batch_pages: 32,
             acknowledge_limit_ms: 10_000,
             deadline_ns: Some(mono_ns() + 60_000_000_000),
@@ -486,6 +497,7 @@ fn a_source_that_vanishes_leaves_no_guest_at_the_destination() {
                 memory_check: world.memory.check(),
                 ram_pages: 16_384,
                 return_path: true,
+                format: Format::Qemu,
             },
             &mut stream,
         );
@@ -658,10 +670,9 @@ fn throughput_of_one_idle_guest() {
         resident_pages: 262_144,
         behaviours: vec![],
         fresh: false,
+        content: ContentProfile::RANDOM,
     };
-    let profile = ContentProfile::RANDOM;
-    let pool = Arc::new(PagePool::new(&profile, SEED, 256));
-    let memory = GuestMemory::new(&spec, &profile, SEED, VM, pool).unwrap();
+    let memory = of_spec(&spec);
     let world = World { memory, ..world };
     let (sent, received) = world.migrate(
         MigrationParams {

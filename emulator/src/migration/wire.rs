@@ -1,4 +1,5 @@
-//! The migration stream, byte by byte, with the sizes of QEMU's.
+//! The migration stream, byte by byte, with the sizes of its original's. After the header come QEMU's
+//! records, Xen's (`xen`) or Cloud Hypervisor's (`cloud_hypervisor`). QEMU's:
 //!
 //! ```text
 //! header        48 B  ours; stands for QEMU's file header and configuration section
@@ -18,10 +19,15 @@
 
 use thiserror::Error;
 
+pub mod cloud_hypervisor;
 mod decode;
 mod encode;
 #[cfg(test)]
+mod foreign_tests;
+mod state;
+#[cfg(test)]
 mod tests;
+pub mod xen;
 
 pub use decode::Decoder;
 pub use encode::Encoder;
@@ -35,7 +41,7 @@ pub const MAX_RECORD_BYTES: usize = MAX_STATE_BYTES + 64;
 pub const MAX_STATE_BYTES: usize = 64 * 1024;
 
 const MAGIC: u32 = 0x4D42_4D47; // "MBMG"
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 48;
 /// QEMU's own name of a PC's RAM block: the name is on the wire, so its length matters.
 const BLOCK_NAME: [u8; 6] = *b"pc.ram";
@@ -63,6 +69,33 @@ const RP_SHUT: u16 = 1;
 /// Bytes of a SHUT message.
 pub const SHUT_BYTES: usize = 8;
 
+/// Whose records follow the header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// QEMU's.
+    #[default]
+    Qemu,
+    /// Xen's, of libxc.
+    Xen,
+    /// Cloud Hypervisor's.
+    CloudHypervisor,
+}
+
+impl Format {
+    fn code(self) -> u32 {
+        match self {
+            Self::Qemu => 0,
+            Self::Xen => 1,
+            Self::CloudHypervisor => 2,
+        }
+    }
+
+    fn of(code: u32) -> Option<Self> {
+        let all = [Self::Qemu, Self::Xen, Self::CloudHypervisor];
+        all.into_iter().find(|format| format.code() == code)
+    }
+}
+
 /// What both ends must agree on before the first page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
@@ -74,8 +107,10 @@ pub struct Header {
     pub memory_check: u64,
     /// RAM in pages.
     pub ram_pages: u32,
-    /// Whether the source waits for SHUT.
+    /// Whether the source waits for the destination's last word.
     pub return_path: bool,
+    /// Whose records follow.
+    pub format: Format,
 }
 
 /// A stream that is none.
@@ -127,6 +162,9 @@ pub enum WireError {
     },
 }
 
+/// The next event and the bytes it takes, or `None` if more must be read first.
+type Decoded<'a> = Result<Option<(usize, Event<'a>)>, WireError>;
+
 /// What the stream said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
@@ -161,6 +199,8 @@ pub enum Event<'a> {
     Padding,
     /// The device state is complete.
     StateEnd,
+    /// The source waits for an answer (Cloud Hypervisor).
+    AnswerWanted,
     /// The last byte of the stream.
     End,
 }
@@ -230,6 +270,28 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
         .get(at..)?
         .first_chunk()
         .map(|eight| u64::from_be_bytes(*eight))
+}
+
+fn le_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .map(|four| u32::from_le_bytes(*four))
+}
+
+fn le_u64(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .map(|eight| u64::from_le_bytes(*eight))
+}
+
+fn unexpected<T>(offset: u64, expected: &'static str, found: u64) -> Result<T, WireError> {
+    Err(WireError::Unexpected {
+        offset,
+        expected,
+        found,
+    })
 }
 
 fn is_footer(mark: &[u8], section: u32) -> bool {

@@ -218,7 +218,6 @@ fn clean(value: f64) -> f64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use traces::class::Locality;
 
     /// 1 GiB, all of it content, 100 MiB/s, 20 MiB/s dirtied within 256 MiB.
     pub(super) fn inputs() -> Inputs {
@@ -264,10 +263,8 @@ mod tests {
     #[test]
     fn inputs_follow_from_classes() {
         let class = |pages, coupling| PageClass {
-            pages,
-            rate: 1.0,
             coupling,
-            locality: Locality::Scatter,
+            ..PageClass::new(pages, 1.0)
         };
         let path = Path {
             goodput_bytes_per_s: 1e8,
@@ -301,12 +298,7 @@ mod tests {
             (dirty, rate, limit, fixed) in (number(), number(), number(), number()),
             (pages, class_rate, cores) in (any::<u32>(), number(), number()),
         ) {
-            let class = PageClass {
-                pages,
-                rate: class_rate,
-                coupling: Coupling::Cpu,
-                locality: Locality::Scatter,
-            };
+            let class = PageClass::new(pages, class_rate);
             let inputs = Inputs {
                 ram_bytes: ram,
                 nonzero_bytes: nonzero,

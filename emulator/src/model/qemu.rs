@@ -178,16 +178,14 @@ mod tests {
     use super::super::tests::{inputs, near};
     use super::*;
     use crate::model::Verdict;
-    use traces::class::{Coupling, Locality, PageClass};
+    use traces::class::{Coupling, PageClass};
 
     /// The ground-truth guest of migration §9: 256 MiB, 96 MiB of content, one word in a random page
     /// of 64 MiB at λ times 11,650 pages/s, 400 Mb/s, 300 ms, 70 ms of drain.
     fn ground_truth(lambda: f64) -> Inputs {
         let class = PageClass {
-            pages: 16_384,
-            rate: lambda * 11_650.0 / 16_384.0,
             coupling: Coupling::Time,
-            locality: Locality::Scatter,
+            ..PageClass::new(16_384, lambda * 11_650.0 / 16_384.0)
         };
         Inputs {
             ram_bytes: 256 << 20,

@@ -11,6 +11,7 @@ use crate::ids::HostId;
 use crate::units::{show_size, show_time};
 use comfy_table::{Table, presets};
 use std::collections::BTreeMap;
+use traces::content::{ContentProfile, NAMES, named};
 use traces::resample::Resample;
 
 /// Hosts, VMs, links, flows and the balancer of a scenario, as `migbed check` shows them. Things
@@ -150,6 +151,8 @@ fn vms(scenario: &Scenario) -> Table {
         "resident",
         "CPU",
         "writes",
+        "content",
+        "memory",
         "work",
         "first offset",
     ]);
@@ -162,6 +165,8 @@ fn vms(scenario: &Scenario) -> Table {
             show_size(vm.resident_bytes),
             cpu(vm),
             writes(vm),
+            content(vm),
+            format!("{:?}", vm.memory).to_lowercase(),
             work,
         ];
         (vm.name.clone(), cells.to_vec())
@@ -218,7 +223,23 @@ fn writes(vm: &VmSpec) -> String {
         WriteSource::Pages(name) => format!("pages of {name}"),
         WriteSource::Fitted(name) => format!("classes fitted to {name}"),
         WriteSource::Classes(classes) => format!("{} classes", classes.len()),
+        WriteSource::Profile(writes) => format!("profile {}", writes.profile),
     }
+}
+
+/// The profile's name, and what classes have of their own.
+fn content(vm: &VmSpec) -> String {
+    let name = |profile: &ContentProfile| {
+        let of = |name: &&&str| named(name).as_ref() == Some(profile);
+        NAMES.iter().find(of).map_or("own figures", |name| name)
+    };
+    let mut text = name(&vm.content).to_owned();
+    if let WriteSource::Classes(classes) = &vm.writes {
+        for profile in classes.iter().filter_map(|class| class.content) {
+            text = format!("{text}, {}", name(&profile));
+        }
+    }
+    text
 }
 
 fn traces(scenario: &Scenario) -> Table {

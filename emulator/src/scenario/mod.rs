@@ -11,6 +11,7 @@ pub mod inputs;
 mod link_trace;
 #[cfg(test)]
 mod network_tests;
+pub mod origin;
 mod problem;
 mod raw;
 pub mod scale;
@@ -33,7 +34,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use traces::class::PageClass;
+use traces::content::ContentProfile;
 use traces::resample::Resample;
+use traces::synth::Marginal;
 
 /// A scenario that can be run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -160,6 +163,12 @@ pub struct VmSpec {
     pub cpu: Vec<CpuDemand>,
     /// Page writes.
     pub writes: WriteSource,
+    /// What its pages hold.
+    #[serde(default)]
+    pub content: ContentProfile,
+    /// Whether its RAM is really there.
+    #[serde(default)]
+    pub memory: Backing,
     /// The VM starts this far into its traces.
     pub offset_ns: u64,
     /// What happens to demand that is not served at once.
@@ -206,6 +215,17 @@ impl CpuDemand {
     }
 }
 
+/// What stands behind a VM's RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backing {
+    /// Nothing: pages are computed as they are sent.
+    #[default]
+    Synthetic,
+    /// Memory of this computer, written by a thread a vCPU.
+    Resident,
+}
+
 /// Where CPU demand comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -228,6 +248,22 @@ pub enum WriteSource {
     Fitted(String),
     /// Classes as given.
     Classes(Vec<PageClass>),
+    /// Nothing was recorded: by the rules of docs/synthesis.md.
+    Profile(ProfileWrites),
+}
+
+/// Completion of a VM by a built-in profile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ProfileWrites {
+    /// A name of `traces::profile`.
+    pub profile: String,
+    /// How much VMs write.
+    pub marginal: Marginal,
+    /// Touched memory; `None`: as the VM's trace says, else drawn.
+    pub used_bytes: Option<u64>,
+    /// Seed of what is drawn: not the scenario's, so that one fleet can be run with many seeds.
+    pub seed: u64,
 }
 
 /// What becomes of demand beyond what is granted (replay::backlog has the arithmetic).

@@ -128,6 +128,16 @@ pub enum ProblemKind {
         /// What it may be.
         bounds: String,
     },
+    /// An option of another migration engine.
+    #[error("engine `{engine}` has no `{key}`")]
+    NotOfEngine {
+        /// The key.
+        key: String,
+        /// The engine.
+        engine: &'static str,
+        /// Those that have it.
+        of: Vec<&'static str>,
+    },
     /// A word that is not one of a fixed list, or a name nothing in the scenario has.
     #[error("`{key}`: there is no {what} `{name}`")]
     Unknown {
@@ -193,6 +203,14 @@ pub enum ProblemKind {
     /// Demand that cannot be resampled as declared.
     #[error(transparent)]
     Demand(#[from] super::inputs::DemandError),
+    /// A VM whose pages cannot hold what they are told to.
+    #[error("VM `{vm}`: {source}")]
+    Content {
+        /// The VM.
+        vm: String,
+        /// Why.
+        source: replay::content::RecipeError,
+    },
     /// What cannot be carried at this k.
     #[error(transparent)]
     Scale(#[from] super::scale::ScaleError),
@@ -225,6 +243,7 @@ impl ProblemKind {
             Self::UnknownKey { known, .. } => Some(format!("known here: {}", listed(known))),
             Self::Missing { example, .. } => Some(format!("write for example `{example}`")),
             Self::Quantity { accepted, .. } => Some(format!("accepted: {accepted}")),
+            Self::NotOfEngine { of, .. } => Some(format!("it is an option of {}", of.join(", "))),
             Self::Unknown {
                 near: Some(near), ..
             } => Some(format!("did you mean `{near}`?")),
@@ -258,6 +277,9 @@ impl ProblemKind {
             | Self::Bounds { .. }
             | Self::OneOf { .. }
             | Self::Behaviour { .. } => None,
+            Self::Content { .. } => {
+                Some("take figures measured together, or leave out those that do not matter".into())
+            }
         }
     }
 
@@ -270,13 +292,14 @@ impl ProblemKind {
             Self::Type { .. } => "wrong type",
             Self::Quantity { .. } => "wrong quantity",
             Self::Bounds { .. } => "out of bounds",
+            Self::NotOfEngine { .. } => "not of this engine",
             Self::Unknown { .. } => "unknown name",
             Self::Name { .. } => "not a name",
             Self::Duplicate { .. } => "again",
             Self::OneOf { .. } => "not exactly one",
             Self::NoRoom(_) => "does not fit",
             Self::Memory { .. } => "too small",
-            Self::Behaviour { .. } | Self::Demand(_) => "declared here",
+            Self::Behaviour { .. } | Self::Demand(_) | Self::Content { .. } => "declared here",
             Self::Scale(_) => "cannot be carried",
             Self::Network(problem) => problem.label(),
             Self::Trace { .. } => "declared here",

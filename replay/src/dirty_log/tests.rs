@@ -8,10 +8,9 @@ const PAGES: u32 = 60;
 
 fn guest(seed: u64) -> MemoryModel {
     let class = |pages, rate, locality| PageClass {
-        pages,
-        rate,
         coupling: Coupling::Time,
         locality,
+        ..PageClass::new(pages, rate)
     };
     let spec = MemorySpec {
         ram_pages: PAGES,
@@ -22,6 +21,7 @@ fn guest(seed: u64) -> MemoryModel {
             class(15, 1.0, Locality::Sweep),
         ])],
         fresh: false,
+        content: traces::content::ContentProfile::default(),
     };
     MemoryModel::new(&spec, seed, 1).unwrap()
 }

@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use traces::class::{Coupling, PageClass};
+use traces::class::{Coupling, PageClass, PhasedClasses, VariationError};
+use traces::content::ContentProfile;
 use traces::dirty::PageWriteTrace;
 
 /// What writes a guest's memory. A guest may have several, each in pages of its own.
@@ -15,6 +16,8 @@ pub enum Behaviour {
     Idle,
     /// Classes of pages, one after another in the order given; sweeps among them.
     Classes(Vec<PageClass>),
+    /// Class sets one after another over the same pages, each with its variation.
+    Phases(PhasedClasses),
     /// The pages of a recording, tick by tick.
     Pages {
         /// The recording; occupies as many pages as it knows.
@@ -45,6 +48,9 @@ pub struct MemorySpec {
     /// default they hold data from the start: a workload under way has touched them long ago.
     #[serde(default)]
     pub fresh: bool,
+    /// What pages hold, but those of classes that say it themselves.
+    #[serde(default)]
+    pub content: ContentProfile,
 }
 
 /// A memory that cannot be.
@@ -58,8 +64,8 @@ pub enum MemoryError {
         /// Pages there are.
         ram_pages: u32,
     },
-    /// A write rate that is no rate.
-    #[error("a write rate of {rate} a second is not in 0..1e9")]
+    /// A rate of writes or reads that is none.
+    #[error("a rate of {rate} a second is not in 0..1e9")]
     Rate {
         /// The rate.
         rate: f64,
@@ -67,6 +73,17 @@ pub enum MemoryError {
     /// A class of runs of no pages.
     #[error("a class written in runs needs runs of at least one page")]
     EmptyRuns,
+    /// Phases that take no time, or longer than there is.
+    #[error("phases need a length of at least 1 ns each, and of less than 2^64 ns in all")]
+    PhaseLength,
+    /// Phases on one clock, a class of theirs on the other.
+    #[error(
+        "the classes of phases follow the clock of the phases: give all of them one `coupling`"
+    )]
+    MixedClocks,
+    /// A variation that is none.
+    #[error(transparent)]
+    Variation(#[from] VariationError),
     /// A recording without ticks, or with nothing after the loop begins.
     #[error("recording `{title}` has no tick after {loop_from_ns} ns to repeat")]
     NothingToRepeat {
@@ -174,6 +191,7 @@ impl Behaviour {
         match self {
             Self::Idle => 0,
             Self::Classes(classes) => classes.iter().map(|class| u64::from(class.pages)).sum(),
+            Self::Phases(phased) => phased.pages(),
             Self::Pages { trace, .. } => u64::from(trace.pages),
         }
     }

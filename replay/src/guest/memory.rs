@@ -2,37 +2,45 @@
 
 use std::ops::Range;
 
-use traces::class::{Coupling, Locality, PageClass};
+use serde::{Deserialize, Serialize};
+use traces::class::Coupling;
 
 use super::GuestTime;
-use super::layout::{Behaviour, Layout, MemoryError, MemorySpec};
-use super::pages::PagesWriter;
-use super::poisson::PoissonWriter;
-use super::sweep::SweepWriter;
+use super::build::{Accesses, accesses};
+use super::field::Field;
+use super::layout::{Layout, MemoryError, MemorySpec};
 use crate::bitmap::Bitmap;
-use crate::mix;
 
-/// Which page of a guest is written when, for all time: a value that is only ever read.
+/// Which page of a guest is written and read when, for all time: a value that is only ever read.
+///
+/// Reads are those of classes with a read rate; recordings of page sets hold writes alone. They are
+/// drawn apart from the writes, which are the same whether or not anything is read.
 #[derive(Debug, Clone)]
 pub struct MemoryModel {
     layout: Layout,
-    /// Ascending and apart; pages in no region are never written.
-    regions: Vec<Region>,
+    writes: Field,
+    reads: Field,
 }
 
-#[derive(Debug, Clone)]
-struct Region {
-    pages: Range<u32>,
-    coupling: Coupling,
-    writer: Writer,
+/// What a guest does to a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AccessKind {
+    /// It only looks.
+    Read,
+    /// It writes, whether or not it also reads.
+    Write,
 }
 
-#[derive(Debug, Clone)]
-enum Writer {
-    Poisson(PoissonWriter),
-    /// The rate's fixed-point form is the same as a class's, so it is kept in one.
-    Sweep(PoissonWriter, SweepWriter),
-    Pages(Box<PagesWriter>),
+/// An access to a page, at a reading of the clock that the page's class follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Access {
+    /// What.
+    pub kind: AccessKind,
+    /// Which clock.
+    pub coupling: Coupling,
+    /// Its reading.
+    pub clock_ns: u64,
 }
 
 impl MemoryModel {
@@ -42,44 +50,12 @@ impl MemoryModel {
     /// When the parts do not fit, or one of them is no behaviour (see [`MemoryError`]).
     pub fn new(spec: &MemorySpec, seed: u64, vm_key: u64) -> Result<Self, MemoryError> {
         let layout = Layout::new(spec)?;
-        let mut regions = Vec::new();
-        for (index, behaviour) in spec.behaviours.iter().enumerate() {
-            let range = layout
-                .behaviour(index)
-                .expect("a layout knows every behaviour of its spec");
-            let key = |part: usize| mix::key(&[seed, vm_key, index as u64, part as u64]);
-            match behaviour {
-                Behaviour::Idle => {}
-                Behaviour::Classes(classes) => {
-                    let mut start = range.start;
-                    for (part, class) in classes.iter().enumerate() {
-                        let pages = start..start + class.pages;
-                        start = pages.end;
-                        let writer = class_writer(class, key(part))?;
-                        regions.push(Region {
-                            pages,
-                            coupling: class.coupling,
-                            writer,
-                        });
-                    }
-                }
-                Behaviour::Pages {
-                    trace,
-                    coupling,
-                    loop_from_ns,
-                } => {
-                    let writer = PagesWriter::new(key(0), trace, *coupling, *loop_from_ns)?;
-                    let (coupling, writer) = (*coupling, Writer::Pages(Box::new(writer)));
-                    regions.push(Region {
-                        pages: range,
-                        coupling,
-                        writer,
-                    });
-                }
-            }
-        }
-        regions.retain(|region| !region.pages.is_empty());
-        Ok(Self { layout, regions })
+        let Accesses { writes, reads } = accesses(spec, &layout, seed, vm_key)?;
+        Ok(Self {
+            layout,
+            writes,
+            reads,
+        })
     }
 
     /// Where everything lies.
@@ -94,32 +70,27 @@ impl MemoryModel {
         self.layout.ram_pages()
     }
 
-    fn region(&self, page: u32) -> Option<&Region> {
-        let index = self
-            .regions
-            .partition_point(|region| region.pages.end <= page);
-        self.regions
-            .get(index)
-            .filter(|region| region.pages.contains(&page))
-    }
-
     /// Which write of the page was the last at or before a guest time: 0 if there was none, else a
     /// number that grows with every write (though not by one).
     #[must_use]
     pub fn version_at(&self, page: u32, at: GuestTime) -> u64 {
-        self.region(page)
-            .map_or(0, |region| region.version(page, at))
+        self.writes.version(page, at)
     }
 
     /// Whether the page is written in `(from, to]`.
     #[must_use]
     pub fn written_in(&self, page: u32, from: GuestTime, to: GuestTime) -> bool {
-        self.region(page)
-            .is_some_and(|region| region.written(page, from, to))
+        self.writes.accessed(page, from, to)
+    }
+
+    /// Whether the page is read in `(from, to]`.
+    #[must_use]
+    pub fn read_in(&self, page: u32, from: GuestTime, to: GuestTime) -> bool {
+        self.reads.accessed(page, from, to)
     }
 
     /// Sets the pages of `range` that are written in `(from, to]`. About 10 ns a page of a class;
-    /// pages nothing writes cost nothing.
+    /// pages nothing writes cost nothing, nor do the classes of phases that are not on.
     ///
     /// # Panics
     /// If the bitmap is not of this guest's size.
@@ -131,12 +102,7 @@ impl MemoryModel {
         into: &mut Bitmap,
     ) {
         assert_eq!(into.len(), self.pages(), "a bitmap of another guest");
-        for region in &self.regions {
-            let pages = region.pages.start.max(range.start)..region.pages.end.min(range.end);
-            if !pages.is_empty() {
-                region.harvest(&pages, from, to, into);
-            }
-        }
+        self.writes.harvest(&range, from, to, into);
     }
 
     /// Sets every page that is written in `(from, to]`.
@@ -146,75 +112,83 @@ impl MemoryModel {
     pub fn harvest(&self, from: GuestTime, to: GuestTime, into: &mut Bitmap) {
         self.harvest_range(0..self.pages(), from, to, into);
     }
-}
 
-fn class_writer(class: &PageClass, key: u64) -> Result<Writer, MemoryError> {
-    if !(0.0..1e9).contains(&class.rate) {
-        return Err(MemoryError::Rate { rate: class.rate });
-    }
-    Ok(match class.locality {
-        Locality::Scatter => Writer::Poisson(PoissonWriter::new(key, class.rate, 1)),
-        Locality::Runs { pages: 0 } => return Err(MemoryError::EmptyRuns),
-        Locality::Runs { pages } => Writer::Poisson(PoissonWriter::new(key, class.rate, pages)),
-        Locality::Sweep => {
-            let rate = PoissonWriter::new(key, class.rate, 1);
-            Writer::Sweep(rate, SweepWriter::new(class.pages))
-        }
-    })
-}
-
-impl Region {
-    fn version(&self, page: u32, at: GuestTime) -> u64 {
-        let (offset, clock) = (page - self.pages.start, at.clock(self.coupling));
-        match &self.writer {
-            Writer::Poisson(class) => class.version(offset, class.operational(clock)),
-            Writer::Sweep(rate, sweep) => sweep.version(offset, rate.operational(clock)),
-            Writer::Pages(pages) => pages.version(offset, clock),
-        }
+    /// Sets the pages of `range` that are read in `(from, to]`.
+    ///
+    /// # Panics
+    /// If the bitmap is not of this guest's size.
+    pub fn reads_range(
+        &self,
+        range: Range<u32>,
+        from: GuestTime,
+        to: GuestTime,
+        into: &mut Bitmap,
+    ) {
+        assert_eq!(into.len(), self.pages(), "a bitmap of another guest");
+        self.reads.harvest(&range, from, to, into);
     }
 
-    fn written(&self, page: u32, from: GuestTime, to: GuestTime) -> bool {
-        let offset = page - self.pages.start;
-        let (from_ns, to_ns) = (from.clock(self.coupling), to.clock(self.coupling));
-        if to_ns <= from_ns {
-            return false;
-        }
-        match &self.writer {
-            Writer::Poisson(class) => {
-                class.written(offset, class.operational(from_ns), class.operational(to_ns))
-            }
-            Writer::Sweep(..) | Writer::Pages(_) => {
-                self.version(page, from) != self.version(page, to)
-            }
-        }
-    }
-
-    fn harvest(&self, pages: &Range<u32>, from: GuestTime, to: GuestTime, into: &mut Bitmap) {
-        let base = self.pages.start;
-        let offsets = pages.start - base..pages.end - base;
-        let (from, to) = (from.clock(self.coupling), to.clock(self.coupling));
-        let words = into.words_mut();
-        let mut mark = |run: Range<u32>, written: bool| {
-            for page in run.start + base..run.end + base {
-                words[(page / 64) as usize] |= u64::from(written) << (page % 64);
-            }
+    /// The first access to the page after a guest time: what a guest that runs where the page is not
+    /// yet waits for. `None` when there is none before its clock ends. A write that falls on the same
+    /// nanosecond as a read is the one told.
+    #[must_use]
+    pub fn first_access(&self, page: u32, after: GuestTime) -> Option<Access> {
+        let next = |field: &Field, kind| {
+            let coupling = field.coupling(page)?;
+            let version = |clock_ns| field.version(page, with_clock(after, coupling, clock_ns));
+            let clock_ns = first_change(after.clock(coupling), version)?;
+            Some(Access {
+                kind,
+                coupling,
+                clock_ns,
+            })
         };
-        match &self.writer {
-            Writer::Poisson(class) => {
-                class.harvest(
-                    offsets,
-                    class.operational(from),
-                    class.operational(to),
-                    mark,
-                );
-            }
-            Writer::Sweep(rate, sweep) => {
-                let (from, to) = (rate.operational(from), rate.operational(to));
-                sweep.harvest(&offsets, from, to, |run| mark(run, true));
-            }
-            Writer::Pages(writer) => writer.harvest(&offsets, from, to, |run| mark(run, true)),
+        let read = next(&self.reads, AccessKind::Read);
+        let write = next(&self.writes, AccessKind::Write);
+        match (read, write) {
+            (Some(read), Some(write)) if read.clock_ns < write.clock_ns => Some(read),
+            (read, write) => write.or(read),
         }
     }
+}
+
+fn with_clock(at: GuestTime, coupling: Coupling, clock_ns: u64) -> GuestTime {
+    match coupling {
+        Coupling::Cpu => GuestTime {
+            cpu_ns: clock_ns,
+            ..at
+        },
+        Coupling::Time => GuestTime {
+            run_ns: clock_ns,
+            ..at
+        },
+    }
+}
+
+/// The first reading after `after` at which a version, which never falls, is another. Strides double
+/// until it is, then the last one is halved: exact whatever makes the version, in about 100 looks.
+fn first_change(after: u64, version: impl Fn(u64) -> u64) -> Option<u64> {
+    let now = version(after);
+    let (mut same, mut stride) = (after, 1u64);
+    let mut changed = loop {
+        let at = after.saturating_add(stride);
+        if version(at) != now {
+            break at;
+        }
+        if at == u64::MAX {
+            return None;
+        }
+        (same, stride) = (at, stride.saturating_mul(2));
+    };
+    while changed - same > 1 {
+        let middle = same + (changed - same) / 2;
+        if version(middle) == now {
+            same = middle;
+        } else {
+            changed = middle;
+        }
+    }
+    Some(changed)
 }
 
 #[cfg(test)]

@@ -1,20 +1,26 @@
-//! The memory of an emulated VM: which page is written when.
+//! The memory of an emulated VM: which page is written, and read, when.
 //!
-//! Writes are a fixed function of (seed, VM, page, guest time). Harvesting only reads that
+//! Accesses are a fixed function of (seed, VM, page, guest time). Harvesting only reads that
 //! function, so two policies with one seed see the same guest, and a VM nobody looks at costs
 //! nothing. Never inside: page contents (`content`), what a migration has seen (`dirty_log`).
 
+mod build;
+mod field;
 mod layout;
 mod memory;
 mod pages;
+#[cfg(test)]
+mod phased_tests;
 mod poisson;
 mod sweep;
+mod tempo;
+mod variation;
 
 use serde::{Deserialize, Serialize};
 use traces::class::Coupling;
 
 pub use layout::{Behaviour, Layout, MemoryError, MemorySpec};
-pub use memory::MemoryModel;
+pub use memory::{Access, AccessKind, MemoryModel};
 
 /// How far a guest has come: the two clocks its writes hang on. Neither ever goes back, and
 /// neither moves while the guest is paused.

@@ -3,26 +3,18 @@
 //! By the time-rescaling theorem a Poisson process of any rate is a unit-rate process read on
 //! another clock, Λ = rate × clock. Λ is cut into unit cells; how many writes a cell holds is
 //! Poisson(1) and where they lie is uniform, both drawn from a hash of (key, unit, cell). So the
-//! writes of any interval can be had without those before it. An intensity that varies in the
-//! short term belongs into Λ ([`PoissonWriter::operational`]) and changes nothing else here.
+//! writes of any interval can be had without those before it. An intensity that varies belongs into Λ
+//! ([`Tempo`](super::tempo::Tempo)) and changes nothing here.
 
 use std::ops::Range;
 
+use super::tempo::Operational;
 use crate::mix;
-
-/// An instant in operational time: cells in the high, a fraction of 2^-64 cell in the low half.
-///
-/// Bounds: clock < 2^64 ns and rate < 1 write per ns, so the product of both fixed-point factors
-/// stays below 2^128. Rates are kept to 2^-64 writes per ns (5e-11 writes a second); versions are
-/// exact up to 2^59 cells, which the fastest rate reaches after 18 years.
-pub(super) type Operational = u128;
 
 /// The writes of one class.
 #[derive(Debug, Clone)]
 pub(super) struct PoissonWriter {
     key: u64,
-    /// Writes per nanosecond, times 2^64.
-    rate: u64,
     /// Pages written together.
     block: u32,
 }
@@ -64,18 +56,9 @@ const fn split(at: Operational) -> (u64, u64) {
 }
 
 impl PoissonWriter {
-    pub(super) fn new(key: u64, rate_per_s: f64, block: u32) -> Self {
-        // Multiplying and rounding are exact-by-rule in IEEE 754, so this is the same everywhere.
-        Self {
-            key,
-            rate: mix::threshold(rate_per_s / 1e9),
-            block,
-        }
-    }
-
-    /// Λ at a reading of the class's clock.
-    pub(super) fn operational(&self, clock_ns: u64) -> Operational {
-        u128::from(clock_ns) * u128::from(self.rate)
+    /// Writes of a key to blocks of so many pages.
+    pub(super) fn new(key: u64, block: u32) -> Self {
+        Self { key, block }
     }
 
     /// Number of writes of a cell at or before a fraction of it.
@@ -289,7 +272,7 @@ mod tests {
 
     #[test]
     fn gaps_are_exponential() {
-        let writer = PoissonWriter::new(mix::key(&[1, 2, 3]), 1.0, 1);
+        let writer = PoissonWriter::new(mix::key(&[1, 2, 3]), 1);
         let mut gaps: Vec<f64> = (0..200)
             .flat_map(|unit| {
                 let at = instants(&writer, unit, 200);
@@ -313,7 +296,7 @@ mod tests {
 
     #[test]
     fn counts_over_odd_windows_are_poisson() {
-        let writer = PoissonWriter::new(mix::key(&[7]), 1.0, 1);
+        let writer = PoissonWriter::new(mix::key(&[7]), 1);
         for window in [0.3, 1.0, 1.7, 2.9] {
             let mut histogram = [0u32; 9];
             let (mut total, cells) = (0.0, 60);
@@ -351,21 +334,21 @@ mod tests {
 
     #[test]
     fn look_ups_agree_with_the_list_of_writes() {
-        let writer = PoissonWriter::new(mix::key(&[11]), 2.5, 1);
+        let writer = PoissonWriter::new(mix::key(&[11]), 1);
+        let tempo = super::super::tempo::Tempo::new(2.5, None).unwrap();
         for unit in 0..50 {
             let at = instants(&writer, unit, 30);
             for step in 0..400u64 {
                 let clock = step * 17_345_678;
                 let upto = |ns: u64| {
-                    let cells = writer.operational(ns) as f64 / mix::TWO_POW_64;
+                    let cells = tempo.at(ns) as f64 / mix::TWO_POW_64;
                     at.iter().filter(|&&x| x <= cells).count()
                 };
-                let version = writer.version(unit, writer.operational(clock));
+                let version = writer.version(unit, tempo.at(clock));
                 assert_eq!(version == 0, upto(clock) == 0, "unit {unit} at {clock}");
                 for length in [1_000_000, 300_000_000, 2_000_000_000] {
                     let (from, to) = (clock, clock + length);
-                    let written =
-                        writer.written(unit, writer.operational(from), writer.operational(to));
+                    let written = writer.written(unit, tempo.at(from), tempo.at(to));
                     assert_eq!(
                         written,
                         upto(to) > upto(from),

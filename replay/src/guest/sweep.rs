@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::poisson::Operational;
+use super::tempo::Operational;
 
 /// The walker over `pages` pages; operational time counts laps.
 #[derive(Debug, Clone)]

@@ -33,6 +33,7 @@ fn vm(key: u64, cpu: CpuTrace, work: Work) -> VmSpec {
             resident_pages: 0,
             behaviours: vec![],
             fresh: false,
+            content: traces::content::ContentProfile::default(),
         },
     }
 }
@@ -353,10 +354,8 @@ fn requests_do_not_move_with_a_vm() {
 #[test]
 fn a_slower_host_slows_writes_coupled_to_cpu() {
     let page = |coupling| traces::class::PageClass {
-        pages: 5000,
-        rate: 0.02,
         coupling,
-        locality: traces::class::Locality::Scatter,
+        ..traces::class::PageClass::new(5000, 0.02)
     };
     let written = |coupling, speed_milli| {
         let memory = MemorySpec {

@@ -38,6 +38,7 @@ fn host() -> Arc<Runtime> {
             resident_pages: 0,
             behaviours: vec![],
             fresh: false,
+            content: traces::content::ContentProfile::default(),
         },
     };
     let runtime = Runtime::new(HostId(0), spec, MonoNs(mono_ns()));

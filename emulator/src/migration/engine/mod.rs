@@ -3,4 +3,80 @@
 //! Inside: pure decision cores, driven alike by the source's thread and by a simulator in virtual
 //! time. Never inside: sockets, threads, clocks.
 
+pub mod passes;
 pub mod qemu;
+pub mod step;
+
+use super::params::{EngineKind, MigrationParams};
+use super::record::Decision;
+use passes::PassEngine;
+use qemu::QemuEngine;
+use step::{Observed, Statistics, Step};
+
+/// Units of an engine that are bytes or pages, at the run's space scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineUnits {
+    /// QEMU: pages between two looks at the clock; 64 at full size.
+    pub check_pages: u64,
+    /// Xen: fewer dirty pages than this end the passes; 50 at full size.
+    pub stop_pages: u64,
+}
+
+/// The decision core of a migration.
+#[derive(Debug, Clone)]
+pub enum Engine {
+    /// Decides every slice.
+    Qemu(QemuEngine),
+    /// Decides at the end of a pass.
+    Passes(PassEngine),
+}
+
+impl Engine {
+    /// The core that the parameters ask for; rounds begin at `now_ns`.
+    #[must_use]
+    pub fn new(
+        params: &MigrationParams,
+        units: EngineUnits,
+        now_ns: u64,
+        observed: &Observed,
+    ) -> Self {
+        if params.engine == EngineKind::Qemu {
+            let engine = QemuEngine::new(params, now_ns, observed);
+            return Self::Qemu(engine.with_check_pages(units.check_pages));
+        }
+        Self::Passes(PassEngine::new(params, units.stop_pages, now_ns, observed))
+    }
+
+    /// What to do at `now_ns`. The caller does it before it asks again.
+    pub fn next(&mut self, now_ns: u64, observed: &Observed) -> Step {
+        match self {
+            Self::Qemu(engine) => engine.next(now_ns, observed),
+            Self::Passes(engine) => engine.next(now_ns, observed),
+        }
+    }
+
+    /// A sync of the dirty log ended: the setup's, one asked for by [`Step::Sync`], or the final.
+    pub fn synced(&mut self, now_ns: u64, new_dirty_pages: u64, dirty_pages: u64) {
+        match self {
+            Self::Qemu(engine) => engine.synced(now_ns, new_dirty_pages, dirty_pages),
+            Self::Passes(engine) => engine.synced(now_ns, new_dirty_pages),
+        }
+    }
+
+    /// The statistics so far.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        match self {
+            Self::Qemu(engine) => engine.statistics(),
+            Self::Passes(engine) => engine.statistics(),
+        }
+    }
+
+    /// The decision just taken, if it read the log or ended the rounds.
+    pub fn take_decision(&mut self) -> Option<Decision> {
+        match self {
+            Self::Qemu(engine) => engine.take_decision(),
+            Self::Passes(engine) => engine.take_decision(),
+        }
+    }
+}

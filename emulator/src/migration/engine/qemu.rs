@@ -19,6 +19,9 @@
 //! Never inside: clocks, sockets, the guest. Time is an argument; milliseconds are truncated as
 //! QEMU's `qemu_clock_get_ms` truncates them.
 
+use super::step::{
+    CLOCK_CHECK_PAGES, NS_PER_MS, Observed, PAGE_BYTES, Slice, Statistics, Step, saturate,
+};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::Decision;
 
@@ -27,84 +30,10 @@ mod tests;
 
 /// `BUFFER_DELAY`: the bandwidth and credit window.
 pub const WINDOW_MS: u64 = 100;
-/// `MAX_WAIT`: a slice ends when *more* than this has passed, in whole milliseconds.
-pub const SLICE_MS: u64 = 50;
-/// A slice reads the clock after its pages 1, 65, 129, …
-pub const CLOCK_CHECK_PAGES: u64 = 64;
-/// `TARGET_PAGE_SIZE` of x86.
-pub const PAGE_BYTES: u64 = 4096;
 /// Windows that carried no more than this do not update `expected-downtime`.
 const EXPECTED_DOWNTIME_MIN_BYTES: u64 = 10_000;
 /// The dirty rate is renewed by the first sync later than this after the last renewal.
 const RATE_PERIOD_MS: u64 = 1000;
-const NS_PER_MS: u64 = 1_000_000;
-
-/// What the engine sees of the stream and of its bitmap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Observed {
-    /// Pages set in the migration bitmap.
-    pub dirty_pages: u64,
-    /// Bytes the socket has accepted since the beginning.
-    pub accepted_bytes: u64,
-    /// Pages (normal and zero) put into the stream since the beginning.
-    pub sent_pages: u64,
-}
-
-/// What to do next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Read the dirty log into the bitmap, report it with [`QemuEngine::synced`], ask again.
-    Sync,
-    /// Send pages as the slice allows, then the end-of-section mark, flush, ask again.
-    SendSlice(Slice),
-    /// The window's credit is spent: wait until this monotonic instant, ask again.
-    SleepUntil(u64),
-    /// Stop the guest, sync, send everything left with no rate limit, then the device state.
-    Complete,
-}
-
-/// One call of `ram_save_iterate`: how long pages may be sent before the next decision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slice {
-    begin_ns: u64,
-    pages: u64,
-    check_pages: u64,
-    credit_end_bytes: Option<u64>,
-}
-
-impl Slice {
-    /// The final round: no clock, no credit.
-    #[must_use]
-    pub fn unlimited() -> Self {
-        Self {
-            begin_ns: u64::MAX,
-            pages: 0,
-            check_pages: CLOCK_CHECK_PAGES,
-            credit_end_bytes: None,
-        }
-    }
-
-    /// Before each page: whether the window's credit allows one more. Like QEMU's, the test lets
-    /// a window overshoot by what was not yet handed to the socket.
-    #[must_use]
-    pub fn has_credit(&self, accepted_bytes: u64) -> bool {
-        self.credit_end_bytes
-            .is_none_or(|end| accepted_bytes <= end)
-    }
-
-    /// After each page: whether the slice goes on. The clock is read for one page in [`CLOCK_CHECK_PAGES`].
-    pub fn page_sent(&mut self, now_ns: impl FnOnce() -> u64) -> bool {
-        let check = self.pages.is_multiple_of(self.check_pages);
-        self.pages += 1;
-        !check || now_ns().saturating_sub(self.begin_ns) / NS_PER_MS <= SLICE_MS
-    }
-
-    /// Pages sent in it so far.
-    #[must_use]
-    pub fn pages(&self) -> u64 {
-        self.pages
-    }
-}
 
 /// Bytes in a number of milliseconds; kept as a fraction so that products stay exact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,10 +59,6 @@ impl Bandwidth {
     }
 }
 
-fn saturate(value: u128) -> u64 {
-    u64::try_from(value).unwrap_or(u64::MAX)
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Decide,
@@ -143,23 +68,6 @@ enum State {
     },
     AfterSlice,
     Completing,
-}
-
-/// The live statistics, under QMP's names.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Statistics {
-    /// `dirty-sync-count`: the setup's, those of the loop, the final one.
-    pub dirty_sync_count: u64,
-    /// `dirty-pages-rate`, pages a second over the last period of at least 1 s.
-    pub dirty_pages_rate: u64,
-    /// `expected-downtime`, ms.
-    pub expected_downtime_ms: u64,
-    /// `mbps` of the last window.
-    pub mbps: f64,
-    /// `pages-per-second` of the last window.
-    pub pages_per_second: u64,
-    /// `threshold_size`, bytes.
-    pub threshold_bytes: u64,
 }
 
 /// The decision core.
@@ -291,12 +199,11 @@ impl QemuEngine {
             return Step::Complete;
         }
         self.state = State::AfterSlice;
-        Step::SendSlice(Slice {
-            begin_ns: now_ns,
-            pages: 0,
-            check_pages: self.check_pages,
-            credit_end_bytes: self.credit_end_bytes(),
-        })
+        Step::SendSlice(Slice::new(
+            now_ns,
+            self.check_pages,
+            self.credit_end_bytes(),
+        ))
     }
 
     /// `migration_update_counters`: once a window of at least 100 ms has passed.

@@ -1,7 +1,9 @@
 //! One migration at its source, phase by phase.
 //!
-//! `run` reads as the list of phases. Decisions are the engine's (`engine::qemu`), bytes the
-//! encoder's (`wire`), batches the transport's.
+//! `run` reads as the list of phases. Decisions are the engine's (`engine`), bytes the encoder's
+//! (`wire`), batches the transport's; `send` walks the bitmap.
+
+mod send;
 
 use std::io::{ErrorKind, Read};
 
@@ -9,20 +11,22 @@ use replay::{Bitmap, DirtyLog, GuestTime, Reprotect as LogReprotect};
 
 use super::{Fault, Observer, SourceEnd, SourceError, SourceJob};
 use crate::clock::mono_ns;
-use crate::migration::engine::qemu::{Observed, PAGE_BYTES, QemuEngine, Slice, Step};
-use crate::migration::guest::GuestMemory;
+use crate::migration::engine::Engine;
+use crate::migration::engine::step::{Observed, PAGE_BYTES, Pass, Slice, Step};
 use crate::migration::ownership::{SourceAction, SourceEvent, SourceSide};
 use crate::migration::params::Reprotect;
 use crate::migration::record::{Decision, Phase, PhaseSpan, Round};
 use crate::migration::transport::{PageStream, Progress, prepare_socket};
-use crate::migration::wire::{Encoder, Header, SHUT_BYTES, decode_shut};
+use crate::migration::wire::cloud_hypervisor::{self as cloud, Request};
+use crate::migration::wire::{Encoder, Format, Header, SHUT_BYTES, decode_shut, xen};
 
 pub(super) struct Session<'a> {
     job: &'a SourceJob,
     observer: &'a dyn Observer,
     pub(super) out: PageStream<'a>,
     encoder: Encoder,
-    pub(super) engine: QemuEngine,
+    format: Format,
+    pub(super) engine: Engine,
     pub(super) side: SourceSide,
     log: DirtyLog,
     dirty: Bitmap,
@@ -45,17 +49,21 @@ pub(super) struct Session<'a> {
     pub(super) decisions: Vec<Decision>,
     lost: u64,
     sections: u64,
+    published_ns: u64,
 }
 
-fn engine(job: &SourceJob, now_ns: u64, observed: &Observed) -> QemuEngine {
-    QemuEngine::new(&job.params, now_ns, observed).with_check_pages(job.check_pages)
+/// How often live figures are renewed within a pass.
+const PUBLISH_NS: u64 = 100_000_000;
+
+fn engine(job: &SourceJob, now_ns: u64, observed: &Observed) -> Engine {
+    Engine::new(&job.params, job.units, now_ns, observed)
 }
 
 impl<'a> Session<'a> {
     pub(super) fn new(job: &'a SourceJob, observer: &'a dyn Observer) -> Self {
         let begin_ns = mono_ns();
         let pages = job.memory.pages();
-        let policy = match job.params.reprotect {
+        let policy = match job.params.effective_reprotect() {
             Reprotect::Lazy => LogReprotect::Lazy {
                 chunk_pages: job.chunk_pages.max(1),
             },
@@ -66,6 +74,7 @@ impl<'a> Session<'a> {
             observer,
             out: PageStream::new(&job.socket, &job.control, job.batch_pages, job.deadline_ns),
             encoder: Encoder::default(),
+            format: job.params.engine.format(),
             engine: engine(job, begin_ns, &Observed::default()),
             side: SourceSide::Running,
             log: DirtyLog::start(pages, policy, job.guest.guest_time()),
@@ -87,6 +96,7 @@ impl<'a> Session<'a> {
             decisions: Vec::new(),
             lost: 0,
             sections: 0,
+            published_ns: begin_ns,
         }
     }
 
@@ -127,10 +137,19 @@ impl<'a> Session<'a> {
             vm_key: self.job.memory.vm_key(),
             memory_check: self.job.memory.check(),
             ram_pages: self.job.memory.pages(),
-            return_path: self.job.params.return_path,
+            return_path: self.job.params.waits_for_destination(),
+            format: self.format,
         };
         let encoder = &mut self.encoder;
         self.out.bytes.control += self.out.put(|bytes| encoder.setup(&header, bytes));
+        match self.format {
+            Format::Qemu => {}
+            Format::Xen => self.out.bytes.control += self.out.put(xen::opening),
+            Format::CloudHypervisor => {
+                self.request(Request::Start)?;
+                self.request(Request::Config)?;
+            }
+        }
         self.out.flush()?;
         let now = mono_ns();
         self.engine = engine(self.job, now, &self.observed());
@@ -154,8 +173,13 @@ impl<'a> Session<'a> {
             match step {
                 Step::Sync => self.sync(self.job.guest.guest_time(), false),
                 Step::SendSlice(slice) => self.send_section(slice, false)?,
+                Step::SendPass(pass) => self.send_pass(pass)?,
                 Step::SleepUntil(at_ns) => self.job.control.wait_until(at_ns)?,
                 Step::Complete => return Ok(()),
+                Step::GiveUp => {
+                    let ms = self.job.params.timeout;
+                    return Err(SourceError::Timeout { ms });
+                }
             }
             self.publish("active");
         }
@@ -175,7 +199,10 @@ impl<'a> Session<'a> {
     fn final_round(&mut self, stopped_at: GuestTime) -> Result<(), SourceError> {
         self.sync(stopped_at, true);
         self.clear_dirty_bits();
-        self.send_section(Slice::unlimited(), true)?;
+        match self.format {
+            Format::Qemu => self.send_section(Slice::unlimited(), true)?,
+            Format::Xen | Format::CloudHypervisor => self.send_pass(Pass::default())?,
+        }
         self.downtime_bytes = self.ram_bytes() - self.precopy_bytes;
         self.end_round(mono_ns());
         Ok(())
@@ -185,11 +212,17 @@ impl<'a> Session<'a> {
         let state = postcard::to_stdvec(&self.job.guest.take_state())
             .expect("a guest's state is plain data");
         let total = self.job.params.device_state_bytes;
-        let encoder = &mut self.encoder;
-        self.out.bytes.device += self
-            .out
-            .put(|bytes| encoder.device_state(&state, total, bytes));
-        self.out.flush()
+        let (format, encoder) = (self.format, &mut self.encoder);
+        self.out.bytes.device += self.out.put(|bytes| match format {
+            Format::Qemu => encoder.device_state(&state, total, bytes),
+            Format::Xen => xen::context(&state, total, bytes),
+            Format::CloudHypervisor => cloud::state(&state, total, bytes),
+        });
+        self.out.flush()?;
+        if self.format == Format::CloudHypervisor {
+            self.answer(None)?;
+        }
+        Ok(())
     }
 
     /// The commit point of the stream. Before its last byte the destination cannot commit; once
@@ -200,18 +233,33 @@ impl<'a> Session<'a> {
         let limit_ms = self.job.acknowledge_limit_ms;
         let deadline_ns = mono_ns() + limit_ms * 1_000_000;
         self.out.set_deadline(Some(deadline_ns));
-        let encoder = &mut self.encoder;
-        self.out.bytes.control += self.out.put(|bytes| encoder.end(bytes));
+        let (format, encoder) = (self.format, &mut self.encoder);
+        self.out.bytes.control += self.out.put(|bytes| match format {
+            Format::Qemu => encoder.end(bytes),
+            Format::Xen => xen::end(bytes),
+            Format::CloudHypervisor => cloud::request(Request::Complete, bytes),
+        });
         self.out.flush()?;
         self.side = self.side.on(SourceEvent::LastByte).0;
-        if !self.job.params.return_path {
+        if !self.job.params.waits_for_destination() {
             // QEMU is complete here; ours waits for the control plane's word with the guest paused.
             self.end_ns = mono_ns();
             return Ok(());
         }
-        let value = self.read_shut(deadline_ns)?;
+        let refused = match self.format {
+            // Xen's toolstacks answer too, outside of libxc's stream.
+            Format::Qemu | Format::Xen => {
+                let mut shut = [0; SHUT_BYTES];
+                self.read(&mut shut, Some(deadline_ns))?;
+                decode_shut(&shut).map(|value| (value != 0).then_some(value))?
+            }
+            Format::CloudHypervisor => match self.answer(Some(deadline_ns)) {
+                Err(SourceError::Refused { value }) => Some(value),
+                answered => answered.map(|()| None)?,
+            },
+        };
         self.end_ns = mono_ns();
-        if value != 0 {
+        if let Some(value) = refused {
             self.side_on(SourceEvent::Refused);
             return Err(SourceError::Refused { value });
         }
@@ -219,27 +267,51 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn read_shut(&mut self, deadline_ns: u64) -> Result<u32, SourceError> {
-        let mut message = [0; SHUT_BYTES];
+    /// Sends a request of Cloud Hypervisor's and waits for its answer.
+    fn request(&mut self, request: Request) -> Result<(), SourceError> {
+        self.out.bytes.control += self.out.put(|bytes| cloud::request(request, bytes));
+        self.out.flush()?;
+        self.answer(None)
+    }
+
+    /// Waits for an answer of Cloud Hypervisor's.
+    fn answer(&mut self, deadline_ns: Option<u64>) -> Result<(), SourceError> {
+        let mut answer = [0; cloud::RECORD_BYTES];
+        self.read(&mut answer, deadline_ns)?;
+        if cloud::decode_answer(&answer)? {
+            Ok(())
+        } else {
+            Err(SourceError::Refused { value: 1 })
+        }
+    }
+
+    /// Fills `into` from the return path: until a cancel or the orchestrator's deadline, or, past
+    /// the last byte, until the deadline given.
+    fn read(&self, into: &mut [u8], deadline_ns: Option<u64>) -> Result<(), SourceError> {
         let mut filled = 0;
-        while filled < SHUT_BYTES {
-            match (&self.job.socket).read(&mut message[filled..]) {
+        while filled < into.len() {
+            match (&self.job.socket).read(&mut into[filled..]) {
+                Ok(0) if deadline_ns.is_none() && self.job.control.is_cancelled() => {
+                    return Err(SourceError::Cancelled);
+                }
                 Ok(0) => return Err(SourceError::Io(ErrorKind::UnexpectedEof.into())),
                 Ok(bytes) => filled += bytes,
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                        if mono_ns() >= deadline_ns {
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut => match deadline_ns {
+                        None => self.out.may_go_on()?,
+                        Some(deadline_ns) if mono_ns() >= deadline_ns => {
                             return Err(SourceError::NoWord {
                                 ms: self.job.acknowledge_limit_ms,
                             });
                         }
-                    }
+                        Some(_) => {}
+                    },
                     _ => return Err(SourceError::Io(error)),
                 },
             }
         }
-        Ok(decode_shut(&message)?)
+        Ok(())
     }
 
     /// Ends the ownership question as far as the source can; what QMP would call the outcome.
@@ -311,100 +383,9 @@ impl<'a> Session<'a> {
         self.rounds.push(self.round);
     }
 
-    /// One slice: its mark, pages, end of section; all of it flushed.
-    fn send_section(&mut self, mut slice: Slice, last: bool) -> Result<(), SourceError> {
-        let encoder = &mut self.encoder;
-        self.out.bytes.control += self.out.put(|bytes| encoder.section(last, bytes));
-        while slice.has_credit(self.out.accepted()) {
-            let Some(page) = self.dirty.next_set_wrapping(self.cursor) else {
-                break;
-            };
-            self.send_page(page)?;
-            if !slice.page_sent(mono_ns) {
-                break;
-            }
-        }
-        let encoder = &mut self.encoder;
-        self.out.bytes.control += self.out.put(|bytes| encoder.end_of_section(bytes));
-        self.sections += 1;
-        self.flush()
-    }
-
     /// What QEMU counts as pre-copy or downtime bytes: pages and their words, 8 for a section's end.
     fn ram_bytes(&self) -> u64 {
         self.out.bytes.normal + self.out.bytes.header + 8 * self.sections
-    }
-
-    /// Its bit is cleared as it is sent; later writes show at the next sync. The guest time of the
-    /// batch is not before the chunk's clearing, so no write falls between the two.
-    fn send_page(&mut self, page: u32) -> Result<(), SourceError> {
-        self.dirty.clear(page);
-        self.remaining_pages -= 1;
-        self.cursor = if page + 1 < self.dirty.len() {
-            page + 1
-        } else {
-            0
-        };
-        if self.loses(page) {
-            return Ok(());
-        }
-        let now = match self.batch_time {
-            Some(now) => now,
-            None => *self.batch_time.insert(self.job.guest.guest_time()),
-        };
-        self.log.before_send(page, now);
-        let memory: &'a GuestMemory = &self.job.memory;
-        let version = memory.version_at(page, now);
-        let encoder = &mut self.encoder;
-        if memory.is_zero(page, version) {
-            self.out.bytes.header += self.out.put(|bytes| encoder.zero_page(page, bytes));
-            self.round.zero_pages += 1;
-        } else {
-            let (stamp, body) = memory.page(page, version);
-            let stamp = stamp.encode();
-            let put = self.out.put(|bytes| {
-                encoder.page_header(page, bytes);
-                bytes.extend_from_slice(&stamp);
-            });
-            self.out.put_body(body);
-            self.out.bytes.header += put - stamp.len() as u64;
-            self.out.bytes.normal += PAGE_BYTES;
-            self.round.normal_pages += 1;
-        }
-        self.sent_pages += 1;
-        if self.out.is_full() {
-            self.flush()
-        } else {
-            Ok(())
-        }
-    }
-
-    fn flush(&mut self) -> Result<(), SourceError> {
-        self.batch_time = None;
-        self.out.flush()
-    }
-
-    /// Whether a fault makes this page fail on its way.
-    fn loses(&mut self, page: u32) -> bool {
-        for fault in &self.job.faults {
-            if let Fault::LosePages {
-                after,
-                pages,
-                put_back,
-            } = *fault
-                && self.sent_pages >= after
-                && self.lost < pages
-            {
-                self.lost += 1;
-                if put_back {
-                    let mut back = Bitmap::new(self.dirty.len());
-                    back.set(page);
-                    self.log.put_back(&back);
-                }
-                return true;
-            }
-        }
-        false
     }
 
     /// The other fault of the bitmap.

@@ -1,5 +1,7 @@
 //! Reads the stream. Sans I/O and total.
 
+use super::cloud_hypervisor::CloudHypervisorDecoder;
+use super::xen::XenDecoder;
 use super::*;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,8 +10,15 @@ enum Place {
     BeforeRamList { command_allowed: bool },
     Between { finished_ram: bool, has_state: bool },
     Pages { last: bool },
-    Padding { left: usize },
+    Padding { left: u64 },
     End,
+}
+
+/// Records that are not QEMU's.
+#[derive(Debug)]
+enum Foreign {
+    Xen(XenDecoder),
+    CloudHypervisor(CloudHypervisorDecoder),
 }
 
 /// Reads the stream.
@@ -19,6 +28,7 @@ pub struct Decoder {
     ram_pages: u32,
     offset: u64,
     named: bool,
+    foreign: Option<Foreign>,
 }
 
 impl Default for Decoder {
@@ -28,11 +38,10 @@ impl Default for Decoder {
             ram_pages: 0,
             offset: 0,
             named: false,
+            foreign: None,
         }
     }
 }
-
-type Decoded<'a> = Result<Option<(usize, Event<'a>)>, WireError>;
 
 impl Decoder {
     /// The next event at the head of `input` and the bytes it takes, or `None` if more must be
@@ -41,7 +50,20 @@ impl Decoder {
     /// # Errors
     /// When the bytes cannot be a migration stream. The decoder is of no use afterwards.
     pub fn decode<'a>(&mut self, input: &'a [u8]) -> Decoded<'a> {
-        let decoded = match self.place {
+        let offset = self.offset;
+        let decoded = match (&mut self.foreign, self.place) {
+            (Some(Foreign::Xen(xen)), _) => xen.decode(input, offset),
+            (Some(Foreign::CloudHypervisor(cloud)), _) => cloud.decode(input, offset),
+            (None, place) => self.qemu(place, input),
+        }?;
+        if let Some((taken, _)) = &decoded {
+            self.offset += *taken as u64;
+        }
+        Ok(decoded)
+    }
+
+    fn qemu<'a>(&mut self, place: Place, input: &'a [u8]) -> Decoded<'a> {
+        match place {
             Place::Header => self.header(input),
             Place::BeforeRamList { command_allowed } => self.ram_list(input, command_allowed),
             Place::Between {
@@ -52,11 +74,7 @@ impl Decoder {
             Place::Padding { left } => self.padding(input, left),
             Place::End if input.is_empty() => Ok(None),
             Place::End => Err(WireError::AfterEnd { bytes: input.len() }),
-        }?;
-        if let Some((taken, _)) = &decoded {
-            self.offset += *taken as u64;
         }
-        Ok(decoded)
     }
 
     /// Offset in the stream of the next record.
@@ -82,7 +100,11 @@ impl Decoder {
         if crc32fast::hash(&bytes[..HEADER_BYTES - 4]) != four(HEADER_BYTES - 4) {
             return Err(WireError::HeaderChecksum);
         }
+        let Some(format) = Format::of(four(36)) else {
+            return self.unexpected("a format of records", u64::from(four(36)));
+        };
         let header = Header {
+            format,
             migration: four(8),
             return_path: four(12) != 0,
             vm_key: eight(16),
@@ -90,6 +112,14 @@ impl Decoder {
             ram_pages: four(32),
         };
         self.ram_pages = header.ram_pages;
+        self.foreign = match format {
+            Format::Qemu => None,
+            Format::Xen => Some(Foreign::Xen(XenDecoder::new(self.ram_pages))),
+            Format::CloudHypervisor => {
+                let decoder = CloudHypervisorDecoder::new(self.ram_pages);
+                Some(Foreign::CloudHypervisor(decoder))
+            }
+        };
         self.place = Place::BeforeRamList {
             command_allowed: header.return_path,
         };
@@ -217,37 +247,27 @@ impl Decoder {
     }
 
     fn state<'a>(&mut self, input: &'a [u8]) -> Decoded<'a> {
-        let (Some(section), Some(length), Some(padding), Some(crc)) = (
-            u32_at(input, 1),
-            u32_at(input, 5),
-            u32_at(input, 9),
-            u32_at(input, 13),
-        ) else {
+        let Some(section) = u32_at(input, 1) else {
             return Ok(None);
         };
-        if section != DEVICE_SECTION || length as usize > MAX_STATE_BYTES {
-            return self.unexpected("a device section within bounds", u64::from(length));
+        if section != DEVICE_SECTION {
+            return self.unexpected("the device section's number", u64::from(section));
         }
-        let Some(state) = input.get(17..17 + length as usize) else {
+        let Some(read) = state::read(&input[5..], self.offset)? else {
             return Ok(None);
         };
-        if crc32fast::hash(state) != crc {
-            return Err(WireError::StateChecksum);
-        }
         self.place = Place::Padding {
-            left: padding as usize,
+            left: u64::from(read.padding),
         };
-        Ok(Some((17 + state.len(), Event::State(state))))
+        Ok(Some((5 + read.taken, Event::State(read.state))))
     }
 
-    fn padding(&mut self, input: &[u8], left: usize) -> Decoded<'static> {
+    fn padding(&mut self, input: &[u8], left: u64) -> Decoded<'static> {
         if left > 0 {
-            let taken = left.min(input.len());
-            if let Some(&byte) = input[..taken].iter().find(|&&byte| byte != 0) {
-                return self.unexpected("the device state's padding", u64::from(byte));
-            }
-            self.place = Place::Padding { left: left - taken };
-            return Ok((taken > 0).then_some((taken, Event::Padding)));
+            let taken = state::zeros(input, left, self.offset)?;
+            let left = left - taken.unwrap_or(0) as u64;
+            self.place = Place::Padding { left };
+            return Ok(taken.map(|taken| (taken, Event::Padding)));
         }
         let Some(mark) = input.get(..5) else {
             return Ok(None);
@@ -263,10 +283,6 @@ impl Decoder {
     }
 
     fn unexpected<T>(&self, expected: &'static str, found: u64) -> Result<T, WireError> {
-        Err(WireError::Unexpected {
-            offset: self.offset,
-            expected,
-            found,
-        })
+        unexpected(self.offset, expected, found)
     }
 }

@@ -6,13 +6,11 @@ use super::*;
 #[derive(Debug, Default)]
 pub struct Encoder {
     named: bool,
-    ram_pages: u32,
 }
 
 impl Encoder {
-    /// Header, OPEN_RETURN_PATH if asked, and the RAM list.
+    /// Header, and if QEMU's records follow, OPEN_RETURN_PATH if asked, and the RAM list.
     pub fn setup(&mut self, header: &Header, out: &mut Vec<u8>) {
-        self.ram_pages = header.ram_pages;
         let start = out.len();
         out.extend_from_slice(&MAGIC.to_be_bytes());
         out.extend_from_slice(&VERSION.to_be_bytes());
@@ -21,9 +19,13 @@ impl Encoder {
         out.extend_from_slice(&header.vm_key.to_be_bytes());
         out.extend_from_slice(&header.memory_check.to_be_bytes());
         out.extend_from_slice(&header.ram_pages.to_be_bytes());
-        out.extend_from_slice(&[0; 8]);
+        out.extend_from_slice(&header.format.code().to_be_bytes());
+        out.extend_from_slice(&[0; 4]);
         let crc = crc32fast::hash(&out[start..]);
         out.extend_from_slice(&crc.to_be_bytes());
+        if header.format != Format::Qemu {
+            return;
+        }
         if header.return_path {
             out.push(SECTION_COMMAND);
             out.extend_from_slice(&COMMAND_OPEN_RETURN_PATH.to_be_bytes());
@@ -61,21 +63,9 @@ impl Encoder {
     /// # Panics
     /// If the state is longer than [`MAX_STATE_BYTES`]: it is ours to keep small.
     pub fn device_state(&mut self, state: &[u8], total_bytes: u64, out: &mut Vec<u8>) {
-        assert!(
-            state.len() <= MAX_STATE_BYTES,
-            "a guest state of {} bytes",
-            state.len()
-        );
-        let length = u32::try_from(state.len()).expect("bounded above");
-        let fixed = 5 + 4 + 4 + 4 + 5 + u64::from(length);
-        let padding = u32::try_from(total_bytes.saturating_sub(fixed)).unwrap_or(u32::MAX);
         out.push(SECTION_FULL);
         out.extend_from_slice(&DEVICE_SECTION.to_be_bytes());
-        out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(&padding.to_be_bytes());
-        out.extend_from_slice(&crc32fast::hash(state).to_be_bytes());
-        out.extend_from_slice(state);
-        out.resize(out.len() + padding as usize, 0);
+        state::put(state, total_bytes.saturating_sub(5 + 5), out);
         footer(DEVICE_SECTION, out);
     }
 

@@ -4,6 +4,7 @@
 //! `inputs`, with the spots kept here in [`Spots`].
 
 mod cables;
+mod content;
 mod demand;
 mod events;
 mod guests;

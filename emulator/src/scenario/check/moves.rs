@@ -3,8 +3,8 @@
 use super::{Names, each};
 use crate::balance::policy::{POLICIES, PolicySpec};
 use crate::ids::{HostId, VmId};
-use crate::migration::params::{EngineKind, MigrationParams, Reprotect};
-use crate::scenario::problem::NetworkProblem;
+use crate::migration::params::{ENGINES, MigrationParams, Reprotect, TIMEOUT_STRATEGIES};
+use crate::scenario::problem::{NetworkProblem, ProblemKind};
 use crate::scenario::raw::{Table, Value};
 use crate::scenario::{BalancerSpec, Endpoint, FlowSpec, INTERNET, PlannedMigration};
 use crate::units::show_time;
@@ -86,9 +86,19 @@ pub(super) fn instant(table: &Table<'_>, duration_ns: Option<u64>) -> Option<u64
     Some(at)
 }
 
-const ENGINES: &[(&str, EngineKind)] = &[("qemu", EngineKind::Qemu)];
 const REPROTECTS: &[(&str, Reprotect)] =
     &[("lazy", Reprotect::Lazy), ("at-sync", Reprotect::AtSync)];
+
+/// Keys of `[migration]` that not every engine has.
+const ENGINE_OPTIONS: &[&str] = &[
+    "max-bandwidth",
+    "downtime-limit",
+    "avail-switchover-bandwidth",
+    "return-path",
+    "reprotect",
+    "timeout",
+    "timeout-strategy",
+];
 
 /// `[migration]`: QEMU's names, with units where QEMU has bare numbers.
 pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
@@ -131,6 +141,30 @@ pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
                 }
             })
             .or(base.completion_timeout),
+        timeout: table
+            .get("timeout")
+            .and_then(|v| ms(&v))
+            .unwrap_or(base.timeout),
+        timeout_strategy: table
+            .get("timeout-strategy")
+            .and_then(|v| v.word("timeout strategy", TIMEOUT_STRATEGIES))
+            .unwrap_or(base.timeout_strategy),
+    };
+    let read = |table: &Table<'_>| {
+        let params = read(table);
+        ENGINE_OPTIONS
+            .iter()
+            .filter(|option| !params.engine.has(option))
+            .filter_map(|option| table.get(option))
+            .for_each(|value| {
+                let of = ENGINES.iter().filter(|(_, kind)| kind.has(&value.key));
+                value.note(ProblemKind::NotOfEngine {
+                    key: value.key.clone(),
+                    engine: params.engine.name(),
+                    of: of.map(|(name, _)| *name).collect(),
+                });
+            });
+        params
     };
     value
         .table("[migration]", "a table", read)

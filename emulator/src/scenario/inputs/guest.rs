@@ -4,12 +4,14 @@ use super::Inputs;
 use super::demand::{DemandError, Demands};
 use crate::ids::VmId;
 use crate::scenario::problem::ProblemKind;
-use crate::scenario::{Scenario, VmSpec, Work, WriteSource};
+use crate::scenario::{CpuDemand, CpuSource, ProfileWrites, Scenario, VmSpec, Work, WriteSource};
+use replay::content::check_profiles;
 use replay::guest::{Behaviour, MemoryError, MemoryModel, MemorySpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use traces::class::{Coupling, PageClass};
+use traces::class::{ClassPhase, Coupling, PageClass, PhasedClasses, Variation};
 use traces::dirty::{PageWriteTrace, Run, Tick};
+use traces::synth::{Completed, Known, complete};
 use traces::units::PAGE_SIZE;
 
 /// A VM that cannot be replayed with the inputs given.
@@ -116,6 +118,7 @@ impl<'i> Shared<'i> {
                 ram_bytes: vm.ram_bytes,
             })
         };
+        let (behaviours, more_resident) = self.memory(vm, id)?;
         Ok(replay::VmSpec {
             key: vm_key(id),
             vcpus: vm.vcpus,
@@ -129,17 +132,93 @@ impl<'i> Shared<'i> {
             },
             memory: MemorySpec {
                 ram_pages: pages(vm.ram_bytes)?,
-                resident_pages: pages(vm.resident_bytes)?,
-                behaviours: vec![self.behaviour(vm)?],
+                resident_pages: pages(vm.resident_bytes)?.saturating_add(more_resident),
+                behaviours,
                 // The scenario's VMs have been at work for long when the run begins.
                 fresh: false,
+                content: vm.content,
             },
         })
     }
 
-    fn behaviour(&mut self, vm: &VmSpec) -> Result<Behaviour, SpecError> {
+    /// What writes, and pages that hold data besides those the scenario states.
+    fn memory(&mut self, vm: &VmSpec, id: VmId) -> Result<(Vec<Behaviour>, u32), SpecError> {
+        let WriteSource::Profile(writes) = &vm.writes else {
+            return Ok((self.behaviours(vm)?, 0));
+        };
         let k = self.k.max(1);
-        Ok(match &vm.writes {
+        let completed = self.completed(vm, id, writes)?;
+        let divided = |pages: u32| pages.div_ceil(k);
+        let Completed {
+            mut hot,
+            mut cold,
+            resident_pages,
+            ..
+        } = completed;
+        for class in hot.classes_mut().chain(&mut cold) {
+            class.pages = divided(class.pages);
+        }
+        let mut behaviours = vec![Behaviour::Phases(hot)];
+        if !cold.is_empty() {
+            behaviours.push(Behaviour::Classes(cold));
+        }
+        // Rounded down: classes were rounded up, and all must fit.
+        Ok((behaviours, resident_pages / k))
+    }
+
+    /// The rules, at the full size of a VM of a divided scenario.
+    fn completed(
+        &self,
+        vm: &VmSpec,
+        id: VmId,
+        writes: &ProfileWrites,
+    ) -> Result<Completed, SpecError> {
+        let full = |bytes: u64| {
+            let pages = (bytes / PAGE_SIZE).saturating_mul(u64::from(self.k.max(1)));
+            u32::try_from(pages).unwrap_or(u32::MAX)
+        };
+        let demand = |demand: &CpuDemand| {
+            let scale = f64::from(demand.scale_milli) / 1000.0;
+            match &demand.source {
+                CpuSource::Constant(milli) => Ok((f64::from(*milli) * scale, None)),
+                CpuSource::Trace(name) => {
+                    let input = self.inputs.get(name);
+                    let input = input.ok_or_else(|| not_loaded(vm, name, "CPU demand"))?;
+                    Ok((input.cpu.mean_milli() * scale, input.used_bytes))
+                }
+            }
+        };
+        let each = vm
+            .cpu
+            .iter()
+            .map(demand)
+            .collect::<Result<Vec<_>, SpecError>>()?;
+        let milli: f64 = each.iter().map(|(milli, _)| milli).sum();
+        // Of a VM whose vCPUs have traces of their own, the first that knows it.
+        let recorded = each.iter().find_map(|&(_, used)| used);
+        let used = writes.used_bytes.or(recorded);
+        let known = Known {
+            vcpus: vm.vcpus,
+            ram_pages: full(vm.ram_bytes).saturating_sub(full(vm.resident_bytes)),
+            used_pages: used.map(|bytes| u32::try_from(bytes / PAGE_SIZE).unwrap_or(u32::MAX)),
+            mean_cores: milli / 1000.0,
+        };
+        let profile = traces::profile::named(&writes.profile)
+            .ok_or_else(|| not_loaded(vm, &writes.profile, "a profile of this name"))?;
+        Ok(complete(
+            &profile,
+            writes.marginal,
+            &known,
+            writes.seed,
+            vm_key(id),
+        ))
+    }
+
+    fn behaviours(&mut self, vm: &VmSpec) -> Result<Vec<Behaviour>, SpecError> {
+        let k = self.k.max(1);
+        Ok(vec![match &vm.writes {
+            // Has more than one.
+            WriteSource::Profile(_) => Behaviour::Idle,
             WriteSource::Idle => Behaviour::Idle,
             // `apply` has divided these.
             WriteSource::Classes(classes) => Behaviour::Classes(classes.clone()),
@@ -153,7 +232,11 @@ impl<'i> Shared<'i> {
                     pages: c.pages.div_ceil(k),
                     ..*c
                 };
-                Behaviour::Classes(fitted.classes.iter().map(divided).collect())
+                let classes: Vec<PageClass> = fitted.classes.iter().map(divided).collect();
+                match &fitted.variation {
+                    None => Behaviour::Classes(classes),
+                    Some(variation) => return Ok(varied(classes, variation)),
+                }
             }
             WriteSource::Pages(name) => {
                 let pages = self.inputs.get(name).and_then(|input| input.pages.as_ref());
@@ -166,7 +249,7 @@ impl<'i> Shared<'i> {
                 };
                 repeated(trace)
             }
-        })
+        }])
     }
 }
 
@@ -176,6 +259,41 @@ fn not_loaded(vm: &VmSpec, trace: &str, part: &'static str) -> SpecError {
         trace: trace.to_owned(),
         part,
     }
+}
+
+/// Classes whose rates vary: one behaviour a clock. Cold ones, written less than once in ten minutes,
+/// do not vary noticeably and stay as they are.
+fn varied(classes: Vec<PageClass>, variation: &Variation) -> Vec<Behaviour> {
+    const COLD_PER_S: f64 = 1.0 / 600.0;
+    let (cold, hot): (Vec<_>, Vec<_>) = classes
+        .into_iter()
+        .partition(|class| class.coupling == Coupling::Time && class.rate < COLD_PER_S);
+    let mut behaviours: Vec<Behaviour> = [Coupling::Cpu, Coupling::Time]
+        .into_iter()
+        .filter_map(|coupling| {
+            let of: Vec<_> = hot
+                .iter()
+                .filter(|c| c.coupling == coupling)
+                .copied()
+                .collect();
+            (!of.is_empty()).then(|| {
+                Behaviour::Phases(PhasedClasses {
+                    coupling,
+                    phases: vec![ClassPhase {
+                        // One phase for ever.
+                        length_ns: 3_600_000_000_000,
+                        first_page: 0,
+                        classes: of,
+                        variation: Some(variation.clone()),
+                    }],
+                })
+            })
+        })
+        .collect();
+    if !cold.is_empty() {
+        behaviours.push(Behaviour::Classes(cold));
+    }
+    behaviours
 }
 
 /// A recording, repeated without its first tick: that one holds everything touched before the
@@ -235,7 +353,7 @@ pub fn unfit(scenario: &Scenario, inputs: &Inputs) -> Vec<(VmId, ProblemKind)> {
     for (id, vm) in (0..).map(VmId).zip(&scenario.vms) {
         let alike = |other: &VmSpec| {
             (other.ram_bytes, other.resident_bytes) == (vm.ram_bytes, vm.resident_bytes)
-                && (&other.writes, &other.cpu) == (&vm.writes, &vm.cpu)
+                && (&other.writes, &other.cpu, other.content) == (&vm.writes, &vm.cpu, vm.content)
         };
         if seen.is_some_and(alike) {
             continue;
@@ -251,7 +369,11 @@ pub fn unfit(scenario: &Scenario, inputs: &Inputs) -> Vec<(VmId, ProblemKind)> {
         };
         let (name, ram_bytes) = (vm.name.clone(), vm.ram_bytes);
         match MemoryModel::new(&spec.memory, scenario.seed, spec.key) {
-            Ok(_) => {}
+            Ok(_) => {
+                if let Err(source) = check_profiles(&spec.memory) {
+                    unfit.push((id, ProblemKind::Content { vm: name, source }));
+                }
+            }
             Err(MemoryError::TooSmall { needed, .. }) => {
                 let needed_bytes = needed * PAGE_SIZE;
                 unfit.push((

@@ -1,17 +1,18 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use traces::class::unique_pages;
+use traces::class::{Coupling, Locality, PageClass, unique_pages};
 use traces::dirty::{PageWriteTrace, Run, Tick};
 
+use super::super::Behaviour;
 use super::*;
+use crate::mix;
 
 fn class(pages: u32, rate: f64, coupling: Coupling, locality: Locality) -> PageClass {
     PageClass {
-        pages,
-        rate,
         coupling,
         locality,
+        ..PageClass::new(pages, rate)
     }
 }
 
@@ -26,6 +27,7 @@ fn model_of(classes: Vec<PageClass>, seed: u64) -> MemoryModel {
         resident_pages: 0,
         behaviours: vec![Behaviour::Classes(classes)],
         fresh: false,
+        content: traces::content::ContentProfile::default(),
     };
     MemoryModel::new(&spec, seed, 1).unwrap()
 }
@@ -78,6 +80,7 @@ fn mixed_guest(seed: u64, vm: u64) -> MemoryModel {
             Behaviour::Classes(vec![scatter(64, 40.0), scatter(33, 0.0)]),
         ],
         fresh: true,
+        content: traces::content::ContentProfile::default(),
     };
     MemoryModel::new(&spec, seed, vm).unwrap()
 }
@@ -114,6 +117,7 @@ fn a_memory_that_cannot_be_is_refused() {
         resident_pages,
         behaviours,
         fresh: false,
+        content: traces::content::ContentProfile::default(),
     };
     let big = MemoryModel::new(
         &spec(50, vec![Behaviour::Classes(vec![scatter(51, 1.0)])]),

@@ -3,16 +3,14 @@
 //! Pages are chosen by a hash of their frame, so that the same pages are looked at again and a rewrite
 //! can be compared with what was there before. Never inside: how pages are found or read.
 
-mod delta;
-mod sizes;
-
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use serde::{Deserialize, Serialize};
 
+use traces::content::{Changes, Codecs, is_zero};
+pub use traces::content::{Delta, Sizes, Tally, xbzrle_len};
+
 use crate::space::Found;
-pub use delta::{Delta, xbzrle_len};
-pub use sizes::{Sizes, Tally};
 
 /// Bytes in a page.
 pub(crate) const PAGE: usize = 4096;
@@ -128,7 +126,7 @@ pub struct Census {
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
     pages: Tally,
-    delta: delta::Changes,
+    delta: Changes,
     kept: BTreeMap<(u64, u32), Box<[u8]>>,
 }
 
@@ -179,8 +177,8 @@ pub(crate) fn census(t_ms: u64, resident_pages: u64, pages: &[Box<[u8]>]) -> Cen
             tally.unmeasured();
         }
     }
-    let mut codecs = sizes::Codecs::default();
-    let mut ratio = |pack: fn(&mut sizes::Codecs, &[u8]) -> usize| {
+    let mut codecs = Codecs::default();
+    let mut ratio = |pack: fn(&mut Codecs, &[u8]) -> usize| {
         let mut packed = 0;
         let packets = filled.chunks_exact(PACKET * PAGE);
         let input = packets.len() * PACKET * PAGE;
@@ -194,13 +192,9 @@ pub(crate) fn census(t_ms: u64, resident_pages: u64, pages: &[Box<[u8]>]) -> Cen
         resident_pages,
         pages: tally.finish(),
         duplicates,
-        zstd_packet_ratio: ratio(sizes::Codecs::zstd_len),
-        zlib_packet_ratio: ratio(sizes::Codecs::zlib_len),
+        zstd_packet_ratio: ratio(Codecs::zstd_len),
+        zlib_packet_ratio: ratio(Codecs::zlib_len),
     }
-}
-
-pub(crate) fn is_zero(page: &[u8]) -> bool {
-    page.iter().all(|&byte| byte == 0)
 }
 
 /// 128 bits of a page's content: equal pages, with certainty for all purposes here.

@@ -220,10 +220,9 @@ pub(super) fn read_profiles(
         };
         let pages = table.must(row, "pages", pages[row])?;
         classes.push(PageClass {
-            pages,
-            rate,
             coupling,
             locality,
+            ..PageClass::new(pages, rate)
         });
     }
     Ok(profiles)

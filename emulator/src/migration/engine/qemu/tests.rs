@@ -367,6 +367,7 @@ fn migrate_at(
                 engine.synced(link.now_ns, new, left);
             }
             Step::SleepUntil(until) => link.advance(until),
+            Step::SendPass(_) | Step::GiveUp => panic!("not QEMU's"),
             Step::SendSlice(mut slice) => {
                 while left > 0 && slice.has_credit(link.accepted) {
                     at = next_dirty(&dirty, at);

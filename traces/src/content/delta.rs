@@ -24,7 +24,7 @@ pub struct Delta {
 
 /// Rewrites being collected.
 #[derive(Debug, Default)]
-pub(super) struct Changes {
+pub struct Changes {
     unchanged: u64,
     overflow: u64,
     xbzrle: Vec<u32>,
@@ -33,7 +33,8 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    pub(super) fn add(&mut self, before: &[u8], now: &[u8]) {
+    /// A rewrite: the page before and now.
+    pub fn add(&mut self, before: &[u8], now: &[u8]) {
         let mut changed = (0u32, 0u32);
         for (_, differ) in runs(before, now) {
             changed = (changed.0 + size(differ), changed.1 + 1);
@@ -50,7 +51,9 @@ impl Changes {
         }
     }
 
-    pub(super) fn finish(mut self) -> Delta {
+    /// The figures.
+    #[must_use]
+    pub fn finish(mut self) -> Delta {
         Delta {
             compared: self.unchanged + self.bytes.len() as u64,
             unchanged: self.unchanged,
@@ -93,6 +96,12 @@ pub fn xbzrle_len(before: &[u8], now: &[u8]) -> Option<usize> {
         .map(|(same, differ)| uleb128(same) + uleb128(differ) + differ)
         .sum();
     (len < PAGE).then_some(len)
+}
+
+/// Runs of bytes that differ.
+#[must_use]
+pub fn changed_runs(before: &[u8], now: &[u8]) -> usize {
+    runs(before, now).count()
 }
 
 #[cfg(test)]

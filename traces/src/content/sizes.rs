@@ -38,7 +38,8 @@ pub struct Spread {
 
 impl Spread {
     /// Of all values; `None` of none.
-    pub(crate) fn of(values: &mut [u32]) -> Option<Self> {
+    #[must_use]
+    pub fn of(values: &mut [u32]) -> Option<Self> {
         let last = values.len().checked_sub(1)?;
         values.sort_unstable();
         let at = |tenths: usize| values[last * tenths / 10];
@@ -53,7 +54,7 @@ impl Spread {
 }
 
 /// Codecs, kept between pages: making one takes longer than compressing a page.
-pub(super) struct Codecs {
+pub struct Codecs {
     zstd: Option<Compressor<'static>>,
     zlib: Compress,
     out: Vec<u8>,
@@ -78,7 +79,7 @@ impl std::fmt::Debug for Codecs {
 
 impl Codecs {
     /// Bytes that `bytes` take in zstd, level 1; as many as before when it fails.
-    pub(super) fn zstd_len(&mut self, bytes: &[u8]) -> usize {
+    pub fn zstd_len(&mut self, bytes: &[u8]) -> usize {
         self.room(zstd::zstd_safe::compress_bound(bytes.len()));
         let packed = self
             .zstd
@@ -87,8 +88,14 @@ impl Codecs {
         packed.unwrap_or(bytes.len())
     }
 
+    /// Bytes that `bytes` take in an lz4 block.
+    #[must_use]
+    pub fn lz4_len(bytes: &[u8]) -> usize {
+        lz4_flex::block::compress(bytes).len()
+    }
+
     /// The same in zlib, level 1.
-    pub(super) fn zlib_len(&mut self, bytes: &[u8]) -> usize {
+    pub fn zlib_len(&mut self, bytes: &[u8]) -> usize {
         // What deflate cannot shrink it stores, in blocks of up to 64 KiB with 5 bytes each.
         self.room(bytes.len() + bytes.len() / 1000 + 64);
         self.zlib.reset();
@@ -127,19 +134,19 @@ impl Tally {
         }
         self.sampled += 1;
         let size = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-        self.lz4.push(size(lz4_flex::block::compress(page).len()));
+        self.lz4.push(size(Codecs::lz4_len(page)));
         self.zstd.push(size(self.codecs.zstd_len(page)));
         self.zlib.push(size(self.codecs.zlib_len(page)));
     }
 
     /// A page known to be zero.
-    pub(crate) fn zero(&mut self) {
+    pub fn zero(&mut self) {
         self.sampled += 1;
         self.zero += 1;
     }
 
     /// A page that is not zero and is not compressed.
-    pub(crate) fn unmeasured(&mut self) {
+    pub fn unmeasured(&mut self) {
         self.sampled += 1;
     }
 
