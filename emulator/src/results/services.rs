@@ -136,14 +136,16 @@ fn latency(us: &[u64]) -> Option<Latency> {
         histogram.saturating_record(us);
     }
     let ms = |us: u64| us as f64 / 1e3;
-    let at = |share: f64| ms(histogram.value_at_quantile(share));
+    let max_us = us.iter().copied().max().unwrap_or(0);
+    // A histogram gives the highest value its bucket holds.
+    let at = |share: f64| ms(histogram.value_at_quantile(share).min(max_us));
     (!us.is_empty()).then(|| Latency {
         mean_ms: histogram.mean() / 1e3,
         p50_ms: at(0.5),
         p90_ms: at(0.9),
         p99_ms: at(0.99),
         p999_ms: at(0.999),
-        max_ms: us.iter().copied().max().map_or(0.0, ms),
+        max_ms: ms(max_us),
     })
 }
 
