@@ -673,7 +673,7 @@ proptest! {
     fn any_way_of_advancing_ends_in_the_same_state(
         vms in (any_vm(1), any_vm(2), any_vm(3)),
         cores in 1u32..4,
-        acts in prop::collection::vec((0u64..3_000_000_000, 1u64..4, 0u8..4), 0..8),
+        acts in prop::collection::vec((0u64..3_000_000_000, 1u64..4, 0u8..6), 0..10),
         cuts in prop::collection::vec(0u64..20_000_000_000, 0..60),
     ) {
         let mut hosts = [host(cores), host(cores)];
@@ -700,6 +700,8 @@ proptest! {
                     1 => drop(host.resume(key).unwrap()),
                     2 => drop(host.set_throttle(key, Throttle::new(35).unwrap()).unwrap()),
                     3 => host.set_overhead_milli(321),
+                    4 => drop(host.ask(key, 777_777_777).unwrap()),
+                    5 => host.answered(key).unwrap(),
                     _ => {}
                 }
             }
@@ -728,6 +730,7 @@ proptest! {
             match act {
                 0 => drop(host.pause(key).unwrap()),
                 1 => drop(host.resume(key).unwrap()),
+                2 => drop(host.ask(key, 300_000_000).unwrap()),
                 _ => {}
             }
             let load = host.load();
@@ -738,8 +741,8 @@ proptest! {
                 prop_assert!(time.not_before(&last[index]));
                 prop_assert_eq!(time.run_ns + state.totals.paused_ns, now);
                 if matches!(spec.work, Work::Service { .. }) {
-                    let accounted =
-                        state.totals.granted.0 + state.totals.lost.0 + state.backlog().0;
+                    let waiting = state.backlog().0 + state.requests.pending.0;
+                    let accounted = state.totals.granted.0 + state.totals.lost.0 + waiting;
                     prop_assert_eq!(state.totals.demand.0, accounted);
                     prop_assert_eq!(state.totals.granted, state.cpu);
                 }
