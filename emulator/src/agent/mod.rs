@@ -4,8 +4,9 @@
 //! timeline and the balancer live in `migbed`), shaping (the fabric's).
 //!
 //! Threads: the main one reads control messages and obeys; one a migration and end, one a tenant
-//! flow and end, one a connection of a service and end. All write to the control socket themselves: a message that has been sent is on the
-//! socket before anything after it happens, which is what makes a commit record one.
+//! flow and end, one a connection of a service and end. All write to the control socket themselves:
+//! a message that has been sent is on the socket before anything after it happens, which is what
+//! makes a commit record one.
 
 mod migrations;
 mod net;
