@@ -1,6 +1,7 @@
 //! An agent's ends of migrations: one thread each, the engine's code in it.
 
 use super::net;
+use super::residents::Residents;
 use super::runtime::Runtime;
 use crate::clock::mono_ns;
 use crate::control::channel::BlockingSender;
@@ -13,7 +14,8 @@ use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport};
 use crate::migration::source::{Observer, SourceEnd, SourceJob, SourceOutcome, run_source};
 use crate::migration::transport::SourceControl;
-use crate::scenario::scale;
+use crate::resident::{Ram, Vcpus};
+use crate::scenario::{Backing, scale};
 use anyhow::{Context, Result, anyhow};
 use replay::clock::MonoNs;
 use replay::content::{ContentProfile, PagePool, Recipe, RecipeError};
@@ -39,6 +41,8 @@ const ACKNOWLEDGE_MS: u64 = 60_000;
 struct Guest {
     runtime: Arc<Runtime>,
     vm: VmId,
+    /// The threads that write its RAM, if that is there.
+    vcpus: Option<Arc<Vcpus>>,
 }
 
 impl Guest {
@@ -59,11 +63,19 @@ impl SourceGuest for Guest {
     }
 
     fn pause(&self) -> GuestTime {
-        Self::here(self.runtime.pause(self.vm, Self::now()))
+        let at = Self::here(self.runtime.pause(self.vm, Self::now()));
+        // Nobody writes from here on, and what was written by then is in RAM and in the log.
+        if let Some(vcpus) = &self.vcpus {
+            vcpus.park(at);
+        }
+        at
     }
 
     fn resume(&self) {
         Self::here(self.runtime.resume(self.vm, Self::now()));
+        if let Some(vcpus) = &self.vcpus {
+            vcpus.unpark();
+        }
     }
 
     fn take_state(&self) -> VmState {
@@ -78,6 +90,9 @@ struct Place {
     migration: MigrationId,
     vm: VmId,
     spec: VmSpec,
+    /// RAM that pages are received into, and what its threads write.
+    ram: Option<(Arc<Ram>, GuestMemory)>,
+    residents: Arc<Residents>,
 }
 
 impl DestinationGuest for Place {
@@ -86,14 +101,22 @@ impl DestinationGuest for Place {
         self.runtime
             .admits(&self.spec)
             .map_err(|error| refused(error.to_string()))?;
+        if let Some((ram, memory)) = &self.ram {
+            // They write nothing before the guest runs here.
+            let (ram, vcpus) = (Arc::clone(ram), self.spec.vcpus);
+            self.residents
+                .add(self.vm, memory, ram, vcpus, state.guest_time(), false)
+                .map_err(|error| refused(format!("threads for its vCPUs: {error}")))?;
+        }
         // The record first: an agent that dies without having written one never ran the guest.
         let record = FromAgent::Committed {
             migration: self.migration,
             at_ns: mono_ns(),
         };
-        self.out
-            .send(&record)
-            .map_err(|error| refused(error.to_string()))?;
+        self.out.send(&record).map_err(|error| {
+            self.residents.remove(self.vm);
+            refused(error.to_string())
+        })?;
         let at_ns = mono_ns();
         self.runtime
             .receive(self.vm, self.spec.clone(), state, MonoNs(at_ns))
@@ -169,6 +192,7 @@ impl Pools {
 /// The migrations this agent has a part in.
 pub(super) struct Migrations {
     runtime: Arc<Runtime>,
+    residents: Arc<Residents>,
     out: Arc<BlockingSender>,
     pools: Pools,
     outgoing: BTreeMap<MigrationId, Outgoing>,
@@ -178,6 +202,7 @@ pub(super) struct Migrations {
 impl Migrations {
     pub(super) fn new(runtime: Arc<Runtime>, out: Arc<BlockingSender>) -> Self {
         Self {
+            residents: Arc::new(Residents::new(Arc::clone(&runtime))),
             runtime,
             out,
             pools: Pools::default(),
@@ -194,18 +219,38 @@ impl Migrations {
         memory.context("the guest's memory")
     }
 
+    /// Makes the RAM of a VM that begins on this host, and starts its threads.
+    pub(super) fn make_resident(
+        &mut self,
+        vm: VmId,
+        spec: &VmSpec,
+        setup: &AgentSetup,
+    ) -> Result<()> {
+        let memory = self.memory(spec, setup)?;
+        let ram = new_ram(&memory)?;
+        let at = VmState::begun(spec).guest_time();
+        self.residents
+            .add(vm, &memory, ram, spec.vcpus, at, true)
+            .context("threads for its vCPUs")
+    }
+
     /// Listens for a migration; returns the port.
     pub(super) fn prepare(
         &mut self,
         migration: MigrationId,
         vm: VmId,
         spec: VmSpec,
+        backing: Backing,
         params: &MigrationParams,
         at: SocketAddr,
         setup: &AgentSetup,
     ) -> Result<u16> {
         self.runtime.admits(&spec)?;
         let memory = self.memory(&spec, setup)?;
+        let ram = match backing {
+            Backing::Synthetic => None,
+            Backing::Resident => Some(new_ram(&memory)?),
+        };
         let listener = net::listen(at, &setup.congestion)?;
         let address = listener.local_addr()?;
         let control = Arc::new(DestinationControl::default());
@@ -216,10 +261,13 @@ impl Migrations {
             migration,
             vm,
             spec,
+            ram: ram.clone().map(|ram| (ram, memory.clone())),
+            residents: Arc::clone(&self.residents),
         };
         let receiver = IncomingThread {
             migration,
             memory,
+            ram,
             load_time_ms: params.load_time,
             place: Arc::new(place),
             control: Arc::clone(&control),
@@ -254,11 +302,13 @@ impl Migrations {
         setup: &AgentSetup,
     ) -> Result<()> {
         let memory = self.memory(spec, setup)?;
+        let resident = self.residents.get(vm);
         let control = Arc::new(SourceControl::default());
         let ended = Ended::default();
         let sender = OutgoingThread {
             migration,
             memory,
+            ram: resident.as_ref().map(|resident| Arc::clone(&resident.ram)),
             params,
             to,
             congestion: setup.congestion.clone(),
@@ -266,6 +316,7 @@ impl Migrations {
             guest: Arc::new(Guest {
                 runtime: Arc::clone(&self.runtime),
                 vm,
+                vcpus: resident.map(|resident| resident.vcpus),
             }),
             control: Arc::clone(&control),
             ended: Arc::clone(&ended),
@@ -314,6 +365,10 @@ impl Migrations {
         let guest = Guest {
             runtime: Arc::clone(&self.runtime),
             vm: outgoing.vm,
+            vcpus: self
+                .residents
+                .get(outgoing.vm)
+                .map(|resident| resident.vcpus),
         };
         let mut ended = outgoing
             .ended
@@ -327,9 +382,15 @@ impl Migrations {
         }
         if committed {
             self.runtime.release(outgoing.vm)?;
+            self.residents.remove(outgoing.vm);
         }
         Ok(())
     }
+}
+
+fn new_ram(memory: &GuestMemory) -> Result<Arc<Ram>> {
+    let ram = Ram::new(memory.pages()).context("the guest's RAM")?;
+    Ok(Arc::new(ram))
 }
 
 /// The engine's units of work at a space scale: as many a second as at full size.
@@ -361,6 +422,7 @@ impl Units {
 struct IncomingThread {
     migration: MigrationId,
     memory: GuestMemory,
+    ram: Option<Arc<Ram>>,
     load_time_ms: u64,
     place: Arc<Place>,
     control: Arc<DestinationControl>,
@@ -376,6 +438,7 @@ impl IncomingThread {
                 let job = DestinationJob {
                     migration: self.migration.0,
                     memory: self.memory,
+                    ram: self.ram,
                     load_time_ms: self.load_time_ms,
                     guest: self.place,
                     socket,
@@ -407,6 +470,7 @@ fn never_began(error: &str) -> DestinationReport {
 struct OutgoingThread {
     migration: MigrationId,
     memory: GuestMemory,
+    ram: Option<Arc<Ram>>,
     params: MigrationParams,
     to: SocketAddr,
     congestion: String,
@@ -419,6 +483,10 @@ struct OutgoingThread {
 
 impl OutgoingThread {
     fn run(self) {
+        // RAM that is there has what trace time jumped over before the command is taken.
+        if let Some(vcpus) = &self.guest.vcpus {
+            vcpus.settle(self.guest.guest_time());
+        }
         // QMP's total-time counts from the command, connecting included.
         let begin_ns = mono_ns();
         let (ending, report) = match net::connect(self.to, &self.congestion) {
@@ -445,6 +513,7 @@ impl OutgoingThread {
             params: self.params.clone(),
             guest: Arc::clone(&self.guest) as Arc<dyn SourceGuest>,
             memory: self.memory.clone(),
+            ram: self.ram.clone(),
             socket,
             congestion: None,
             control: Arc::clone(&self.control),
@@ -469,6 +538,7 @@ impl OutgoingThread {
         };
         let report = SourceReport {
             begin_ns,
+            writers: self.guest.vcpus.as_ref().map(|vcpus| vcpus.report()),
             ..outcome.report.clone()
         };
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);

@@ -9,6 +9,7 @@
 
 mod migrations;
 mod net;
+mod residents;
 mod runtime;
 mod tenant;
 mod vms;
@@ -19,6 +20,7 @@ use crate::control::channel::{
 };
 use crate::control::message::{AgentSetup, FromAgent, PROTOCOL, ToAgent, VmPlacement};
 use crate::ids::VmId;
+use crate::scenario::Backing;
 use anyhow::{Context, Result, anyhow, bail};
 use migrations::Migrations;
 use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
@@ -136,6 +138,10 @@ impl Agent {
 
     fn place(&mut self, placement: &VmPlacement) -> Result<()> {
         let spec = self.vms.vm_spec(placement.vm, &placement.spec)?;
+        if placement.spec.memory == Backing::Resident {
+            self.migrations
+                .make_resident(placement.vm, &spec, &self.setup)?;
+        }
         Ok(self.runtime.place(placement.vm, spec)?)
     }
 
@@ -192,9 +198,17 @@ impl Agent {
                     .vms
                     .vm_spec(vm.vm, &vm.spec)
                     .map_err(anyhow::Error::from);
+                let backing = vm.spec.memory;
                 let ready = ready.and_then(|spec| {
-                    self.migrations
-                        .prepare(migration, vm.vm, spec, &params, at, &self.setup)
+                    self.migrations.prepare(
+                        migration,
+                        vm.vm,
+                        spec,
+                        backing,
+                        &params,
+                        at,
+                        &self.setup,
+                    )
                 });
                 let port = ready.map_err(|error| format!("{error:#}"));
                 self.out

@@ -61,6 +61,10 @@ const RATE: [f64; 3] = [0.01, 0.03, 0.10];
 const DELAY_US: [f64; 3] = [200.0, 1_000.0, 5_000.0];
 const SHARE: [f64; 3] = [0.01, 0.03, 0.10];
 
+/// How far RAM may be behind its guest: 5 % of a round of 100 ms, the shortest over which QEMU decides, 20 %,
+/// or all of it.
+const BEHIND_MS: [f64; 3] = [5.0, 20.0, 100.0];
+
 /// Fewest windows whose 95th percentile is not simply the worst of them.
 const WINDOWS_MIN: u32 = 20;
 
@@ -246,6 +250,15 @@ pub fn migration_grade(
         None => worst.add(Grade::Invalid, || {
             "its links were not watched while it was under way".to_owned()
         }),
+    }
+    let source = record.source_report.as_ref();
+    if let Some(writers) = source.and_then(|report| report.writers) {
+        let behind_ms = writers.behind_ns_mean as f64 / 1e6;
+        worst.add(Grade::of(behind_ms, BEHIND_MS), || {
+            format!(
+                "the threads that write the guest's RAM were {behind_ms:.1} ms behind on average"
+            )
+        });
     }
     worst.told()
 }
