@@ -1,27 +1,31 @@
-//! One VM, one link, one migration: what `migbed migrate` and `migbed validate` run.
+//! One VM, one link, one migration, or several that share it: what `migbed migrate` and `migbed validate` run.
 //!
 //! Inside: the scenario of such a migration, and running it. Never inside: printing.
+
+mod company;
 
 use crate::ids::{HostId, VmId};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::MigrationRecord;
 use crate::results::RunDir;
 use crate::run::progress::Show;
-use crate::run::{self, RunRequest};
-use crate::scenario::inputs::Inputs;
+use crate::run::{self, RunRequest, Unusable};
+use crate::scenario::inputs::{Inputs, unfit};
 use crate::scenario::{
     Backing, BalancerSpec, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration, Scenario,
-    VmSpec, Work, WriteSource,
+    TraceSource, VmSpec, Work, WriteSource,
 };
-use anyhow::{Result, anyhow};
+use anyhow::{Result, bail};
 use netmodel::backend::BackendKind;
 use netmodel::link::LinkSpec;
-use netmodel::schedule::Schedule;
 use netmodel::topology::{Cable, Topology};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use traces::class::{Coupling, Locality, PageClass};
 use traces::content::ContentProfile;
+use traces::units::PAGE_SIZE;
+
+pub use company::Company;
 
 /// Which pages of the working set a write falls on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -61,6 +65,53 @@ pub fn classes(pattern: Pattern, pages: u32, rate_pps: f64) -> Vec<PageClass> {
     }
 }
 
+/// What a lone VM writes.
+#[derive(Debug, Clone)]
+pub enum Writes {
+    /// These classes; none is an idle VM.
+    Classes(Vec<PageClass>),
+    /// A recording: its CPU demand, and its sets of pages or classes fitted to them.
+    Recording {
+        /// The file.
+        path: PathBuf,
+        /// Classes fitted to it rather than the sets.
+        fitted: bool,
+    },
+}
+
+/// The name of the recording in the scenario.
+const RECORDING: &str = "recording";
+
+impl Writes {
+    /// The VM's CPU demand and writes, and the traces they name.
+    fn sources(&self) -> (CpuSource, WriteSource, BTreeMap<String, TraceSource>) {
+        let recording = || RECORDING.to_owned();
+        let (path, fitted) = match self {
+            Self::Classes(classes) => {
+                let writes = if classes.is_empty() {
+                    WriteSource::Idle
+                } else {
+                    WriteSource::Classes(classes.clone())
+                };
+                return (CpuSource::Constant(0), writes, BTreeMap::new());
+            }
+            Self::Recording { path, fitted } => (path.clone(), *fitted),
+        };
+        let writes = if fitted {
+            WriteSource::Fitted(recording())
+        } else {
+            WriteSource::Pages(recording())
+        };
+        let source = TraceSource {
+            path,
+            format: None,
+            vm: None,
+        };
+        let traces = BTreeMap::from([(recording(), source)]);
+        (CpuSource::Trace(recording()), writes, traces)
+    }
+}
+
 /// One migration.
 #[derive(Debug, Clone)]
 pub struct Lone {
@@ -69,7 +120,7 @@ pub struct Lone {
     /// Bytes that are not zero and are never written.
     pub resident_bytes: u64,
     /// What writes.
-    pub classes: Vec<PageClass>,
+    pub writes: Writes,
     /// What pages hold.
     pub content: ContentProfile,
     /// What stands behind RAM.
@@ -88,6 +139,8 @@ pub struct Lone {
     pub calibrate: bool,
     /// What carries the network; `None` is any that can.
     pub backend: Option<BackendKind>,
+    /// What else is on the link.
+    pub company: Company,
 }
 
 impl Lone {
@@ -99,86 +152,119 @@ impl Lone {
             overhead_bytes: self.link.overhead_bytes,
             ..LinkSpec::default()
         };
+        let moving = 1 + self.company.more_vms;
+        // The ends of flows are VMs that do nothing else.
+        let idle_bytes = u64::from(self.company.flows) * PAGE_SIZE;
         let host = |name: &str| HostSpec {
             name: name.to_owned(),
-            cores: 1,
-            ram_bytes: self.ram_bytes,
+            cores: moving,
+            ram_bytes: u64::from(moving) * self.ram_bytes + idle_bytes,
         };
+        let (cpu, writes, traces) = self.writes.sources();
         let vm = VmSpec {
             name: "vm".to_owned(),
             vcpus: 1,
             weight: 1,
             ram_bytes: self.ram_bytes,
             resident_bytes: self.resident_bytes,
-            cpu: CpuSource::Constant(0),
+            cpu,
             cpu_scale_milli: 1000,
-            writes: if self.classes.is_empty() {
-                WriteSource::Idle
-            } else {
-                WriteSource::Classes(self.classes.clone())
-            },
+            writes,
             content: self.content,
             memory: self.memory,
             offset_ns: 0,
             work: Work::Service,
             host: HostId(0),
         };
+        let mut vms = several(&vm, moving);
+        let flows = self.company.flows(&vm, &mut vms);
+        let topology = Topology::star([
+            ("source".to_owned(), Cable::symmetric(self.link)),
+            ("destination".to_owned(), Cable::symmetric(open)),
+        ])
+        .expect("two hosts of different names on one switch");
+        let (schedule, change_ns) = self.company.schedule(&topology, self.warm_up_ns);
         Scenario {
             name: "migrate".to_owned(),
             seed: self.seed,
             scale: 1,
             divided_by: 1,
             pace: Pace::Warp,
-            duration_ns: self.warm_up_ns.max(1),
-            traces: BTreeMap::new(),
+            duration_ns: change_ns.max(self.warm_up_ns).max(1),
+            traces,
             hosts: vec![host("source"), host("destination")],
-            vms: vec![vm],
-            flows: Vec::new(),
+            vms,
+            flows,
             network: NetworkSpec {
                 backend: self.backend,
-                topology: Topology::star([
-                    ("source".to_owned(), Cable::symmetric(self.link)),
-                    ("destination".to_owned(), Cable::symmetric(open)),
-                ])
-                .expect("two hosts of different names on one switch"),
+                topology,
                 internet: None,
-                schedule: Schedule::default(),
+                schedule,
                 congestion: self.congestion.clone(),
             },
-            balancer: BalancerSpec {
-                policy: "none".to_owned(),
-                interval_ns: 60_000_000_000,
-                window_ns: 60_000_000_000,
-                options: BTreeMap::new(),
-                parallel: 1,
-                parallel_per_host: 1,
-            },
-            migrations: vec![PlannedMigration {
-                at_ns: self.warm_up_ns,
-                vm: VmId(0),
-                destination: HostId(1),
-            }],
+            balancer: nobody(moving),
+            migrations: (0..moving)
+                .map(|vm| PlannedMigration {
+                    at_ns: self.warm_up_ns,
+                    vm: VmId(vm),
+                    destination: HostId(1),
+                })
+                .collect(),
             migration: self.params.clone(),
         }
     }
 
-    /// Runs it in a machine of its own; `out` gets the run directory.
+    /// Runs it in a machine of its own; `out` gets the run directory. A record for each VM that moves.
     ///
     /// # Errors
-    /// As [`run::run`]; also when it did not get as far as a record.
-    pub fn run(&self, out: &Path, show: Show) -> Result<(MigrationRecord, RunDir)> {
+    /// As [`run::run`]; also when the recording cannot be used, when the VM's RAM cannot hold it, and when it did not get as far as a record.
+    pub fn run(&self, out: &Path, show: Show) -> Result<(Vec<MigrationRecord>, RunDir)> {
+        let scenario = self.scenario();
+        let inputs = Inputs::load(&scenario).map_err(|errors| {
+            let errors: Vec<_> = errors.into_iter().map(|(_, e)| e.to_string()).collect();
+            Unusable(errors.join("; "))
+        })?;
+        if let Some((_, problem)) = unfit(&scenario, &inputs).into_iter().next() {
+            return Err(Unusable(problem.to_string()).into());
+        }
         let outcome = run::run(&RunRequest {
-            scenario: self.scenario(),
-            inputs: Inputs::default(),
+            scenario,
+            inputs,
             file: None,
             out: out.to_owned(),
             show,
             calibrate: self.calibrate,
             force: false,
         })?;
-        let record = outcome.migrations.into_iter().next();
-        let record = record.ok_or_else(|| anyhow!("the run ended before its migration did"))?;
-        Ok((record, outcome.dir))
+        let (wanted, got) = (1 + self.company.more_vms, outcome.migrations.len());
+        if got < wanted as usize {
+            bail!("the run ended before its migrations did: {got} of {wanted}");
+        }
+        Ok((outcome.migrations, outcome.dir))
+    }
+}
+
+/// As many VMs like it.
+fn several(vm: &VmSpec, count: u32) -> Vec<VmSpec> {
+    if count == 1 {
+        return vec![vm.clone()];
+    }
+    let named = |number| VmSpec {
+        name: format!("{}{number}", vm.name),
+        ..vm.clone()
+    };
+    (1..=count).map(named).collect()
+}
+
+/// No balancer, and as many migrations at once as are asked for.
+fn nobody(parallel: u32) -> BalancerSpec {
+    BalancerSpec {
+        policy: "none".to_owned(),
+        interval_ns: 60_000_000_000,
+        window_ns: 60_000_000_000,
+        options: BTreeMap::new(),
+        parallel,
+        parallel_per_host: parallel,
     }
 }
 

@@ -132,12 +132,12 @@ ram = "64MiB"
 host = "h1"
 "#;
 
-/// A trace of the examples.
+/// A recording of the library.
 ///
 /// # Panics
 /// When it is not there.
 #[must_use]
 pub fn trace(name: &str) -> Vec<u8> {
-    let path = crate::repository().join("examples/traces").join(name);
+    let path = crate::repository().join("traces/library").join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

@@ -119,17 +119,12 @@ fn every_package_comes_from_the_public_registry() {
 }
 
 #[test]
-fn no_file_is_large_but_the_examples_traces() {
-    let Some(files) = tracked("no_file_is_large_but_the_examples_traces") else {
+fn no_file_is_large() {
+    let Some(files) = tracked("no_file_is_large") else {
         return;
     };
     for name in files {
         let bytes = std::fs::metadata(repository().join(&name)).unwrap().len();
-        let most = if name.starts_with("examples/traces/") {
-            4 << 20
-        } else {
-            1 << 20
-        };
-        assert!(bytes <= most, "{name} has {bytes} bytes");
+        assert!(bytes <= 1 << 20, "{name} has {bytes} bytes");
     }
 }

@@ -163,6 +163,68 @@ impl PageWriteTrace {
         self.slice(skip_ns..u64::MAX)
     }
 
+    /// The recording from `from_ns` on: its pages are those written from then on, renumbered in order,
+    /// and its first tick holds all of them, as if they had been touched before the recorder attached.
+    /// Pages written before and never again are left out: to a guest they are memory like any other.
+    /// What took CPU time before is not demand.
+    #[must_use]
+    pub fn settled(&self, from_ns: u64) -> Self {
+        let first = self.ticks.partition_point(|tick| tick.t_ns <= from_ns);
+        let Some(last) = first.checked_sub(1).map(|last| &self.ticks[last]) else {
+            return self.clone();
+        };
+        let after = &self.ticks[first..];
+        let mut written = vec![false; usize::try_from(self.pages).unwrap_or(0)];
+        for run in after.iter().flat_map(|tick| &tick.runs) {
+            let (start, len) = (run.start as usize, run.len as usize);
+            written[start..start + len].fill(true);
+        }
+        // How many written pages lie below each.
+        let mut pages = 0;
+        let below: Vec<u32> = written
+            .iter()
+            .map(|&written| {
+                pages += u32::from(written);
+                pages - u32::from(written)
+            })
+            .collect();
+        // Pages left out lie between runs, never within one; so runs keep their lengths, and two may
+        // come to touch.
+        let renumbered = |runs: &[Run]| {
+            let mut all: Vec<Run> = Vec::with_capacity(runs.len());
+            for run in runs {
+                let start = below[run.start as usize];
+                match all.last_mut() {
+                    Some(before) if before.start + before.len == start => before.len += run.len,
+                    _ => all.push(Run { start, ..*run }),
+                }
+            }
+            all
+        };
+        let touched = Run {
+            start: 0,
+            len: pages,
+        };
+        let before = Tick {
+            t_ns: self.interval_ns,
+            cpu_ns: 0,
+            runs: if pages > 0 { vec![touched] } else { Vec::new() },
+        };
+        let shifted = |tick: &Tick| Tick {
+            t_ns: tick.t_ns - last.t_ns + self.interval_ns,
+            cpu_ns: tick.cpu_ns,
+            runs: renumbered(&tick.runs),
+        };
+        Self {
+            title: self.title.clone(),
+            pages,
+            interval_ns: self.interval_ns,
+            ticks: std::iter::once(before)
+                .chain(after.iter().map(shifted))
+                .collect(),
+        }
+    }
+
     /// The CPU demand of the recorded program, one interval a tick.
     ///
     /// Ticks shorter than half the nominal interval are the recorder finding its feet (a share over
@@ -294,6 +356,29 @@ mod tests {
         assert_eq!(part.ticks, vec![tick(130, 2, &[]), tick(200, 3, &[])]);
         assert_eq!(whole.steady(0).ticks[0], tick(100, 1, &[(1, 1)]));
         assert_eq!(whole.slice(400..400).ticks, vec![]);
+    }
+
+    #[test]
+    fn a_settled_recording_begins_with_the_pages_it_writes() {
+        let whole = trace(vec![
+            tick(0, 9, &[(0, 2)]),
+            tick(100, 1, &[(1, 2), (5, 1)]),
+            tick(230, 2, &[(3, 1), (9, 1)]),
+            tick(300, 3, &[(0, 1)]),
+        ]);
+        let settled = whole.settled(150);
+        assert_eq!(settled.check(), Ok(()));
+        // Written from then on: 0, 3, 9.
+        assert_eq!(settled.pages, 3);
+        let expected = [
+            tick(100, 0, &[(0, 3)]),
+            tick(230, 2, &[(1, 2)]),
+            tick(300, 3, &[(0, 1)]),
+        ];
+        assert_eq!(settled.ticks, expected);
+        assert_eq!(whole.settled(1000).pages, 0);
+        assert_eq!(whole.settled(1000).check(), Ok(()));
+        assert_eq!(trace(vec![tick(5, 1, &[])]).settled(4).ticks.len(), 1);
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub mod export;
 pub mod fit;
 pub mod forecast;
 pub mod import;
+pub mod profile;
 pub mod stats;
 pub mod store;
+pub mod synth;
 pub mod units;

@@ -146,7 +146,7 @@ fn a_cut_gzip_names_the_line() {
 
 #[test]
 fn a_cut_page_write_file_names_the_block() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/traces/rustc.mbpw");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/library/compiler.mbpw");
     let bytes = fs::read(path).unwrap();
     let error = import(&bytes[..bytes.len() / 2]).unwrap_err();
     assert!(

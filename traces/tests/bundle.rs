@@ -319,7 +319,7 @@ fn files_beside_the_manifest_are_reported() {
 
 #[test]
 fn an_import_becomes_a_bundle_with_the_same_numbers() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/traces/rustc.mbpw");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/library/compiler.mbpw");
     let imported = import_path(Path::new(path), ImportOptions::default()).unwrap();
     let (series, pages) = (
         imported.vms[0].series.clone(),
@@ -327,7 +327,7 @@ fn an_import_becomes_a_bundle_with_the_same_numbers() {
     );
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("bundle");
-    Bundle::from_import(imported, "rustc", "recorded", "CC0")
+    Bundle::from_import(imported, "compiler", "recorded", "CC0")
         .write(&dir)
         .unwrap();
     let bundle = Bundle::read(&dir).unwrap();

@@ -26,6 +26,8 @@ pub struct Document {
     pub source: String,
     /// Its format.
     pub format: String,
+    /// How its columns came to be: `recorded: …`, `derived: …`, `synthesised: …`.
+    pub columns: Vec<String>,
     /// VM by VM.
     pub vms: Vec<Vm>,
     /// All of them together.
@@ -138,7 +140,7 @@ impl Characterise {
 
     /// The document.
     #[must_use]
-    pub fn finish(self, source: String, format: String) -> Document {
+    pub fn finish(self, source: String, format: String, columns: Vec<String>) -> Document {
         let quantities = Quantity::ALL.into_iter().filter_map(|quantity| {
             let of: Vec<&QuantityStats> = self
                 .vms
@@ -171,6 +173,7 @@ impl Characterise {
             version: 1,
             source,
             format,
+            columns,
             vms: self.vms,
             fleet,
         }

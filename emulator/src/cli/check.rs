@@ -33,6 +33,16 @@ impl CheckArgs {
             return Ok(Exit::Done);
         }
         say!("{}", scenario::explain(&loaded.scenario));
+        say!("what the VMs replay:");
+        for origin in scenario::origin::origins(&loaded.scenario, &loaded.inputs) {
+            say!(
+                "  {}: {} {} ({})",
+                scenario::origin::who(&origin),
+                origin.column,
+                scenario::origin::word(origin.provenance),
+                origin.how
+            );
+        }
         for (name, input) in loaded.inputs.iter() {
             for warning in &input.warnings {
                 say!("trace {name}: {warning}");

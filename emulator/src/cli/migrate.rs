@@ -3,7 +3,7 @@
 use super::Exit;
 use super::backend::BackendArg;
 use super::output::say;
-use crate::lone::{Lone, Pattern, classes};
+use crate::lone::{Company, Lone, Pattern, Writes, classes};
 use crate::migration::params::{
     ENGINES, EngineKind, MigrationParams, Reprotect, TIMEOUT_STRATEGIES, TimeoutStrategy,
 };
@@ -19,6 +19,7 @@ use netmodel::units::{BitRate, ByteSize, Probability};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
+use traces::store::bundle::Bundle;
 use traces::units::{PAGE_SIZE, round_u32};
 
 #[derive(Debug, Args)]
@@ -30,14 +31,25 @@ pub(super) struct MigrateArgs {
     #[arg(long, default_value = "128MiB", value_parser = size_bytes)]
     resident: u64,
     /// Memory that the VM writes.
-    #[arg(long, default_value = "64MiB", value_parser = size_bytes)]
+    #[arg(long, default_value = "64MiB", value_parser = size_bytes, conflicts_with = "writes")]
     working_set: u64,
     /// Page writes a second; 0 is an idle VM.
-    #[arg(long, default_value_t = 0.0, value_name = "PAGES/S")]
+    #[arg(
+        long,
+        default_value_t = 0.0,
+        value_name = "PAGES/S",
+        conflicts_with = "writes"
+    )]
     write_rate: f64,
     /// Which pages a write falls on.
-    #[arg(long, value_enum, default_value = "uniform")]
+    #[arg(long, value_enum, default_value = "uniform", conflicts_with = "writes")]
     pattern: Pattern,
+    /// Write as recorded: a page-write recording, or a bundle of `trace record --qemu`.
+    #[arg(long, value_name = "RECORDING")]
+    writes: Option<PathBuf>,
+    /// What of a page-write recording: classes fitted to it, or its very pages.
+    #[arg(long, value_enum, default_value = "fitted", requires = "writes")]
+    writes_as: WritesAs,
     /// What pages hold: a built-in profile (docs/scenario.md, "Contents").
     #[arg(long, default_value = "random", value_parser = clap::builder::PossibleValuesParser::new(traces::content::NAMES))]
     content: String,
@@ -84,6 +96,9 @@ pub(super) struct MigrateArgs {
     /// Re-arm the dirty log at every sync, as TCG does, instead of lazily by 1 GiB, as KVM does.
     #[arg(long)]
     reprotect_at_sync: bool,
+    /// What the destination takes to load the device state.
+    #[arg(long, value_parser = time_ns)]
+    load_time: Option<u64>,
     /// Cloud Hypervisor's timeout; an hour without it.
     #[arg(long, value_parser = time_ns)]
     timeout: Option<u64>,
@@ -110,6 +125,13 @@ pub(super) struct MigrateArgs {
     json: bool,
 }
 
+/// What of a recording is replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum WritesAs {
+    Fitted,
+    Pages,
+}
+
 impl MigrateArgs {
     pub(super) fn execute(&self) -> Result<Exit> {
         let lone = self.lone()?;
@@ -123,8 +145,9 @@ impl MigrateArgs {
             // Best effort: what the run printed matters more than a leftover.
             let _ = std::fs::remove_dir_all(&out);
         }
-        let (record, _) = result?;
-        self.tell(&record)?;
+        let (records, _) = result?;
+        let record = records.first().expect("one VM, one record");
+        self.tell(record)?;
         Ok(match record.status {
             Status::Completed if record.verified => Exit::Done,
             _ => Exit::Failed,
@@ -136,7 +159,13 @@ impl MigrateArgs {
             "unshaped" => None,
             rate => Some(bit_rate(rate).map_err(|error| Unusable(format!("--link: {error}")))?),
         };
-        let needed = self.resident + self.working_set;
+        let (writes, idle) = self.written()?;
+        let needed = self.resident
+            + if self.writes.is_none() {
+                self.working_set
+            } else {
+                0
+            };
         if needed > self.ram {
             return Err(Unusable(format!(
                 "--resident and --working-set need {needed} bytes, --ram is {}",
@@ -149,18 +178,10 @@ impl MigrateArgs {
                 self.ram
             )));
         }
-        let pages = round_u32((self.working_set / PAGE_SIZE) as f64);
-        let written = classes(self.pattern, pages, self.write_rate);
-        // An idle VM's working set is memory like any other.
-        let idle = if written.is_empty() {
-            self.working_set
-        } else {
-            0
-        };
         Ok(Lone {
             ram_bytes: self.ram,
             resident_bytes: self.resident + idle,
-            classes: written,
+            writes,
             content: traces::content::named(&self.content).unwrap_or_default(),
             memory: self.memory,
             link: self.link(rate),
@@ -170,7 +191,40 @@ impl MigrateArgs {
             warm_up_ns: 10_000_000_000,
             calibrate: !self.no_calibration,
             backend: self.backend.kind(),
+            company: Company::default(),
         })
+    }
+
+    /// What the VM writes, and bytes of a working set that nothing writes.
+    fn written(&self) -> Result<(Writes, u64), Unusable> {
+        let Some(path) = &self.writes else {
+            let pages = round_u32((self.working_set / PAGE_SIZE) as f64);
+            let written = classes(self.pattern, pages, self.write_rate);
+            // An idle VM's working set is memory like any other.
+            let idle = if written.is_empty() {
+                self.working_set
+            } else {
+                0
+            };
+            return Ok((Writes::Classes(written), idle));
+        };
+        if !path.is_dir() {
+            let recording = Writes::Recording {
+                path: path.clone(),
+                fitted: self.writes_as == WritesAs::Fitted,
+            };
+            return Ok((recording, 0));
+        }
+        let bundle = Bundle::read(path).map_err(|error| Unusable(error.to_string()))?;
+        let profile = bundle.vms.first().and_then(|vm| vm.dirty_profile);
+        let classes = profile.and_then(|profile| bundle.dirty_profiles.get(&profile));
+        let classes = classes.ok_or_else(|| {
+            Unusable(format!(
+                "{}: its first VM has no dirty profile, as `trace record --qemu` gives one",
+                path.display()
+            ))
+        })?;
+        Ok((Writes::Classes(classes.clone()), 0))
     }
 
     fn params(&self) -> Result<MigrationParams, Unusable> {
@@ -201,6 +255,7 @@ impl MigrateArgs {
             } else {
                 base.reprotect
             },
+            load_time: ms(self.load_time).unwrap_or(base.load_time),
             completion_timeout: ms(self.completion_timeout),
             timeout: ms(self.timeout).unwrap_or(base.timeout),
             timeout_strategy: self.timeout_strategy.unwrap_or(base.timeout_strategy),

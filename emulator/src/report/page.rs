@@ -5,6 +5,7 @@ use super::{certificate, hosts, migrations, tables};
 use crate::results::collect::{Collected, Move};
 use crate::results::summary::figure;
 use crate::results::{RunHeader, Summary};
+use crate::scenario::origin::{Origin, who, word};
 use std::fmt::Write;
 
 /// What a report is made of.
@@ -357,6 +358,7 @@ fn provenance(r: &Report<'_>) -> String {
         .map(|(a, b)| vec![Cell::text(a), Cell::text(b)])
         .collect();
     let mut out = table(&["", ""], &cells, false);
+    out.push_str(&origins(&h.origins));
     if let Some(file) = &h.scenario_file {
         let _ = write!(
             out,
@@ -366,4 +368,22 @@ fn provenance(r: &Report<'_>) -> String {
         );
     }
     out
+}
+
+/// Where what the VMs replay is from.
+fn origins(origins: &[Origin]) -> String {
+    let row = |origin: &Origin| {
+        let cells = [
+            who(origin),
+            origin.column.clone(),
+            word(origin.provenance).to_owned(),
+            origin.how.clone(),
+        ];
+        cells.iter().map(|text| Cell::text(text)).collect()
+    };
+    let rows: Vec<Vec<Cell>> = origins.iter().map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    table(&["VM", "column", "is", "from"], &rows, false)
 }

@@ -2,6 +2,7 @@
 //! `running`) and replaced when it ends; with `inputs/` it is enough to run the same again.
 
 use super::{ResultsError, read_upgraded, upgrade};
+use crate::scenario::origin::Origin;
 use crate::scenario::{Endpoint, INTERNET, Pace, Scenario};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -20,6 +21,9 @@ pub struct RunHeader {
     pub scenario: Scenario,
     /// The scenario as written.
     pub scenario_file: Option<ScenarioFile>,
+    /// Where what the VMs replay is from, column by column; empty in runs of before 0.5.
+    #[serde(default)]
+    pub origins: Vec<Origin>,
     /// `uname -srm` of the machine.
     pub kernel: String,
     /// What carried the bytes: `relay`, …; of a simulation, `none`.

@@ -51,6 +51,7 @@ pub(crate) fn header(e: Example) -> RunHeader {
             name: "evening-peak.toml".into(),
             text,
         }),
+        origins: Vec::new(),
         kernel: "Linux 6.12.0 x86_64".into(),
         backend: "relay".into(),
         capabilities: serde_json::json!({"netem": false, "af_packet": true, "cpus": 2}),

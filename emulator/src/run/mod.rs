@@ -32,6 +32,7 @@ use crate::machine::launch::Machine;
 use crate::migration::record::MigrationRecord;
 use crate::results::{self, RunDir, RunHeader, ScenarioFile};
 use crate::scenario::inputs::Inputs;
+use crate::scenario::origin::origins;
 use crate::scenario::scale::{self, ScaleError};
 use crate::scenario::{HostSpec, INTERNET, Scenario};
 use backend::NoBackend;
@@ -231,6 +232,7 @@ fn header(
         migbed_version: env!("CARGO_PKG_VERSION").to_owned(),
         scenario: request.scenario.clone(),
         scenario_file: request.file.clone(),
+        origins: origins(&request.scenario, &request.inputs),
         kernel: kernel(),
         backend: backend.name().to_owned(),
         capabilities: serde_json::to_value(capabilities).unwrap_or_default(),

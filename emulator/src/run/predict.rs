@@ -77,6 +77,8 @@ impl Predictor {
         match &scenario.vms[vm.index()].writes {
             WriteSource::Idle => Vec::new(),
             WriteSource::Classes(classes) => classes.clone(),
+            // Divided already.
+            WriteSource::Profile(_) => self.vms.get(vm.index()).map_or_else(Vec::new, classes_of),
             WriteSource::Pages(name) | WriteSource::Fitted(name) => {
                 let fitted = self.classes.get(name).cloned().unwrap_or_default();
                 let divided = |c: PageClass| PageClass {
@@ -87,6 +89,19 @@ impl Predictor {
             }
         }
     }
+}
+
+/// The classes of a VM that was completed by a profile; their variation means nothing to models.
+fn classes_of((spec, _): &(replay::VmSpec, HostId)) -> Vec<PageClass> {
+    let of = |behaviour: &replay::Behaviour| match behaviour {
+        replay::Behaviour::Classes(classes) => classes.clone(),
+        replay::Behaviour::Phases(phases) => phases
+            .phases
+            .first()
+            .map_or_else(Vec::new, |phase| phase.classes.clone()),
+        replay::Behaviour::Idle | replay::Behaviour::Pages { .. } => Vec::new(),
+    };
+    spec.memory.behaviours.iter().flat_map(of).collect()
 }
 
 impl Driver<'_> {
@@ -115,7 +130,15 @@ impl Driver<'_> {
             fixed_downtime_s: params.load_time as f64 / 1e3
                 + params.device_state_bytes as f64 / rate,
         };
-        let nonzero = (spec.resident_bytes + behaviour).min(spec.ram_bytes);
+        // As replayed: completion by a profile adds to what the scenario states.
+        let resident = self
+            .predictor
+            .vms
+            .get(vm.index())
+            .map_or(spec.resident_bytes, |(replayed, _)| {
+                u64::from(replayed.memory.resident_pages) * PAGE_SIZE
+            });
+        let nonzero = (resident + behaviour).min(spec.ram_bytes);
         let inputs = model::Inputs::from_classes(spec.ram_bytes, nonzero, classes, cores, path);
         model::predict_all(&inputs)
     }

@@ -193,6 +193,7 @@ fn writes(vm: &VmSpec) -> String {
         WriteSource::Pages(name) => format!("pages of {name}"),
         WriteSource::Fitted(name) => format!("classes fitted to {name}"),
         WriteSource::Classes(classes) => format!("{} classes", classes.len()),
+        WriteSource::Profile(writes) => format!("profile {}", writes.profile),
     }
 }
 

@@ -9,6 +9,7 @@ pub mod inputs;
 mod link_trace;
 #[cfg(test)]
 mod network_tests;
+pub mod origin;
 mod problem;
 mod raw;
 pub mod scale;
@@ -30,6 +31,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use traces::class::PageClass;
 use traces::content::ContentProfile;
+use traces::synth::Marginal;
 
 /// A scenario that can be run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -164,6 +166,22 @@ pub enum WriteSource {
     Fitted(String),
     /// Classes as given.
     Classes(Vec<PageClass>),
+    /// Nothing was recorded: by the rules of docs/synthesis.md.
+    Profile(ProfileWrites),
+}
+
+/// Completion of a VM by a built-in profile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ProfileWrites {
+    /// A name of `traces::profile`.
+    pub profile: String,
+    /// How much VMs write.
+    pub marginal: Marginal,
+    /// Touched memory; `None`: as the VM's trace says, else drawn.
+    pub used_bytes: Option<u64>,
+    /// Seed of what is drawn: not the scenario's, so that one fleet can be run with many seeds.
+    pub seed: u64,
 }
 
 /// What becomes of demand beyond what is granted (replay::backlog has the arithmetic).

@@ -416,7 +416,7 @@ fn constants_scale_as_the_table_says() {
 
 /// A scenario with a recorded trace of our own, in a folder.
 fn traced(folder: &Path, trace: &str, writes: &str, ram: &str) -> PathBuf {
-    let recordings = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/traces");
+    let recordings = concat!(env!("CARGO_MANIFEST_DIR"), "/../traces/library");
     fs::copy(format!("{recordings}/{trace}.mbpw"), folder.join("t.mbpw")).unwrap();
     let text = format!(
         "duration = \"1h\"\n[traces.t]\nfile = \"t.mbpw\"\n[[hosts]]\nname = \"h\"\ncount = 2\ncores = 4\n\
@@ -438,7 +438,7 @@ fn load_error(path: &Path) -> String {
 #[test]
 fn traces_are_loaded_written_and_read_back() {
     let folder = tempfile::tempdir().unwrap();
-    let path = traced(folder.path(), "rustc", "trace", "1GiB");
+    let path = traced(folder.path(), "compiler", "trace", "1GiB");
     let Loaded { scenario, inputs } = load(&path).unwrap_or_else(|error| panic!("{error}"));
     let dir = folder.path().join("run/inputs");
     inputs.write(&dir).unwrap();
@@ -480,10 +480,91 @@ fn fitted_classes_come_back_without_the_recording() {
     );
 }
 
+/// A scenario of VMs that a profile completes; `writes` is the rest of its table.
+fn completed(folder: &Path, writes: &str) -> PathBuf {
+    let text = format!(
+        "duration = \"1h\"\n[[hosts]]\nname = \"h\"\ncount = 2\ncores = 4\nram = \"16GiB\"\n[[vms]]\nname = \"v\"\n\
+         count = 3\nram = \"1GiB\"\nresident = \"16MiB\"\ncpu = {{ cores = 0.5 }}\nwrites = {{ {writes} }}\n"
+    );
+    let path = folder.join("s.toml");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn a_profile_completes_a_vm_the_same_way_every_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "profile = \"kv-write\", marginal = \"fleet\", seed = 9";
+    let path = completed(folder.path(), text);
+    let Loaded { scenario, inputs } = load(&path).unwrap_or_else(|error| panic!("{error}"));
+    let all = (0..3).map(VmId);
+    let specs = vm_specs(&scenario, &inputs, all.clone()).unwrap();
+    assert_eq!(vm_specs(&scenario, &inputs, all).unwrap(), specs);
+    let memory = |vm: u32| &specs[&VmId(vm)].memory;
+    // Each VM is drawn for itself, varies in the short term, and has more than it writes.
+    assert_ne!(memory(0).behaviours, memory(1).behaviours);
+    let replay::Behaviour::Phases(hot) = &memory(0).behaviours[0] else {
+        panic!("{:?}", memory(0).behaviours)
+    };
+    assert_eq!(hot.phases[0].variation, Some(traces::synth::VARIATION));
+    assert!(memory(0).resident_pages > 16 * 256);
+    // At a quarter of the size everything is a quarter.
+    let carried = scale::apply(&scenario, 4).unwrap();
+    let small = vm_specs(&carried, &inputs, [VmId(0)]).unwrap();
+    let pages = |memory: &replay::guest::MemorySpec| {
+        let classes = memory
+            .behaviours
+            .iter()
+            .flat_map(|behaviour| match behaviour {
+                replay::Behaviour::Phases(phases) => phases.phases[0].classes.clone(),
+                replay::Behaviour::Classes(classes) => classes.clone(),
+                other => panic!("{other:?}"),
+            });
+        classes.map(|class| f64::from(class.pages)).sum::<f64>()
+    };
+    let ratio = pages(memory(0)) / pages(&small[&VmId(0)].memory);
+    assert!((ratio - 4.0).abs() < 0.05, "{ratio}");
+}
+
+#[test]
+fn what_was_recorded_and_what_was_not_is_told_column_by_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = |path: &Path| {
+        let Loaded { scenario, inputs } = load(path).unwrap_or_else(|error| panic!("{error}"));
+        let all = origin::origins(&scenario, &inputs);
+        assert!(all.iter().all(|origin| origin.count == 3), "{all:?}");
+        let words = all.iter().map(|origin| origin::word(origin.provenance));
+        words.collect::<Vec<_>>()
+    };
+    let path = completed(folder.path(), "profile = \"web\"");
+    assert_eq!(told(&path), ["synthesised"; 3]);
+    let path = traced(folder.path(), "compiler", "trace", "1GiB");
+    assert_eq!(told(&path), ["derived", "derived", "recorded"]);
+    let path = traced(folder.path(), "memcached", "fitted", "1GiB");
+    assert_eq!(told(&path)[2], "derived");
+}
+
+#[test]
+fn a_profile_that_is_not_there_is_refused_with_the_nearest() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = load_error(&completed(folder.path(), "profile = \"kv-wriet\""));
+    assert!(
+        text.contains("kv-wriet") && text.contains("`kv-write`"),
+        "{text}"
+    );
+    let text = load_error(&completed(
+        folder.path(),
+        "profile = \"web\", marginal = \"some\"",
+    ));
+    assert!(text.contains("marginal"), "{text}");
+    let text = load_error(&completed(folder.path(), "profile = \"web\", classes = []"));
+    assert!(text.contains("`profile` (a name)"), "{text}");
+}
+
 #[test]
 fn a_missing_trace_is_shown_where_it_is_declared() {
     let folder = tempfile::tempdir().unwrap();
-    let path = traced(folder.path(), "rustc", "trace", "1GiB");
+    let path = traced(folder.path(), "compiler", "trace", "1GiB");
     fs::remove_file(folder.path().join("t.mbpw")).unwrap();
     let text = load_error(&path);
     assert!(text.contains("s.toml:3:8"), "{text}");
@@ -494,7 +575,7 @@ fn a_missing_trace_is_shown_where_it_is_declared() {
 #[test]
 fn a_cut_trace_names_its_own_place_too() {
     let folder = tempfile::tempdir().unwrap();
-    let path = traced(folder.path(), "rustc", "trace", "1GiB");
+    let path = traced(folder.path(), "compiler", "trace", "1GiB");
     let trace = folder.path().join("t.mbpw");
     let bytes = fs::read(&trace).unwrap();
     fs::write(&trace, &bytes[..bytes.len() / 2]).unwrap();
@@ -509,7 +590,7 @@ fn a_cut_trace_names_its_own_place_too() {
 #[test]
 fn a_recording_larger_than_its_vm_is_refused_with_figures() {
     let folder = tempfile::tempdir().unwrap();
-    let path = traced(folder.path(), "rustc", "trace", "8MiB");
+    let path = traced(folder.path(), "compiler", "trace", "8MiB");
     let text = load_error(&path);
     assert!(
         text.contains("VM `v1` needs") && text.contains("but has 8 MiB of RAM"),

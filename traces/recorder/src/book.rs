@@ -75,6 +75,7 @@ pub(crate) struct Book {
     cpu: BTreeMap<i32, u64>,
     cpu_ns: u64,
     next_space: u32,
+    only_shared: bool,
 }
 
 /// What a tick found.
@@ -87,11 +88,12 @@ pub(crate) struct TickOutcome {
 }
 
 impl Book {
-    pub(crate) fn new(fresh_frames: bool) -> Self {
+    /// `only_shared`: private memory is not watched.
+    pub(crate) fn new(fresh_frames: bool, only_shared: bool) -> Self {
         Self {
             spaces: BTreeMap::new(),
             tasks: BTreeMap::new(),
-            frames: Frames::new(fresh_frames),
+            frames: Frames::new(fresh_frames, only_shared),
             work: Work::default(),
             unwatched: BTreeMap::new(),
             sampler: Sampler::default(),
@@ -101,13 +103,14 @@ impl Book {
             cpu: BTreeMap::new(),
             cpu_ns: 0,
             next_space: 0,
+            only_shared,
         }
     }
 
     /// A new address space of process `pid`.
     pub(crate) fn open_space(&mut self, pid: i32, brk: u64) -> io::Result<u32> {
         let number = self.next_space;
-        let space = Space::open(number, pid, brk)?;
+        let space = Space::open(number, pid, brk, self.only_shared)?;
         self.next_space += 1;
         self.spaces.insert(number, space);
         Ok(number)

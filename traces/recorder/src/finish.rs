@@ -128,6 +128,7 @@ pub(crate) fn about(
         tick_ns: nanos(options.tick),
         kernel: release.trim().to_owned(),
         huge_pages: options.huge_pages,
+        only_shared: options.only_shared,
         exit_code: status
             .filter(|&status| libc::WIFEXITED(status))
             .map(|status| libc::WEXITSTATUS(status)),

@@ -48,13 +48,15 @@ pub(crate) struct Frames {
     /// Frames of address spaces that ended, the next to be given last.
     free: Vec<u32>,
     fresh: bool,
+    only_shared: bool,
 }
 
 impl Frames {
-    /// `fresh`: never give a frame twice.
-    pub(crate) fn new(fresh: bool) -> Self {
+    /// `fresh`: never give a frame twice; `only_shared`: private memory gets none.
+    pub(crate) fn new(fresh: bool, only_shared: bool) -> Self {
         Self {
             fresh,
+            only_shared,
             ..Self::default()
         }
     }
@@ -65,8 +67,12 @@ impl Frames {
         Owner::Shared(*self.objects.entry(object).or_insert(next))
     }
 
-    /// The frame of a page, given now if it has none; `None` when 2^28 frames are given.
+    /// The frame of a page, given now if it has none; `None` when 2^28 frames are given, or
+    /// it is to have none.
     pub(crate) fn give(&mut self, place: Place) -> Option<u32> {
+        if self.only_shared && matches!(place.owner, Owner::Space(_)) {
+            return None;
+        }
         let slot = &mut self
             .owners
             .entry(place.owner)
@@ -216,7 +222,7 @@ mod tests {
     #[test]
     fn frames_of_ended_spaces_are_given_again_unless_asked_not_to() {
         for (fresh, next) in [(false, 0), (true, 2)] {
-            let mut frames = Frames::new(fresh);
+            let mut frames = Frames::new(fresh, false);
             frames.give(at(0, 9));
             frames.give(at(0, 8));
             frames.forget(Owner::Space(0));

@@ -31,6 +31,8 @@ pub struct QemuOptions {
     pub repeats: u32,
     /// How QEMU measures.
     pub mode: Mode,
+    /// Pages that page sampling looks at, a GiB of RAM: 128 to 16,384. `None`: QEMU's 512.
+    pub sample_pages: Option<u32>,
     /// Title of the recording.
     pub title: String,
 }
@@ -180,7 +182,7 @@ pub fn qemu(socket: &Path, options: &QemuOptions) -> Result<QemuRecording, QemuE
     for _ in 0..options.repeats {
         for &window in &options.windows {
             let t_ms = (clock::now_ns() - start) / 1_000_000;
-            let (window_ms, dirty_rate_mib_s) = qmp.measure(window, options.mode)?;
+            let (window_ms, dirty_rate_mib_s) = qmp.measure(window, options)?;
             points.push(Measured {
                 t_ms,
                 window_ms,
@@ -332,6 +334,7 @@ mod tests {
                 .collect(),
             repeats: 2,
             mode: Mode::DirtyBitmap,
+            sample_pages: None,
             title: String::new(),
         }
     }

@@ -73,6 +73,9 @@ pub struct About {
     pub kernel: String,
     /// Transparent huge pages were left on: a first write may mark 512 pages.
     pub huge_pages: bool,
+    /// Only pages of shared memory were recorded.
+    #[serde(default)]
+    pub only_shared: bool,
     /// How the program ended: its exit code, or null when by a signal or not at all.
     pub exit_code: Option<i32>,
 }

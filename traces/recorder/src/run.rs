@@ -33,6 +33,9 @@ pub struct Options {
     /// Give each page a frame of its own for ever. By default the frames of a process that ended are
     /// given to the next pages of others, as a kernel does with memory.
     pub fresh_frames: bool,
+    /// Record the pages of shared memory only: of a QEMU whose RAM is a `memory-backend-memfd` with
+    /// `share=on`, those of its guest and no others.
+    pub only_shared: bool,
     /// Record no pages.
     pub rates_only: bool,
     /// Title of the recording.
@@ -48,6 +51,7 @@ impl Default for Options {
             census: Duration::from_secs(15),
             huge_pages: false,
             fresh_frames: false,
+            only_shared: false,
             rates_only: false,
             title: String::new(),
         }
@@ -132,7 +136,7 @@ pub fn record(command: &[OsString], options: &Options) -> Result<Recording, Reco
         return crate::rates::record(command, options, &missing);
     }
     let name = || command[0].to_string_lossy().into_owned();
-    let book = Mutex::new(Book::new(options.fresh_frames));
+    let book = Mutex::new(Book::new(options.fresh_frames, options.only_shared));
     let (started, is_started) = mpsc::sync_channel(1);
     let (ticks, status) = std::thread::scope(|scope| {
         let tracer = scope.spawn(|| tracer::trace(command, options.huge_pages, &book, &started));

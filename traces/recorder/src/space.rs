@@ -37,6 +37,7 @@ pub(crate) struct Space {
     /// Mappings were dropped and perhaps made anew at the same place since they were last watched.
     pub(crate) stale: bool,
     pub(crate) watch: Watch,
+    only_shared: bool,
     uffd: Option<Uffd>,
     pagemap: File,
     maps_text: String,
@@ -55,7 +56,7 @@ pub(crate) struct Found {
 pub(crate) const EVERYWHERE: Range<u64> = 0..ADDRESS_END;
 
 impl Space {
-    pub(crate) fn open(number: u32, pid: i32, brk: u64) -> io::Result<Self> {
+    pub(crate) fn open(number: u32, pid: i32, brk: u64, only_shared: bool) -> io::Result<Self> {
         Ok(Self {
             number,
             pid,
@@ -64,6 +65,7 @@ impl Space {
             brk,
             stale: true,
             watch: Watch::Pending,
+            only_shared,
             uffd: None,
             pagemap: File::open(format!("/proc/{pid}/pagemap"))?,
             maps_text: String::new(),
@@ -92,6 +94,13 @@ impl Space {
         self.maps_text = text;
         self.stale = false;
         let Some(uffd) = &self.uffd else { return };
+        if self.only_shared {
+            for mapping in self.mappings.iter().filter(|m| m.shared.is_some()) {
+                // What cannot be watched cannot be written either, as below.
+                let _ = uffd.register(&mapping.range);
+            }
+            return;
+        }
         for range in maps::contiguous(&self.mappings) {
             if uffd.register(&range).is_err() {
                 // One of them cannot be watched (a shared mapping without the right to write, or

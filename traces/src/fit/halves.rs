@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use statrs::function::erf::erf;
 
+use super::varied::{Series, Varied, fit_varied};
 use super::{FitError, curve, fit};
-use crate::class::{Coupling, Locality, PageClass, unique_pages};
+use crate::class::{Coupling, Locality, PageClass, Variation, unique_pages};
 use crate::dirty::{PageWriteTrace, Tick};
 use crate::stats::{Quantiles, ticks_of, window_quantiles};
 use crate::units::NS_PER_S;
@@ -31,8 +32,20 @@ pub struct HalfWindow {
 pub struct Direction {
     /// The profile.
     pub classes: Vec<PageClass>,
+    /// How its intensity varies, where that was fitted.
+    pub variation: Option<Variation>,
     /// The other half by window; windows longer than it are left out.
     pub windows: Vec<HalfWindow>,
+}
+
+impl Direction {
+    /// How far off it is: the mean over windows of the error of the mean and of the mean error of p10,
+    /// p50, p90 and p99 over the recorded mean, half each.
+    #[must_use]
+    pub fn score(&self) -> f64 {
+        let one = |w: &HalfWindow| 0.5 * (w.error + spread_error(&w.measured, &w.predicted));
+        self.windows.iter().map(one).sum::<f64>() / self.windows.len().max(1) as f64
+    }
 }
 
 /// Both directions.
@@ -46,7 +59,7 @@ pub struct Halves {
     pub backward: Direction,
 }
 
-/// Fits each half of `range` and scores it on the other.
+/// Fits a class set on each half of `range` and scores it on the other.
 ///
 /// # Errors
 /// When a half is too short, or holds no CPU time and is coupled to it.
@@ -55,21 +68,63 @@ pub fn halves(
     range: &Range<u64>,
     coupling: Coupling,
 ) -> Result<Halves, FitError> {
+    both(trace, range, coupling, |half| {
+        let points = curve(trace, half.clone(), coupling)?;
+        Ok((fit(&points, trace.pages, coupling), None))
+    })
+}
+
+/// Fits a class set and its variation on each half of `range` and scores it on the other.
+///
+/// # Errors
+/// As [`halves`].
+pub fn varied_halves(
+    trace: &PageWriteTrace,
+    range: &Range<u64>,
+    coupling: Coupling,
+) -> Result<Halves, FitError> {
+    both(trace, range, coupling, |half| {
+        let Varied {
+            classes, variation, ..
+        } = fit_varied(trace, half, coupling)?;
+        Ok((classes, Some(variation)))
+    })
+}
+
+fn both(
+    trace: &PageWriteTrace,
+    range: &Range<u64>,
+    coupling: Coupling,
+    fitted: impl Fn(&Range<u64>) -> Result<(Vec<PageClass>, Option<Variation>), FitError>,
+) -> Result<Halves, FitError> {
     let (first, second) = split(trace, range);
     let one = |from: &Range<u64>, to: &Range<u64>| {
-        let classes = fit(
-            &curve(trace, from.clone(), coupling)?,
-            trace.pages,
-            coupling,
-        );
-        let windows = score(trace, to, &classes);
-        Ok(Direction { classes, windows })
+        let (classes, variation) = fitted(from)?;
+        let windows = score(trace, to, &classes, variation.as_ref());
+        Ok(Direction {
+            classes,
+            variation,
+            windows,
+        })
     };
     Ok(Halves {
         coupling,
         forward: one(&first, &second)?,
         backward: one(&second, &first)?,
     })
+}
+
+/// Mean error of p10, p50, p90 and p99, over the measured mean.
+pub(super) fn spread_error(measured: &Quantiles, predicted: &Quantiles) -> f64 {
+    let (m, p) = (measured, predicted);
+    let pairs = [
+        (m.p10, p.p10),
+        (m.p50, p.p50),
+        (m.p90, p.p90),
+        (m.p99, p.p99),
+    ];
+    let errors = pairs.map(|(a, b)| (a - b).abs() / m.mean / 4.0);
+    errors.iter().sum()
 }
 
 /// The halves of a range that ends with the recording at the latest.
@@ -84,11 +139,18 @@ pub(super) fn score(
     trace: &PageWriteTrace,
     range: &Range<u64>,
     classes: &[PageClass],
+    variation: Option<&Variation>,
 ) -> Vec<HalfWindow> {
+    let series = variation.and_then(Series::read);
     let part = trace.slice(range.clone());
     let window = |window_s: f64| {
         let measured = window_quantiles(&part.ticks, part.pages, part.interval_ns, window_s)?;
-        let predicted = predict(&part.ticks, part.interval_ns, classes, &measured)?;
+        let predicted = predict(
+            &part.ticks,
+            part.interval_ns,
+            (classes, series.as_ref()),
+            &measured,
+        )?;
         let error = (predicted.mean - measured.mean).abs() / measured.mean;
         error.is_finite().then_some(HalfWindow {
             window_s,
@@ -100,17 +162,20 @@ pub(super) fn score(
     WINDOWS_S.into_iter().filter_map(window).collect()
 }
 
-/// Windows whose distributions are added up; of more, every n-th.
+/// Windows whose distributions are added up; of more, every n-th. With a variation the product of
+/// windows and of the places in its series they are held against.
 const MOST: usize = 2000;
+const PLACES: usize = 60;
 
 /// The distribution of D(w) a profile gives, over the windows that were measured.
 ///
-/// Given its CPU time, a window's count is a sum of independent pages, nearly normal with variance
-/// Σ n p (1 − p); the quantiles are of the mixture over windows.
+/// Given its CPU time and its place in the series of the variation, a window's count is a sum of
+/// independent pages, nearly normal with variance Σ n p (1 − p); the quantiles are of the mixture over
+/// windows and places.
 fn predict(
     ticks: &[Tick],
     interval_ns: u64,
-    classes: &[PageClass],
+    (classes, series): (&[PageClass], Option<&Series>),
     measured: &Quantiles,
 ) -> Option<Quantiles> {
     let window = ticks_of(interval_ns, measured.window_s)?;
@@ -120,28 +185,34 @@ fn predict(
     }
     let span_s = ticks.last()?.t_ns as f64 / NS_PER_S as f64;
     let window_s = span_s / ticks.len() as f64 * window as f64;
-    let every = measured.windows.div_ceil(MOST).max(1);
-    let parts: Vec<(f64, f64)> = (0..measured.windows)
-        .step_by(every)
-        .map(|start| {
-            let cpu_s = (before[start + window] - before[start]) as f64 / NS_PER_S as f64;
-            moments(classes, window_s, cpu_s)
-        })
-        .collect();
+    let places = series.map_or(1, |_| PLACES);
+    let every = (measured.windows * places).div_ceil(MOST).max(1);
+    let coupling = classes.first()?.coupling;
+    let mut parts: Vec<(f64, f64)> = Vec::new();
+    for start in (0..measured.windows).step_by(every) {
+        let cpu_s = (before[start + window] - before[start]) as f64 / NS_PER_S as f64;
+        let clock_s = match coupling {
+            Coupling::Cpu => cpu_s,
+            Coupling::Time => window_s,
+        };
+        match series {
+            None => parts.push(moments(classes, clock_s)),
+            Some(series) => {
+                let gained = series.gained(clock_s, PLACES);
+                parts.extend(gained.map(|effective_s| moments(classes, effective_s)));
+            }
+        }
+    }
     let mean = parts.iter().map(|part| part.0).sum::<f64>() / parts.len() as f64;
     let at = Quantiles::SHARES.map(|share| mixture_quantile(&parts, share));
     let sizes = (measured.windows, measured.disjoint);
     Some(Quantiles::from_shares(measured.window_s, sizes, mean, at))
 }
 
-/// Mean and deviation of the pages dirtied in a window of so much time and CPU time.
-fn moments(classes: &[PageClass], window_s: f64, cpu_s: f64) -> (f64, f64) {
+/// Mean and deviation of the pages dirtied while the clock of the classes comes so far.
+pub(super) fn moments(classes: &[PageClass], clock_s: f64) -> (f64, f64) {
     let (mut mean, mut variance) = (0.0, 0.0);
     for class in classes {
-        let clock_s = match class.coupling {
-            Coupling::Cpu => cpu_s,
-            Coupling::Time => window_s,
-        };
         let expected = unique_pages(std::slice::from_ref(class), clock_s);
         mean += expected;
         // Whole blocks are written or not; a sweep is not random.

@@ -5,14 +5,20 @@
 //! twice: on the points it was fitted to, and out of sample (fitted on one half of the recording,
 //! scored on the other), which is the one to believe.
 
+mod choose;
 mod forms;
 mod halves;
 mod nnls;
+mod phased;
 mod phases;
+mod varied;
 
+pub use choose::{SetFit, fit_set};
 pub use forms::{Form, FormScore, Forms, WindowError, compare_forms};
-pub use halves::{Direction, HalfWindow, Halves, WINDOWS_S, halves};
+pub use halves::{Direction, HalfWindow, Halves, WINDOWS_S, halves, varied_halves};
+pub use phased::fit_phases;
 pub use phases::{Phase, phases, steady_phase};
+pub use varied::{Varied, fit_varied};
 
 use std::ops::Range;
 
@@ -120,15 +126,7 @@ pub fn fit_curve(
     let points: Vec<Point> = curve
         .iter()
         .filter(|point| point.pages > 0.0 && point.window_s > 0.0)
-        .map(|point| Point {
-            x: match coupling {
-                Coupling::Cpu => point.window_cpu_s,
-                Coupling::Time => point.window_s,
-            },
-            pages: point.pages,
-            cores: point.window_cpu_s / point.window_s,
-            weight: 1.0,
-        })
+        .map(|point| Point::of(point, coupling))
         .filter(|point| point.x > 0.0)
         .collect();
     if points.is_empty() {
@@ -181,6 +179,29 @@ struct Point {
     cores: f64,
     /// How much its error counts, against 1.
     weight: f64,
+    /// Share of a class's pages written in such a window, by rate: the mean over windows.
+    basis: [f64; RATES.len()],
+}
+
+impl Point {
+    fn of(point: &CurvePoint, coupling: Coupling) -> Self {
+        let x = match coupling {
+            Coupling::Cpu => point.window_cpu_s,
+            Coupling::Time => point.window_s,
+        };
+        Self {
+            x,
+            pages: point.pages,
+            cores: point.window_cpu_s / point.window_s,
+            weight: 1.0,
+            basis: basis(x),
+        }
+    }
+}
+
+/// Share of the pages of each rate that is written while the clock comes so far.
+fn basis(x: f64) -> [f64; RATES.len()] {
+    RATES.map(|rate| -(-rate * x).exp_m1())
 }
 
 /// The points of a range. Windows reach to half of it, so that at least two do not overlap.
@@ -196,22 +217,13 @@ fn curve(
         .filter(|&window| window * 2 <= ticks)
         .collect();
     let points = dirty_curve(trace, &windows, range.clone());
-    let clock = |point: &CurvePoint| match coupling {
-        Coupling::Cpu => point.window_cpu_s,
-        Coupling::Time => point.window_s,
-    };
-    if points.iter().any(|point| clock(point) <= 0.0) {
+    if points.iter().any(|p| Point::of(p, coupling).x <= 0.0) {
         return Err(FitError::NoCpu);
     }
     let points: Vec<Point> = points
         .iter()
         .filter(|point| point.pages > 0.0)
-        .map(|point| Point {
-            x: clock(point),
-            pages: point.pages,
-            cores: point.window_cpu_s / point.window_s,
-            weight: 1.0,
-        })
+        .map(|point| Point::of(point, coupling))
         .collect();
     let (found, from_ns, to_ns) = (points.len(), range.start, range.end);
     if found < NEEDED {
@@ -250,15 +262,15 @@ fn fit_sizes(points: &[Point], total: Option<u32>, coupling: Coupling) -> Vec<Pa
     const UNIT: f64 = 1000.0;
     // Against at most 16 rows of relative errors below 1, this leaves the total off by under 0.1 %.
     const HEAVY: f64 = 1000.0;
-    let column = |&rate: &f64| {
+    let column = |rate: usize| {
         let mut column: Vec<f64> = points
             .iter()
-            .map(|p| -(-rate * p.x).exp_m1() * UNIT / p.pages * p.weight.sqrt())
+            .map(|p| p.basis[rate] * UNIT / p.pages * p.weight.sqrt())
             .collect();
         column.extend(total.map(|total| HEAVY * UNIT / f64::from(total)));
         column
     };
-    let columns: Vec<Vec<f64>> = RATES.iter().map(column).collect();
+    let columns: Vec<Vec<f64>> = (0..RATES.len()).map(column).collect();
     let mut wanted: Vec<f64> = points.iter().map(|p| p.weight.sqrt()).collect();
     wanted.extend(total.map(|_| HEAVY));
     let mut sizes = nnls::solve(&columns, &wanted);
@@ -303,6 +315,7 @@ mod tests {
             pages: unique_pages(classes, x),
             cores: 1.0,
             weight: 1.0,
+            basis: basis(x),
         };
         [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0].map(point).into()
     }

@@ -6,7 +6,9 @@ use std::path::Path;
 use super::output::{Emitter, Output};
 use super::{Format, ImportError, ImportErrorKind, ImportOptions, StreamError, Streamed};
 use super::{Warning, WarningKind};
-use crate::store::bundle::{BundleError, BundleScan, ScanError, VmMeta};
+use crate::class::{PageClass, Variation};
+use crate::store::bundle::{Bundle, BundleError, BundleScan, ScanError, VmMeta};
+use crate::units::Provenance;
 
 /// Whether a path is a bundle.
 pub(super) fn is_bundle(path: &Path) -> bool {
@@ -80,4 +82,52 @@ pub(super) fn read(
         counts,
         options: BTreeMap::new(),
     })
+}
+
+/// What a bundle says of how a VM writes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BundleProfile {
+    /// The classes of its dirty profile.
+    pub classes: Vec<PageClass>,
+    /// Short-term variation of their rates, as [`VARIATION_OPTION`] of the manifest says.
+    pub variation: Option<Variation>,
+    /// How they came to be.
+    pub provenance: Provenance,
+}
+
+/// The importer's option that holds the variation of all classes of a bundle, as JSON.
+pub const VARIATION_OPTION: &str = "variation";
+
+/// How a column of a bundle came to be; `None` where the path is no bundle or it does not say.
+#[must_use]
+pub fn bundle_column(path: &Path, table_and_column: &str) -> Option<Provenance> {
+    let scan = BundleScan::open(path).ok()?;
+    Some(scan.manifest.columns.get(table_and_column)?.provenance)
+}
+
+/// The dirty profile of a VM of a bundle; `None` where the path is no bundle or the VM has none.
+///
+/// # Errors
+/// When the bundle is damaged.
+pub fn bundle_profile(
+    path: &Path,
+    vm: &super::ImportedVm,
+) -> Result<Option<BundleProfile>, ImportError> {
+    if !is_bundle(path) {
+        return Ok(None);
+    }
+    let bundle = Bundle::read(path)
+        .map_err(|error| ImportError::new(path, 0, ImportErrorKind::Bundle(Box::new(error))))?;
+    let named = bundle.vms.iter().find(|other| other.name == vm.meta.name);
+    let profile = named.and_then(|vm| vm.dirty_profile);
+    let classes = profile.and_then(|number| bundle.dirty_profiles.get(&number));
+    let manifest = &bundle.manifest;
+    let note = manifest.columns.get("dirty_profiles.parquet:pages");
+    let options = manifest.importer.as_ref().map(|importer| &importer.options);
+    let variation = options.and_then(|options| options.get(VARIATION_OPTION));
+    Ok(classes.map(|classes| BundleProfile {
+        classes: classes.clone(),
+        variation: variation.and_then(|text| serde_json::from_str(text).ok()),
+        provenance: note.map_or(Provenance::Derived, |note| note.provenance),
+    }))
 }

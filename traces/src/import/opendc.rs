@@ -374,3 +374,7 @@ fn put(
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "opendc_tests.rs"]
+mod tests;

@@ -9,10 +9,12 @@ mod import;
 mod record;
 mod show;
 mod stats;
+mod synth;
 mod watch;
 
 use super::Exit;
 use crate::run::Unusable;
+use crate::scenario::origin::word;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use std::collections::BTreeSet;
@@ -22,6 +24,8 @@ use traces::import::{
     Format, ImportErrorKind, ImportOptions, Imported, Mapping, Output, Progress, StreamError,
     Streamed, Units, import_paths, import_stream,
 };
+use traces::store::bundle::{BundleScan, Manifest};
+use traces::units::Provenance;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TraceCommand {
@@ -31,6 +35,10 @@ pub(super) enum TraceCommand {
     Record(Box<record::RecordArgs>),
     /// Show what a trace holds.
     Show(show::ShowArgs),
+    /// Complete a CPU trace with memory and writes by a profile (docs/synthesis.md).
+    Synth(synth::SynthArgs),
+    /// The built-in profiles: how programs of a kind write memory.
+    Profiles(synth::ProfilesArgs),
     /// Write a trace as OpenDC Parquet or CloudSim PlanetLab files.
     Export(export::ExportArgs),
     /// Characterise a trace: load, periods, memory of the past, page writes and which form fits them.
@@ -156,6 +164,32 @@ impl Source {
         Ok(any.then_some(only))
     }
 
+    /// How the columns came to be, as lines for people: `recorded: cpu_milli, …`.
+    fn origins(&self, streamed: &Streamed) -> Vec<String> {
+        let stated = match &self.paths[..] {
+            [path] if streamed.format == Format::Bundle => BundleScan::open(path).ok(),
+            _ => None,
+        };
+        let manifest = stated.map_or_else(
+            || Manifest::of_import(streamed, "", "", ""),
+            |scan| scan.manifest,
+        );
+        let kinds = [
+            Provenance::Recorded,
+            Provenance::Derived,
+            Provenance::Synthesised,
+        ];
+        let line = |kind| {
+            let of = manifest
+                .columns
+                .iter()
+                .filter(|(_, note)| note.provenance == kind);
+            let columns: Vec<&str> = of.map(|(column, _)| column.as_str()).collect();
+            (!columns.is_empty()).then(|| format!("{}: {}", word(kind), columns.join(", ")))
+        };
+        kinds.into_iter().filter_map(line).collect()
+    }
+
     /// What it is called in messages.
     fn name(&self) -> String {
         let names: Vec<String> = self.paths.iter().map(|p| p.display().to_string()).collect();
@@ -170,6 +204,8 @@ impl TraceCommand {
             Self::Record(args) => args.execute(),
             Self::Show(args) => args.execute(),
             Self::Export(args) => args.execute(),
+            Self::Synth(args) => args.execute(),
+            Self::Profiles(args) => args.execute(),
             Self::Stats(args) => args.execute(),
             Self::Forecast(args) => args.execute(),
         }

@@ -39,6 +39,13 @@ pub(in crate::cli) struct RecordArgs {
     /// Never give a page of a process that ended to another one.
     #[arg(long)]
     fresh_frames: bool,
+    /// Keep only what is written from then on; its pages count as touched before.
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "0s", conflicts_with_all = ["qemu", "procstat"])]
+    settle: Duration,
+    /// Record pages of shared memory only: of a QEMU whose RAM is a memory-backend-memfd with
+    /// share=on, its guest's.
+    #[arg(long, conflicts_with = "rates_only")]
+    only_shared: bool,
     /// Record no pages: CPU, memory and network only.
     #[arg(long)]
     rates_only: bool,
@@ -55,6 +62,9 @@ pub(in crate::cli) struct RecordArgs {
     /// With --qemu: times each window is measured.
     #[arg(long, default_value_t = 3, conflicts_with_all = ["command", "procstat"])]
     repeats: u32,
+    /// With --qemu: pages that page-sampling looks at a GiB, 128 to 16384; without it QEMU's 512.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(128..=16384), conflicts_with_all = ["command", "procstat"])]
+    sample_pages: Option<u32>,
     /// With --qemu: how QEMU measures.
     #[arg(long, value_enum, default_value_t = QemuMode::PageSampling, conflicts_with_all = ["command", "procstat"])]
     mode: QemuMode,
@@ -118,6 +128,7 @@ impl RecordArgs {
                 QemuMode::PageSampling => Mode::PageSampling,
                 QemuMode::DirtyBitmap => Mode::DirtyBitmap,
             },
+            sample_pages: self.sample_pages,
             title: self.title.clone(),
         };
         let recording = qemu(socket, &options).map_err(|error| Unusable(error.to_string()))?;
@@ -156,11 +167,15 @@ impl RecordArgs {
             census: self.census,
             huge_pages: self.huge_pages,
             fresh_frames: self.fresh_frames,
+            only_shared: self.only_shared,
             rates_only: self.rates_only,
             title: self.title.clone(),
         };
-        let recording =
+        let mut recording =
             record(&self.command, &options).map_err(|error| Unusable(error.to_string()))?;
+        if let Some(pages) = recording.pages.as_mut().filter(|_| !self.settle.is_zero()) {
+            *pages = pages.settled(u64::try_from(self.settle.as_nanos()).unwrap_or(u64::MAX));
+        }
         for warning in &recording.sidecar.warnings {
             eprintln!("WARNING: {warning}");
         }

@@ -66,6 +66,9 @@ impl ShowArgs {
             ]);
         }
         say!("{table}");
+        for line in self.source.origins(&streamed) {
+            say!("{line}");
+        }
         for warning in &streamed.warnings {
             say!("warning: {}: {}", warning.file.display(), warning.kind);
         }

@@ -46,7 +46,11 @@ impl StatsArgs {
         let Some(streamed) = streamed else {
             return Ok(Exit::Interrupted);
         };
-        let document = all.finish(self.source.name(), streamed.format.name().to_owned());
+        let document = all.finish(
+            self.source.name(),
+            streamed.format.name().to_owned(),
+            self.source.origins(&streamed),
+        );
         if let Some(file) = &self.html {
             write_atomically(file, page(&document, &curves).as_bytes())
                 .map_err(|error| Unusable(error.to_string()))?;
@@ -70,6 +74,9 @@ fn print(document: &Document) {
         document.format,
         document.vms.len()
     );
+    for line in &document.columns {
+        say!("{line}");
+    }
     say!("{}", vm_table(document));
     if document.vms.len() > 1 {
         say!("fleet: median over VMs (10th – 90th percentile)");

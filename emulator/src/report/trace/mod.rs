@@ -259,7 +259,7 @@ mod tests {
                 curves.push(drawn.collect());
             }
         }
-        let document = all.finish("<x>".to_owned(), "test".to_owned());
+        let document = all.finish("<x>".to_owned(), "test".to_owned(), Vec::new());
         assert_eq!(document.vms.len(), 2, "a VM without samples has no row");
         let json = serde_json::to_value(&document).unwrap();
         assert!(json["vms"][0]["quantities"][0]["dfa"].is_null());

@@ -6,9 +6,11 @@ use super::{Names, Span, VMS_MAX, each, numbered};
 use crate::ids::HostId;
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
-use crate::scenario::{Backing, CpuSource, TraceSource, VmSpec, Work, WriteSource};
+use crate::scenario::{Backing, CpuSource, ProfileWrites, TraceSource, VmSpec, Work, WriteSource};
 use std::collections::BTreeMap;
 use traces::class::{Coupling, Locality, PageClass};
+use traces::content::ContentProfile;
+use traces::synth::Marginal;
 use traces::units::PAGE_SIZE;
 
 /// The VMs, by id, with where each was declared and the host it asked for.
@@ -72,6 +74,10 @@ fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Opt
         .unwrap_or(0);
     let (cpu, cpu_scale_milli) = table.get("cpu").map_or(IDLE_CPU, |v| cpu(&v, traces));
     let time = |key| table.get(key).and_then(|v| v.time_ns()).unwrap_or(0);
+    let writes = table
+        .get("writes")
+        .map_or(WriteSource::Idle, |v| writes(&v, traces));
+    let stated = table.get("content").map(|v| content(&v));
     let spec = VmSpec {
         name: String::new(),
         vcpus: table
@@ -86,13 +92,8 @@ fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Opt
         resident_bytes: resident,
         cpu,
         cpu_scale_milli,
-        writes: table
-            .get("writes")
-            .map_or(WriteSource::Idle, |v| writes(&v, traces)),
-        content: table
-            .get("content")
-            .map(|v| content(&v))
-            .unwrap_or_default(),
+        content: stated.or_else(|| own_content(&writes)).unwrap_or_default(),
+        writes,
         memory: table
             .get("memory")
             .and_then(|v| v.word("memory", BACKINGS))
@@ -132,11 +133,22 @@ fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Opt
     })
 }
 
+/// A profile knows what its pages hold.
+fn own_content(writes: &WriteSource) -> Option<ContentProfile> {
+    let WriteSource::Profile(writes) = writes else {
+        return None;
+    };
+    Some(traces::profile::named(&writes.profile)?.content)
+}
+
 /// Bytes a VM needs for what the scenario itself says of its memory.
 fn declared_bytes(vm: &VmSpec) -> u64 {
     let written: u64 = match &vm.writes {
         WriteSource::Classes(classes) => classes.iter().map(|c| u64::from(c.pages)).sum(),
-        WriteSource::Idle | WriteSource::Pages(_) | WriteSource::Fitted(_) => 0,
+        WriteSource::Idle
+        | WriteSource::Pages(_)
+        | WriteSource::Fitted(_)
+        | WriteSource::Profile(_) => 0,
     };
     vm.resident_bytes.saturating_add(written * PAGE_SIZE)
 }
@@ -234,10 +246,14 @@ fn writes(value: &Value<'_>, traces: &Traces) -> WriteSource {
         let classes = table
             .get("classes")
             .map(|v| WriteSource::Classes(classes(&v)));
-        match (pages, fitted, classes) {
-            (Some(one), None, None) | (None, Some(one), None) | (None, None, Some(one)) => one,
+        let profile = profile(table);
+        match (pages, fitted, classes, profile) {
+            (Some(one), None, None, None)
+            | (None, Some(one), None, None)
+            | (None, None, Some(one), None)
+            | (None, None, None, Some(one)) => one,
             _ => {
-                let choices = "`trace` (a name), `fitted` (a name) and `classes` (a list)";
+                let choices = "`trace` (a name), `fitted` (a name), `classes` (a list) and `profile` (a name)";
                 value.note(ProblemKind::OneOf {
                     key: "writes".into(),
                     choices,
@@ -246,11 +262,35 @@ fn writes(value: &Value<'_>, traces: &Traces) -> WriteSource {
             }
         }
     };
-    let expected =
-        "\"idle\", { trace = \"redis\" }, { fitted = \"redis\" } or { classes = [{ … }] }";
+    let expected = "\"idle\", { trace = \"redis\" }, { fitted = \"redis\" }, { classes = [{ … }] } or \
+         { profile = \"kv-write\" }";
     value
         .table("writes", expected, read)
         .unwrap_or(WriteSource::Idle)
+}
+
+const MARGINALS: &[(&str, Marginal)] =
+    &[("profile", Marginal::Profile), ("fleet", Marginal::Fleet)];
+
+/// A built-in profile, with what may be said beside it.
+fn profile(table: &Table<'_>) -> Option<WriteSource> {
+    let name = table.get("profile");
+    let marginal = table
+        .get("marginal")
+        .and_then(|v| v.word("marginal", MARGINALS));
+    let used_bytes = table.get("used").and_then(|v| v.size_bytes());
+    let seed = table.get("seed").and_then(|v| v.small(0..=u32::MAX));
+    let value = name?;
+    let profile = value.text().unwrap_or_default().to_owned();
+    if traces::profile::named(&profile).is_none() {
+        value.unknown_name("profile", &profile, traces::profile::names());
+    }
+    Some(WriteSource::Profile(ProfileWrites {
+        profile,
+        marginal: marginal.unwrap_or_default(),
+        used_bytes,
+        seed: seed.map_or(1, u64::from),
+    }))
 }
 
 fn classes(value: &Value<'_>) -> Vec<PageClass> {

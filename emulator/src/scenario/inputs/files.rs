@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use traces::cpu::{CpuSample, CpuTrace};
 use traces::store::page_write::{PageWriteError, read_page_writes, write_page_writes};
+use traces::units::Provenance;
 
 /// Version of the list and of the CPU files.
 pub(super) const VERSION: u32 = 1;
@@ -30,7 +31,16 @@ struct Entry {
     /// Whether there is a `NAME.mbpw`.
     page_writes: bool,
     fitted: Option<Fitted>,
+    #[serde(default)]
+    used_bytes: Option<u64>,
+    #[serde(default = "recorded")]
+    cpu_provenance: Provenance,
     warnings: Vec<String>,
+}
+
+/// What lists of before that was written down hold.
+fn recorded() -> Provenance {
+    Provenance::Recorded
 }
 
 impl Inputs {
@@ -58,6 +68,8 @@ impl Inputs {
                 cpu_intervals: input.cpu.samples().len(),
                 page_writes: input.pages.is_some(),
                 fitted: input.fitted.clone(),
+                used_bytes: input.used_bytes,
+                cpu_provenance: input.cpu_provenance,
                 warnings: input.warnings.clone(),
             };
             list.traces.insert(name.clone(), entry);
@@ -143,6 +155,8 @@ fn read_one(dir: &Path, name: &str, entry: &Entry, needs: &Needs) -> Result<Inpu
         cpu: Arc::new(cpu),
         pages,
         fitted: entry.fitted.clone(),
+        used_bytes: entry.used_bytes,
+        cpu_provenance: entry.cpu_provenance,
         warnings: entry.warnings.clone(),
     })
 }

@@ -3,14 +3,15 @@
 use super::Inputs;
 use crate::ids::VmId;
 use crate::scenario::problem::ProblemKind;
-use crate::scenario::{CpuSource, Scenario, VmSpec, Work, WriteSource};
+use crate::scenario::{CpuSource, ProfileWrites, Scenario, VmSpec, Work, WriteSource};
 use replay::content::check_profiles;
 use replay::guest::{Behaviour, MemoryError, MemoryModel, MemorySpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use traces::class::{Coupling, PageClass};
+use traces::class::{ClassPhase, Coupling, PageClass, PhasedClasses, Variation};
 use traces::cpu::{CpuSample, CpuTrace};
 use traces::dirty::{PageWriteTrace, Run, Tick};
+use traces::synth::{Completed, Known, complete};
 use traces::units::PAGE_SIZE;
 
 /// A VM that cannot be replayed with the inputs given.
@@ -115,6 +116,7 @@ impl<'i> Shared<'i> {
                 ram_bytes: vm.ram_bytes,
             })
         };
+        let (behaviours, more_resident) = self.memory(vm, id)?;
         Ok(replay::VmSpec {
             key: vm_key(id),
             vcpus: vm.vcpus,
@@ -128,8 +130,8 @@ impl<'i> Shared<'i> {
             },
             memory: MemorySpec {
                 ram_pages: pages(vm.ram_bytes)?,
-                resident_pages: pages(vm.resident_bytes)?,
-                behaviours: vec![self.behaviour(vm)?],
+                resident_pages: pages(vm.resident_bytes)?.saturating_add(more_resident),
+                behaviours,
                 // The scenario's VMs have been at work for long when the run begins.
                 fresh: false,
                 content: vm.content,
@@ -168,9 +170,74 @@ impl<'i> Shared<'i> {
         Ok(made.clone())
     }
 
-    fn behaviour(&mut self, vm: &VmSpec) -> Result<Behaviour, SpecError> {
+    /// What writes, and pages that hold data besides those the scenario states.
+    fn memory(&mut self, vm: &VmSpec, id: VmId) -> Result<(Vec<Behaviour>, u32), SpecError> {
+        let WriteSource::Profile(writes) = &vm.writes else {
+            return Ok((self.behaviours(vm)?, 0));
+        };
         let k = self.k.max(1);
-        Ok(match &vm.writes {
+        let completed = self.completed(vm, id, writes)?;
+        let divided = |pages: u32| pages.div_ceil(k);
+        let Completed {
+            mut hot,
+            mut cold,
+            resident_pages,
+            ..
+        } = completed;
+        for class in hot.classes_mut().chain(&mut cold) {
+            class.pages = divided(class.pages);
+        }
+        let mut behaviours = vec![Behaviour::Phases(hot)];
+        if !cold.is_empty() {
+            behaviours.push(Behaviour::Classes(cold));
+        }
+        // Rounded down: classes were rounded up, and all must fit.
+        Ok((behaviours, resident_pages / k))
+    }
+
+    /// The rules, at the full size of a VM of a divided scenario.
+    fn completed(
+        &self,
+        vm: &VmSpec,
+        id: VmId,
+        writes: &ProfileWrites,
+    ) -> Result<Completed, SpecError> {
+        let full = |bytes: u64| {
+            let pages = (bytes / PAGE_SIZE).saturating_mul(u64::from(self.k.max(1)));
+            u32::try_from(pages).unwrap_or(u32::MAX)
+        };
+        let scale = f64::from(vm.cpu_scale_milli) / 1000.0;
+        let (milli, recorded) = match &vm.cpu {
+            CpuSource::Constant(milli) => (f64::from(*milli), None),
+            CpuSource::Trace(name) => {
+                let input = self.inputs.get(name);
+                let input = input.ok_or_else(|| not_loaded(vm, name, "CPU demand"))?;
+                (input.cpu.mean_milli(), input.used_bytes)
+            }
+        };
+        let used = writes.used_bytes.or(recorded);
+        let known = Known {
+            vcpus: vm.vcpus,
+            ram_pages: full(vm.ram_bytes).saturating_sub(full(vm.resident_bytes)),
+            used_pages: used.map(|bytes| u32::try_from(bytes / PAGE_SIZE).unwrap_or(u32::MAX)),
+            mean_cores: milli * scale / 1000.0,
+        };
+        let profile = traces::profile::named(&writes.profile)
+            .ok_or_else(|| not_loaded(vm, &writes.profile, "a profile of this name"))?;
+        Ok(complete(
+            &profile,
+            writes.marginal,
+            &known,
+            writes.seed,
+            vm_key(id),
+        ))
+    }
+
+    fn behaviours(&mut self, vm: &VmSpec) -> Result<Vec<Behaviour>, SpecError> {
+        let k = self.k.max(1);
+        Ok(vec![match &vm.writes {
+            // Has more than one.
+            WriteSource::Profile(_) => Behaviour::Idle,
             WriteSource::Idle => Behaviour::Idle,
             // `apply` has divided these.
             WriteSource::Classes(classes) => Behaviour::Classes(classes.clone()),
@@ -184,7 +251,11 @@ impl<'i> Shared<'i> {
                     pages: c.pages.div_ceil(k),
                     ..*c
                 };
-                Behaviour::Classes(fitted.classes.iter().map(divided).collect())
+                let classes: Vec<PageClass> = fitted.classes.iter().map(divided).collect();
+                match &fitted.variation {
+                    None => Behaviour::Classes(classes),
+                    Some(variation) => return Ok(varied(classes, variation)),
+                }
             }
             WriteSource::Pages(name) => {
                 let pages = self.inputs.get(name).and_then(|input| input.pages.as_ref());
@@ -197,7 +268,7 @@ impl<'i> Shared<'i> {
                 };
                 repeated(trace)
             }
-        })
+        }])
     }
 }
 
@@ -207,6 +278,41 @@ fn not_loaded(vm: &VmSpec, trace: &str, part: &'static str) -> SpecError {
         trace: trace.to_owned(),
         part,
     }
+}
+
+/// Classes whose rates vary: one behaviour a clock. Cold ones, written less than once in ten minutes,
+/// do not vary noticeably and stay as they are.
+fn varied(classes: Vec<PageClass>, variation: &Variation) -> Vec<Behaviour> {
+    const COLD_PER_S: f64 = 1.0 / 600.0;
+    let (cold, hot): (Vec<_>, Vec<_>) = classes
+        .into_iter()
+        .partition(|class| class.coupling == Coupling::Time && class.rate < COLD_PER_S);
+    let mut behaviours: Vec<Behaviour> = [Coupling::Cpu, Coupling::Time]
+        .into_iter()
+        .filter_map(|coupling| {
+            let of: Vec<_> = hot
+                .iter()
+                .filter(|c| c.coupling == coupling)
+                .copied()
+                .collect();
+            (!of.is_empty()).then(|| {
+                Behaviour::Phases(PhasedClasses {
+                    coupling,
+                    phases: vec![ClassPhase {
+                        // One phase for ever.
+                        length_ns: 3_600_000_000_000,
+                        first_page: 0,
+                        classes: of,
+                        variation: Some(variation.clone()),
+                    }],
+                })
+            })
+        })
+        .collect();
+    if !cold.is_empty() {
+        behaviours.push(Behaviour::Classes(cold));
+    }
+    behaviours
 }
 
 /// A recording, repeated without its first tick: that one holds everything touched before the

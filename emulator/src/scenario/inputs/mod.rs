@@ -16,10 +16,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use traces::class::PageClass;
+use traces::class::{PageClass, Variation};
 use traces::cpu::CpuTrace;
 use traces::dirty::PageWriteTrace;
 use traces::import::{Format, ImportError, ImportErrorKind, ImportOptions, Imported, ImportedVm};
+use traces::store::series::{Metric, Series};
+use traces::units::Provenance;
 
 /// The traces a run replays, by their names in the scenario.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -38,6 +40,10 @@ pub struct Input {
     pub pages: Option<Arc<PageWriteTrace>>,
     /// Classes fitted to `pages`, when some VM uses them.
     pub fitted: Option<Fitted>,
+    /// Memory used, its mean over the trace, where that was recorded.
+    pub used_bytes: Option<u64>,
+    /// How its CPU demand came to be.
+    pub cpu_provenance: Provenance,
     /// To be read before trusting the numbers.
     pub warnings: Vec<String>,
 }
@@ -47,10 +53,20 @@ pub struct Input {
 pub struct Fitted {
     /// The classes.
     pub classes: Vec<PageClass>,
-    /// Relative error of D(t) over the part fitted.
-    pub in_sample_error: f64,
+    /// Relative error of D(t) over the part fitted; `None`: of a bundle's profile, which does not say.
+    pub in_sample_error: Option<f64>,
     /// Relative error of D(t) over a part not used for the fit.
-    pub out_of_sample_error: f64,
+    pub out_of_sample_error: Option<f64>,
+    /// Short-term variation of all its rates, if the source says so.
+    #[serde(default)]
+    pub variation: Option<Variation>,
+    /// How the source came to them: fitted to what was recorded, or made up.
+    #[serde(default = "derived")]
+    pub provenance: Provenance,
+}
+
+fn derived() -> Provenance {
+    Provenance::Derived
 }
 
 /// A trace that cannot be used.
@@ -303,7 +319,12 @@ fn input(
     let vm = choose(source, imported)?;
     let format = imported.format.name().to_owned();
     let pages = vm.page_writes.clone().map(Arc::new);
-    if pages.is_none() && (needs.pages.contains(name) || needs.fitted.contains(name)) {
+    let profile = match &pages {
+        None if needs.fitted.contains(name) => bundle_profile(source, vm)?,
+        _ => None,
+    };
+    let lacking = needs.pages.contains(name) || (needs.fitted.contains(name) && profile.is_none());
+    if pages.is_none() && lacking {
         return Err(InputError::NoPageWrites {
             path: source.path.clone(),
             format,
@@ -311,7 +332,7 @@ fn input(
     }
     let fitted = match &pages {
         Some(pages) if needs.fitted.contains(name) => Some(fit(source, pages)?),
-        _ => None,
+        _ => profile,
     };
     // A file of many VMs has warnings of all of them; the reader of a run wants this one's file.
     let warning = |w: &traces::import::Warning| format!("{}: {}", w.file.display(), w.kind);
@@ -321,6 +342,20 @@ fn input(
         cpu: Arc::new(vm.cpu.clone()),
         pages,
         fitted,
+        used_bytes: mean_used(&vm.series),
+        cpu_provenance: if let Some(stated) =
+            traces::import::bundle_column(&source.path, "samples.parquet:cpu_milli")
+        {
+            stated
+        } else if imported
+            .derived
+            .iter()
+            .any(|derived| derived.0 == "cpu_milli")
+        {
+            Provenance::Derived
+        } else {
+            Provenance::Recorded
+        },
         warnings,
     })
 }
@@ -343,6 +378,27 @@ fn choose<'i>(source: &TraceSource, imported: &'i Imported) -> Result<&'i Import
     })
 }
 
+fn mean_used(series: &Series) -> Option<u64> {
+    let (sum, count) = series
+        .values(Metric::MemUsedBytes)
+        .fold((0u128, 0u128), |(sum, count), used| {
+            (sum + u128::from(used), count + 1)
+        });
+    u64::try_from(sum.checked_div(count)?).ok()
+}
+
+/// What a bundle says of how a VM writes, where it holds no pages.
+fn bundle_profile(source: &TraceSource, vm: &ImportedVm) -> Result<Option<Fitted>, InputError> {
+    let found = traces::import::bundle_profile(&source.path, vm)?;
+    Ok(found.map(|found| Fitted {
+        classes: found.classes,
+        in_sample_error: None,
+        out_of_sample_error: None,
+        variation: found.variation,
+        provenance: found.provenance,
+    }))
+}
+
 /// Fits classes to the load phase of a recording; to all but its first tick when it has none.
 fn fit(source: &TraceSource, pages: &PageWriteTrace) -> Result<Fitted, InputError> {
     let first_ns = pages.ticks.first().map_or(0, |tick| tick.t_ns);
@@ -354,7 +410,9 @@ fn fit(source: &TraceSource, pages: &PageWriteTrace) -> Result<Fitted, InputErro
         })?;
     Ok(Fitted {
         classes,
-        in_sample_error: report.in_sample_error,
-        out_of_sample_error: report.out_of_sample_error,
+        in_sample_error: Some(report.in_sample_error),
+        out_of_sample_error: Some(report.out_of_sample_error),
+        variation: None,
+        provenance: Provenance::Derived,
     })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Mode, QemuError};
+use super::{QemuError, QemuOptions};
 use crate::sys::clock;
 
 /// Longest answer read, and lines skipped while waiting for one.
@@ -103,10 +103,13 @@ impl Qmp {
     pub(super) fn measure(
         &mut self,
         window: Duration,
-        mode: Mode,
+        options: &QemuOptions,
     ) -> Result<(u64, u64), QemuError> {
         let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-        let mut arguments = json!({"mode": mode.name()});
+        let mut arguments = json!({"mode": options.mode.name()});
+        if let Some(pages) = options.sample_pages {
+            arguments["sample-pages"] = json!(pages);
+        }
         if window_ms.is_multiple_of(1000) {
             // Whole seconds need no unit, which QEMU knows since 8.2 only.
             arguments["calc-time"] = json!(window_ms / 1000);

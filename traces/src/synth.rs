@@ -1,0 +1,371 @@
+//! Completion: what a guest of which only CPU (and perhaps memory use) was recorded writes.
+//!
+//! Inside: the rules of docs/synthesis.md, one after another; every draw is a function of (seed, VM,
+//! what is drawn), so the order of VMs, threads or files changes nothing. Never inside: profiles
+//! (`profile`), anything that claims to be recorded: whoever stores this marks it synthesised.
+
+use serde::{Deserialize, Serialize};
+use statrs::distribution::{Beta, ContinuousCDF, Normal};
+
+use crate::class::{
+    ClassPhase, Coupling, Locality, PageClass, PhasedClasses, Variation, unique_pages,
+};
+use crate::profile::Profile;
+use crate::units::{NS_PER_S, round_u32};
+
+/// How much the guests of a fleet write (rule 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Marginal {
+    /// As much as the profile's own program at the same CPU use.
+    #[default]
+    Profile,
+    /// D(1 s) at the guest's mean CPU use is drawn from the distribution over 26,247 migrations.
+    Fleet,
+}
+
+impl Marginal {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Profile => "profile",
+            Self::Fleet => "fleet",
+        }
+    }
+}
+
+/// What is known of a guest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Known {
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// RAM in pages.
+    pub ram_pages: u32,
+    /// Memory used, in pages, if the trace says so.
+    pub used_pages: Option<u32>,
+    /// Mean CPU use of its trace, in cores.
+    pub mean_cores: f64,
+}
+
+/// What was drawn and chosen, to be stored with the result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Choices {
+    /// The profile's name.
+    pub profile: String,
+    /// Rule 5.
+    pub marginal: Marginal,
+    /// The seed, and the VM's number in it.
+    pub seed: u64,
+    /// The VM's number.
+    pub vm: u64,
+    /// Touched pages: as recorded, or drawn.
+    pub touched_pages: u32,
+    /// They were drawn: used over provisioned memory.
+    pub used_share_drawn: Option<f64>,
+    /// D(1 s) that was drawn, in pages; `None` with the profile's own.
+    pub d1_drawn: Option<f64>,
+    /// What the profile's numbers of pages were multiplied by.
+    pub pages_scale: f64,
+    /// What its rates were multiplied by.
+    pub rate_scale: f64,
+    /// D(1 s) at the guest's mean CPU use that came of it, in pages.
+    pub d1: f64,
+    /// Shares of touched memory that D(2 h) and D(24 h) were drawn to be.
+    pub long_windows: Option<[f64; 2]>,
+}
+
+/// What a guest writes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Completed {
+    /// The profile's classes, as they are for this guest, with their short-term variation.
+    pub hot: PhasedClasses,
+    /// What is written within hours (rule 4), with the time the guest runs.
+    pub cold: Vec<PageClass>,
+    /// Touched pages that are never written; the rest of RAM is zero.
+    pub resident_pages: u32,
+    /// What was drawn.
+    pub choices: Choices,
+}
+
+impl Completed {
+    /// All classes, those of the profile first.
+    pub fn classes(&self) -> impl Iterator<Item = &PageClass> {
+        let hot = self.hot.phases.iter().flat_map(|phase| &phase.classes);
+        hot.chain(&self.cold)
+    }
+
+    /// D(t) at a CPU use of `cores`, without the variation.
+    #[must_use]
+    pub fn unique_pages(&self, window_s: f64, cores: f64) -> f64 {
+        let clock = |class: &PageClass| match class.coupling {
+            Coupling::Cpu => window_s * cores,
+            Coupling::Time => window_s,
+        };
+        self.classes()
+            .map(|class| unique_pages(std::slice::from_ref(class), clock(class)))
+            .sum()
+    }
+}
+
+/// Rule 5: pages a second over 26,247 migrations (SoCC'17 set): median, 5 % and 95 % quantile, most.
+pub const FLEET_D1: [f64; 4] = [4_500.0, 60.0, 25_000.0, 37_000.0];
+/// Rule 4: D(2 h) and D(24 h) as shares of touched memory (VeCycle).
+pub const LONG_WINDOWS: [[f64; 2]; 2] = [[0.3, 0.5], [0.5, 0.8]];
+const LONG_S: [f64; 2] = [7_200.0, 86_400.0];
+/// Rule 6: the rates of consecutive seconds.
+pub const VARIATION: Variation = Variation::LogNormal {
+    cv: 0.3,
+    correlation: 0.7,
+    step_ns: NS_PER_S,
+};
+/// Rule 1: used over provisioned memory, where the trace does not say: Beta(2, 2), median 0.5 (Pond).
+const USED_SHARE: (f64, f64) = (2.0, 2.0);
+/// No more of touched memory is written in a second than this.
+const MOST_IN_A_SECOND: f64 = 0.95;
+/// The normal quantile of 95 %.
+const Z95: f64 = 1.644_853_626_951;
+
+/// What is drawn; the numbers are part of what a seed means.
+#[derive(Clone, Copy)]
+enum Draw {
+    UsedShare = 1,
+    D1 = 2,
+    TwoHours = 3,
+    Day = 4,
+}
+
+/// Completes a guest by a profile.
+#[must_use]
+pub fn complete(
+    profile: &Profile,
+    marginal: Marginal,
+    known: &Known,
+    seed: u64,
+    vm: u64,
+) -> Completed {
+    let uniform = |what: Draw| uniform(seed, vm, what as u64);
+    let (touched, drawn) = touched(known, uniform(Draw::UsedShare));
+    // Rules 2, 3 and 5.
+    let mut classes = profile.classes.clone();
+    if profile.all_memory {
+        for class in &mut classes {
+            class.pages = touched;
+        }
+    }
+    let clock_s = match profile.coupling {
+        Coupling::Cpu => known.mean_cores,
+        Coupling::Time => 1.0,
+    };
+    let d1_drawn = (marginal == Marginal::Fleet).then(|| fleet_d1(uniform(Draw::D1), known.vcpus));
+    let (pages_scale, rate_scale) = scale(&classes, touched, clock_s, d1_drawn);
+    for class in &mut classes {
+        class.pages = round_u32(f64::from(class.pages) * pages_scale);
+        class.rate *= rate_scale;
+    }
+    classes.retain(|class| class.pages > 0);
+    fit_into(&mut classes, touched);
+    let written = |classes: &[PageClass]| -> u32 {
+        let pages: u64 = classes.iter().map(|class| u64::from(class.pages)).sum();
+        u32::try_from(pages).unwrap_or(u32::MAX)
+    };
+    // Rule 4.
+    let free = touched.saturating_sub(written(&classes));
+    let between = |[low, high]: [f64; 2], what| low + (high - low) * uniform(what);
+    let long = [
+        between(LONG_WINDOWS[0], Draw::TwoHours),
+        between(LONG_WINDOWS[1], Draw::Day),
+    ];
+    let reached = LONG_S.map(|window_s| unique_pages(&classes, window_s * clock_s));
+    let cold = if profile.all_memory {
+        Vec::new()
+    } else {
+        cold(touched, free, long, reached)
+    };
+    let hot = PhasedClasses {
+        coupling: profile.coupling,
+        phases: vec![ClassPhase {
+            // One phase for ever: it begins again where it ends, so any length will do.
+            length_ns: 3_600 * NS_PER_S,
+            first_page: 0,
+            classes: placed(&classes, profile),
+            variation: Some(VARIATION),
+        }],
+    };
+    let mut completed = Completed {
+        resident_pages: free - written(&cold),
+        hot,
+        cold,
+        choices: Choices {
+            profile: profile.name.to_owned(),
+            marginal,
+            seed,
+            vm,
+            touched_pages: touched,
+            used_share_drawn: drawn,
+            d1_drawn,
+            pages_scale,
+            rate_scale,
+            d1: 0.0,
+            long_windows: (!profile.all_memory).then_some(long),
+        },
+    };
+    completed.choices.d1 = completed.unique_pages(1.0, known.mean_cores);
+    completed
+}
+
+/// Rule 1: touched pages, and used over provisioned memory where it was drawn.
+fn touched(known: &Known, u: f64) -> (u32, Option<f64>) {
+    let Some(used) = known.used_pages else {
+        let beta = Beta::new(USED_SHARE.0, USED_SHARE.1).expect("parameters above 0");
+        let share = beta.inverse_cdf(u);
+        let pages = round_u32(f64::from(known.ram_pages) * share);
+        return (pages.max(1), Some(share));
+    };
+    (used.min(known.ram_pages).max(1), None)
+}
+
+/// A number in (0, 1) that depends on nothing but its arguments (splitmix64 over them).
+fn uniform(seed: u64, vm: u64, what: u64) -> f64 {
+    let mix = |state: u64| {
+        let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let bits = mix(mix(mix(seed) ^ vm) ^ what) >> 11;
+    // 53 bits, never 0.
+    (bits as f64 + 0.5) / (1u64 << 53) as f64
+}
+
+/// Two halves of log-normals that meet at the median, since one cannot have both tails: 4,500 pages a
+/// second, 5 % below 60, 5 % above 25,000; capped at 37,000 a virtual CPU.
+fn fleet_d1(u: f64, vcpus: u32) -> f64 {
+    let [median, p5, p95, most] = FLEET_D1;
+    let z = Normal::standard().inverse_cdf(u);
+    let sigma = if z < 0.0 {
+        (median / p5).ln() / Z95
+    } else {
+        (p95 / median).ln() / Z95
+    };
+    let vcpus = f64::from(vcpus.max(1));
+    (vcpus * median * (z * sigma).exp()).min(vcpus * most)
+}
+
+/// What numbers of pages and rates are multiplied by so that D(1 s) is `wanted`: pages first, since a
+/// larger load of the same kind has a larger working set, rates only when memory is used up.
+fn scale(classes: &[PageClass], touched: u32, clock_s: f64, wanted: Option<f64>) -> (f64, f64) {
+    let pages: f64 = classes.iter().map(|class| f64::from(class.pages)).sum();
+    let largest = f64::from(touched) / pages.max(1.0);
+    let d1 = |rate_scale: f64| unique_pages(classes, clock_s * rate_scale);
+    let Some(wanted) = wanted.filter(|_| d1(1.0) > 0.0) else {
+        return (largest.min(1.0), 1.0);
+    };
+    let wanted = wanted.min(f64::from(touched) * MOST_IN_A_SECOND);
+    let pages_scale = wanted / d1(1.0);
+    if pages_scale <= largest {
+        return (pages_scale, 1.0);
+    }
+    // D grows with the rates; 2^40 times is more than any rate needs, and 60 halvings are exact enough.
+    let (mut low, mut high) = (1.0f64, (1u64 << 40) as f64);
+    for _ in 0..60 {
+        let middle = (low * high).sqrt();
+        if largest * d1(middle) < wanted {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    (largest, high)
+}
+
+/// Rounding may have made the classes a few pages too large.
+fn fit_into(classes: &mut [PageClass], touched: u32) {
+    let pages: u64 = classes.iter().map(|class| u64::from(class.pages)).sum();
+    let mut over = pages.saturating_sub(u64::from(touched));
+    while over > 0 {
+        let Some(largest) = classes.iter_mut().max_by_key(|class| class.pages) else {
+            return;
+        };
+        let less = u32::try_from(over)
+            .unwrap_or(u32::MAX)
+            .min(largest.pages.saturating_sub(1));
+        if less == 0 {
+            return;
+        }
+        largest.pages -= less;
+        over -= u64::from(less);
+    }
+}
+
+/// One class of pages and a rate a second so that, with what the others write, the two windows are the
+/// wanted shares of touched memory.
+fn cold(touched: u32, free: u32, wanted: [f64; 2], reached: [f64; 2]) -> Vec<PageClass> {
+    let missing = [0, 1].map(|i| wanted[i] * f64::from(touched) - reached[i]);
+    if free == 0 || missing[1] < 1.0 {
+        return Vec::new();
+    }
+    let ratio = LONG_S[1] / LONG_S[0];
+    // C (1 − x) = missing in 2 h and C (1 − x^12) = missing in 24 h: the quotient falls from 12 to 1 as
+    // x = e^(−7200 r) falls from 1 to 0.
+    let quotient = missing[1] / missing[0].max(1e-9);
+    let (mut low, mut high) = (1e-9f64, 1.0 - 1e-9);
+    for _ in 0..100 {
+        let x = f64::midpoint(low, high);
+        if (1.0 - x.powf(ratio)) / (1.0 - x) < quotient {
+            low = x;
+        } else {
+            high = x;
+        }
+    }
+    let pages = (missing[1] / (1.0 - low.powf(ratio))).min(f64::from(free));
+    // Where there are too few pages, or the profile has dirtied enough in 2 h, the day decides.
+    let rate = if pages >= f64::from(free) || missing[0] < 1.0 {
+        let share = (missing[1] / pages).min(1.0 - 1e-6);
+        -(-share).ln_1p() / LONG_S[1]
+    } else {
+        -low.ln() / LONG_S[0]
+    };
+    vec![PageClass {
+        coupling: Coupling::Time,
+        ..PageClass::new(round_u32(pages).min(free), rate)
+    }]
+}
+
+/// Rule 7: the profile's table of runs, class by class; walkers walk.
+fn placed(classes: &[PageClass], profile: &Profile) -> Vec<PageClass> {
+    let mut placed = Vec::new();
+    for class in classes {
+        if class.locality == Locality::Sweep || profile.runs.len() < 2 {
+            placed.push(*class);
+            continue;
+        }
+        let mut left = class.pages;
+        for run in profile.runs.iter().rev() {
+            let share = round_u32(f64::from(class.pages) * run.share);
+            // The shortest runs come last and take what rounding leaves.
+            let pages = if run == &profile.runs[0] {
+                left
+            } else {
+                share.min(left)
+            };
+            left -= pages;
+            if pages == 0 {
+                continue;
+            }
+            let locality = if run.pages <= 1 || pages < run.pages {
+                Locality::Scatter
+            } else {
+                Locality::Runs { pages: run.pages }
+            };
+            placed.push(PageClass {
+                pages,
+                locality,
+                ..*class
+            });
+        }
+    }
+    placed
+}
