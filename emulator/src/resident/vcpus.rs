@@ -21,6 +21,9 @@ use crate::migration::guest::GuestMemory;
 /// How often it is looked whether a thread that is waited for is still there.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// How often RAM is brought up to date in a row: each time takes a small part of the time before.
+const SETTLINGS: u32 = 3;
+
 /// Tells how far a guest has come.
 pub trait GuestClock: Send + Sync {
     /// Now; `None` while trace time does not run, or the guest is not here.
@@ -152,10 +155,13 @@ impl Vcpus {
         self.wish(Wish::Run);
     }
 
-    /// Brings RAM up to a guest time, whatever was skipped, and counts from here on.
-    pub fn settle(&self, at: GuestTime) {
+    /// Brings RAM up to date, whatever was skipped, and counts from here on. The guest may run meanwhile:
+    /// what it writes while a long stretch is made up for is made up for as well.
+    pub fn settle(&self, now: impl Fn() -> GuestTime) {
         let began = mono_ns();
-        self.park(at);
+        for _ in 0..SETTLINGS {
+            self.park(now());
+        }
         let counters = &self.shared.counters;
         for counter in [
             &counters.writes,

@@ -52,7 +52,7 @@ fn migrate(
     let here = Arc::new(Ram::new(memory.pages()).unwrap());
     let there = Arc::new(Ram::new(memory.pages()).unwrap());
     let vcpus = Vcpus::start(memory, &here, 2, time(0), true, &clock(&world.source)).unwrap();
-    vcpus.settle(world.source.guest_time());
+    vcpus.settle(|| world.source.guest_time());
     let real = Real {
         guest: Arc::clone(&world.source),
         vcpus,
