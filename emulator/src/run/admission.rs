@@ -349,6 +349,21 @@ mod tests {
     }
 
     #[test]
+    fn ram_that_is_there_is_counted_and_twice_while_it_moves() {
+        let mut resident = scenario("");
+        resident.balancer.parallel = 1;
+        assert_eq!(resident_bytes(&resident), 0);
+        resident.vms[0].memory = Backing::Resident;
+        let ram = resident.vms[0].ram_bytes;
+        assert_eq!(resident_bytes(&resident), 2 * ram);
+        resident.vms[1].memory = Backing::Resident;
+        assert_eq!(resident_bytes(&resident), 3 * ram);
+        let why = memory_lacks(&resident, 3 * ram).unwrap();
+        assert!(why.contains("synthetic"), "{why}");
+        assert_eq!(memory_lacks(&resident, 3 * ram + (1 << 30)), None);
+    }
+
+    #[test]
     fn processes_need_memory() {
         assert_eq!(memory_lacks(&scenario(""), 1 << 30), None);
         let why = memory_lacks(&scenario(""), 4 << 20).unwrap();
