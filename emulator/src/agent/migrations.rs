@@ -1,5 +1,6 @@
 //! An agent's ends of migrations: one thread each, the engine's code in it.
 
+use super::guests::{Guest, Place, Pools};
 use super::net;
 use super::residents::Residents;
 use super::runtime::Runtime;
@@ -9,25 +10,20 @@ use crate::control::message::{AgentSetup, FromAgent, SourceEnding};
 use crate::ids::{MigrationId, VmId};
 use crate::migration::destination::{DestinationControl, DestinationJob, run_destination};
 use crate::migration::engine::EngineUnits;
-use crate::migration::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
+use crate::migration::guest::{GuestMemory, SourceGuest};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport};
 use crate::migration::source::{Observer, SourceEnd, SourceJob, SourceOutcome, run_source};
 use crate::migration::transport::SourceControl;
-use crate::resident::{Ram, Vcpus};
+use crate::resident::Ram;
 use crate::scenario::{Backing, scale};
 use anyhow::{Context, Result, anyhow};
-use replay::clock::MonoNs;
-use replay::content::{ContentProfile, PagePool, Recipe, RecipeError};
-use replay::{GuestTime, VmSpec, VmState};
+use replay::{VmSpec, VmState};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-
-/// Bodies that pages are sent with: 2 MiB of them stay in a cache, and compress as the profile says.
-const POOL_PAGES: u32 = 512;
 
 /// Silence after which a destination gives up: emulated hosts do not vanish without a trace, so
 /// this only bounds a thread's life.
@@ -36,94 +32,6 @@ const SILENCE_MS: u64 = 120_000;
 /// How long a source waits for the destination's word after its last byte before it asks the
 /// manager: everything that buffers hold has to cross the slowest link first.
 const ACKNOWLEDGE_MS: u64 = 60_000;
-
-/// The VM at the source, as the engine sees it.
-struct Guest {
-    runtime: Arc<Runtime>,
-    vm: VmId,
-    /// The threads that write its RAM, if that is there.
-    vcpus: Option<Arc<Vcpus>>,
-}
-
-impl Guest {
-    /// A VM of this agent cannot vanish from it while it is being migrated: whoever releases it
-    /// does so after the migration.
-    fn here<T>(result: Result<T, super::runtime::RuntimeError>) -> T {
-        result.unwrap_or_else(|error| panic!("a migrating VM is on its host: {error}"))
-    }
-
-    fn now() -> MonoNs {
-        MonoNs(mono_ns())
-    }
-}
-
-impl SourceGuest for Guest {
-    fn guest_time(&self) -> GuestTime {
-        Self::here(self.runtime.guest_time(self.vm, Self::now()))
-    }
-
-    fn pause(&self) -> GuestTime {
-        let at = Self::here(self.runtime.pause(self.vm, Self::now()));
-        // Nobody writes from here on, and what was written by then is in RAM and in the log.
-        if let Some(vcpus) = &self.vcpus {
-            vcpus.park(at);
-        }
-        at
-    }
-
-    fn resume(&self) {
-        Self::here(self.runtime.resume(self.vm, Self::now()));
-        if let Some(vcpus) = &self.vcpus {
-            vcpus.unpark();
-        }
-    }
-
-    fn take_state(&self) -> VmState {
-        Self::here(self.runtime.hand_over(self.vm, Self::now()))
-    }
-}
-
-/// The place for a VM at the destination.
-struct Place {
-    runtime: Arc<Runtime>,
-    out: Arc<BlockingSender>,
-    migration: MigrationId,
-    vm: VmId,
-    spec: VmSpec,
-    /// RAM that pages are received into, and what its threads write.
-    ram: Option<(Arc<Ram>, GuestMemory)>,
-    residents: Arc<Residents>,
-}
-
-impl DestinationGuest for Place {
-    fn commit_and_resume(&self, state: VmState) -> Result<u64, CommitRefused> {
-        let refused = |reason: String| CommitRefused { reason };
-        self.runtime
-            .admits(&self.spec)
-            .map_err(|error| refused(error.to_string()))?;
-        if let Some((ram, memory)) = &self.ram {
-            // They write nothing before the guest runs here.
-            let (ram, vcpus) = (Arc::clone(ram), self.spec.vcpus);
-            self.residents
-                .add(self.vm, memory, ram, vcpus, state.guest_time(), false)
-                .map_err(|error| refused(format!("threads for its vCPUs: {error}")))?;
-        }
-        // The record first: an agent that dies without having written one never ran the guest.
-        let record = FromAgent::Committed {
-            migration: self.migration,
-            at_ns: mono_ns(),
-        };
-        self.out.send(&record).map_err(|error| {
-            self.residents.remove(self.vm);
-            refused(error.to_string())
-        })?;
-        let at_ns = mono_ns();
-        self.runtime
-            .receive(self.vm, self.spec.clone(), state, MonoNs(at_ns))
-            .unwrap_or_else(|error| panic!("admitted a moment ago, under one thread: {error}"));
-        Ok(at_ns)
-    }
-}
 
 /// Tells the manager of phases as they begin.
 struct Phases {
@@ -174,19 +82,12 @@ struct Incoming {
     thread: JoinHandle<()>,
 }
 
-/// Pools of page bodies, one a profile; few in a run.
-#[derive(Debug, Default)]
-pub(super) struct Pools(Vec<(ContentProfile, Arc<PagePool>)>);
-
-impl Pools {
-    fn get(&mut self, profile: &ContentProfile, seed: u64) -> Result<Arc<PagePool>, RecipeError> {
-        if let Some((_, pool)) = self.0.iter().find(|(known, _)| known == profile) {
-            return Ok(Arc::clone(pool));
-        }
-        let pool = Arc::new(PagePool::new(&Recipe::of(profile)?, seed, POOL_PAGES));
-        self.0.push((*profile, Arc::clone(&pool)));
-        Ok(pool)
-    }
+/// A VM that a migration is to bring.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    pub(super) vm: VmId,
+    pub(super) spec: VmSpec,
+    pub(super) backing: Backing,
 }
 
 /// The migrations this agent has a part in.
@@ -238,13 +139,12 @@ impl Migrations {
     pub(super) fn prepare(
         &mut self,
         migration: MigrationId,
-        vm: VmId,
-        spec: VmSpec,
-        backing: Backing,
+        guest: Arriving,
         params: &MigrationParams,
         at: SocketAddr,
         setup: &AgentSetup,
     ) -> Result<u16> {
+        let Arriving { vm, spec, backing } = guest;
         self.runtime.admits(&spec)?;
         let memory = self.memory(&spec, setup)?;
         let ram = match backing {

@@ -7,6 +7,7 @@
 //! flow and end. All write to the control socket themselves: a message that has been sent is on the
 //! socket before anything after it happens, which is what makes a commit record one.
 
+mod guests;
 mod migrations;
 mod net;
 mod residents;
@@ -22,7 +23,7 @@ use crate::control::message::{AgentSetup, FromAgent, PROTOCOL, ToAgent, VmPlacem
 use crate::ids::VmId;
 use crate::scenario::Backing;
 use anyhow::{Context, Result, anyhow, bail};
-use migrations::Migrations;
+use migrations::{Arriving, Migrations};
 use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
 use runtime::Runtime;
 use std::net::SocketAddr;
@@ -198,17 +199,14 @@ impl Agent {
                     .vms
                     .vm_spec(vm.vm, &vm.spec)
                     .map_err(anyhow::Error::from);
-                let backing = vm.spec.memory;
                 let ready = ready.and_then(|spec| {
-                    self.migrations.prepare(
-                        migration,
-                        vm.vm,
+                    let guest = Arriving {
+                        vm: vm.vm,
                         spec,
-                        backing,
-                        &params,
-                        at,
-                        &self.setup,
-                    )
+                        backing: vm.spec.memory,
+                    };
+                    self.migrations
+                        .prepare(migration, guest, &params, at, &self.setup)
                 });
                 let port = ready.map_err(|error| format!("{error:#}"));
                 self.out

@@ -169,9 +169,9 @@ fn sent_amid_a_write(data_first: bool) -> bool {
     let data = || ram.store(&memory, page, version);
     let bit = || ram.mark(page);
     if data_first {
-        data()
+        data();
     } else {
-        bit()
+        bit();
     }
     log.sync(&mut dirty);
     if dirty.clear(page) {
@@ -179,9 +179,9 @@ fn sent_amid_a_write(data_first: bool) -> bool {
         ram.read(page, &mut sent);
     }
     if data_first {
-        bit()
+        bit();
     } else {
-        data()
+        data();
     }
     // The final round.
     log.sync(&mut dirty);
@@ -208,7 +208,7 @@ fn shares_of_vcpus_are_all_pages_once() {
         for index in 0..of {
             let share = Share { index, of };
             share.runs(PAGES, |pages| {
-                pages.for_each(|page| seen[page as usize] += 1)
+                pages.for_each(|page| seen[page as usize] += 1);
             });
         }
         assert!(seen.iter().all(|&times| times == 1), "{of} vCPUs");

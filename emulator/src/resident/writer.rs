@@ -204,7 +204,7 @@ impl Writer {
         self.scratch.clear_all();
         let (model, scratch) = (self.memory.model(), &mut self.scratch);
         self.share.runs(model.pages(), |pages| {
-            model.harvest_range(pages, from, to, scratch)
+            model.harvest_range(pages, from, to, scratch);
         });
     }
 
