@@ -8,8 +8,10 @@
 //! a message that has been sent is on the socket before anything after it happens, which is what
 //! makes a commit record one.
 
+mod guests;
 mod migrations;
 mod net;
+mod residents;
 mod runtime;
 mod service;
 mod tenant;
@@ -21,8 +23,9 @@ use crate::control::channel::{
 };
 use crate::control::message::{AgentSetup, FromAgent, PROTOCOL, ToAgent, VmPlacement};
 use crate::ids::{ServiceId, VmId};
+use crate::scenario::Backing;
 use anyhow::{Context, Result, anyhow, bail};
-use migrations::Migrations;
+use migrations::{Arriving, Migrations};
 use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
 use runtime::Runtime;
 use service::{Asking, Closed, Services};
@@ -150,6 +153,10 @@ impl Agent {
 
     fn place(&mut self, placement: &VmPlacement) -> Result<()> {
         let spec = self.vms.vm_spec(placement.vm, &placement.spec)?;
+        if placement.spec.memory == Backing::Resident {
+            self.migrations
+                .make_resident(placement.vm, &spec, &self.setup)?;
+        }
         Ok(self.runtime.place(placement.vm, spec)?)
     }
 
@@ -286,8 +293,13 @@ impl Agent {
                     .vm_spec(vm.vm, &vm.spec)
                     .map_err(anyhow::Error::from);
                 let ready = ready.and_then(|spec| {
+                    let guest = Arriving {
+                        vm: vm.vm,
+                        spec,
+                        backing: vm.spec.memory,
+                    };
                     self.migrations
-                        .prepare(migration, vm.vm, spec, &params, at, &self.setup)
+                        .prepare(migration, guest, &params, at, &self.setup)
                 });
                 let port = ready.map_err(|error| format!("{error:#}"));
                 self.out

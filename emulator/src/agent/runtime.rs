@@ -215,6 +215,19 @@ impl Runtime {
         Ok(inner.host.state(inner.resident(vm)?.key)?.guest_time())
     }
 
+    /// The same, for those who only write while trace time runs: `None` while it does not, and when the
+    /// VM is not here.
+    pub(super) fn running_guest_time(&self, vm: VmId, now: MonoNs) -> Option<GuestTime> {
+        let mut inner = self.lock();
+        let segment = inner.clock.current();
+        if segment.kind != SegmentKind::Run || segment.at > now {
+            return None;
+        }
+        inner.reach(now).ok()?;
+        let key = inner.resident(vm).ok()?.key;
+        Some(inner.host.state(key).ok()?.guest_time())
+    }
+
     /// Stops the VM; returns its guest time.
     ///
     /// # Errors

@@ -339,6 +339,7 @@ mod tests {
             tcp: Vec::new(),
             cpu_ns: 0,
             run_queue_ns: 0,
+            writers: None,
         }
     }
 

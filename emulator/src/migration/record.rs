@@ -2,6 +2,7 @@
 //! monotonic clock; the timeline adds trace time where it writes the record.
 
 use super::params::MigrationParams;
+use crate::resident::WritersReport;
 use serde::{Deserialize, Serialize};
 
 /// The phases, in order. Both ends use the same names.
@@ -200,6 +201,9 @@ pub struct SourceReport {
     pub cpu_ns: u64,
     /// Run-queue delay of the source's thread, ns.
     pub run_queue_ns: u64,
+    /// What the threads did that write the guest's RAM; `None` if it is not there (`memory = "synthetic"`).
+    #[serde(default)]
+    pub writers: Option<WritersReport>,
 }
 
 /// What the destination knows.
@@ -265,6 +269,7 @@ impl SourceReport {
             tcp: Vec::new(),
             cpu_ns: 0,
             run_queue_ns: 0,
+            writers: None,
         }
     }
 }

@@ -24,6 +24,7 @@ use super::wire::{Decoder, Event, Format};
 use crate::clock::mono_ns;
 
 mod engines;
+mod resident;
 
 const SEED: u64 = 11;
 const VM: u64 = 77;
@@ -193,6 +194,7 @@ impl World {
             params,
             guest: Arc::clone(&self.source) as Arc<dyn SourceGuest>,
             memory: self.memory.clone(),
+            ram: None,
             socket,
             congestion: Some(CONGESTION.to_owned()),
             control: Arc::default(),
@@ -213,6 +215,7 @@ impl World {
         DestinationJob {
             migration: 1,
             memory: self.memory.clone(),
+            ram: None,
             load_time_ms: 5,
             guest: Arc::clone(&self.destination) as Arc<dyn DestinationGuest>,
             socket,

@@ -605,5 +605,6 @@ fn source_report(
         tcp: vec![TcpSample::default(); 3],
         cpu_ns: 1,
         run_queue_ns: 1,
+        writers: None,
     }
 }

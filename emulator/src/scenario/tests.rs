@@ -292,6 +292,51 @@ fn names_are_unique_and_plain() {
 }
 
 #[test]
+fn contents_are_a_name_or_figures_of_a_vm_or_a_class() {
+    use traces::content::named;
+    let read = |text: &str| parse(Path::new("good.toml"), text).unwrap();
+    assert_eq!(good().vms[0].content, ContentProfile::RANDOM);
+    assert_eq!(good().vms[0].memory, Backing::Synthetic);
+    let text = with(
+        "work = \"batch\"",
+        "memory = \"resident\"\ncontent = \"memcached\"",
+    );
+    let vm = read(&text).vms.pop().unwrap();
+    assert_eq!(Some(vm.content), named("memcached"));
+    assert_eq!(vm.memory, Backing::Resident);
+    let figures = "content = { like = \"redis\", zlib_ratio = 2.5, unchanged_share = 0.25 }";
+    let vm = read(&with("work = \"batch\"", figures)).vms.pop().unwrap();
+    let redis = named("redis").unwrap();
+    assert_eq!(vm.content.zlib_ratio, Some(2.5));
+    assert_eq!(vm.content.rewrite.unchanged_share, 0.25);
+    assert_eq!(vm.content.rewrite.xbzrle_bytes, redis.rewrite.xbzrle_bytes);
+    let class = with(
+        "pages = 9, rate = 20,",
+        "pages = 9, rate = 20, content = \"media\",",
+    );
+    let WriteSource::Classes(classes) = &read(&class).vms[0].writes else {
+        panic!("classes as given");
+    };
+    assert_eq!(classes[1].content, named("media"));
+    assert_eq!(classes[0].content, None);
+    let near = refused(&with("work = \"batch\"", "content = \"memcachd\""));
+    assert!(near.contains("did you mean `memcached`?"), "{near}");
+    let share = refused(&with("work = \"batch\"", "content = { zero_share = 1.5 }"));
+    assert!(share.contains("zero_share"), "{share}");
+}
+
+#[test]
+fn contents_that_cannot_be_are_refused_with_what_is_nearest() {
+    let odd = "content = { lz4_ratio = 10, zlib_ratio = 1.1 }";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("odd.toml");
+    fs::write(&path, with("work = \"batch\"", odd)).unwrap();
+    let error = load_error(&path);
+    assert!(error.contains("no page meets"), "{error}");
+    assert!(error.contains("measured together"), "{error}");
+}
+
+#[test]
 fn links_too_small_for_tcp_are_refused_at_their_k() {
     let text = refused(&with("queue = \"512KB\"", "queue = \"48KB\""));
     assert!(

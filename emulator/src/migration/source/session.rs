@@ -3,11 +3,13 @@
 //! `run` reads as the list of phases. Decisions are the engine's (`engine`), bytes the encoder's
 //! (`wire`), batches the transport's; `send` walks the bitmap.
 
+mod log;
 mod send;
 
 use std::io::{ErrorKind, Read};
 
-use replay::{Bitmap, DirtyLog, GuestTime, Reprotect as LogReprotect};
+use log::Log;
+use replay::{Bitmap, GuestTime, Reprotect as LogReprotect};
 
 use super::{Fault, Observer, SourceEnd, SourceError, SourceJob};
 use crate::clock::mono_ns;
@@ -28,7 +30,7 @@ pub(super) struct Session<'a> {
     format: Format,
     pub(super) engine: Engine,
     pub(super) side: SourceSide,
-    log: DirtyLog,
+    log: Log<'a>,
     dirty: Bitmap,
     remaining_pages: u64,
     /// Where the walk goes on, in address order, wrapping.
@@ -78,7 +80,7 @@ impl<'a> Session<'a> {
             format: job.params.engine.format(),
             engine: engine(job, begin_ns, &Observed::default()),
             side: SourceSide::Running,
-            log: DirtyLog::start(pages, policy, job.guest.guest_time()),
+            log: Log::start(job, policy),
             dirty: Bitmap::full(pages),
             remaining_pages: u64::from(pages),
             cursor: 0,
@@ -350,15 +352,14 @@ impl<'a> Session<'a> {
     /// Reads the dirty log: the round ends before it, the next begins after it.
     fn sync(&mut self, at: GuestTime, last: bool) {
         self.end_round(mono_ns());
-        let model = self.job.memory.model();
         let skip = Fault::SkipHarvest {
             number: self.round.number + 1,
         };
         let new = if self.job.faults.contains(&skip) {
-            self.log.sync(model, at, &mut Bitmap::new(self.dirty.len()));
+            self.log.sync(at, &mut Bitmap::new(self.dirty.len()));
             0
         } else {
-            self.log.sync(model, at, &mut self.dirty)
+            self.log.sync(at, &mut self.dirty)
         };
         self.remaining_pages += new;
         let now = mono_ns();
