@@ -10,8 +10,8 @@ use crate::run::progress::Show;
 use crate::run::{self, RunRequest, Unusable};
 use crate::scenario::inputs::{Inputs, unfit};
 use crate::scenario::{
-    Backing, BalancerSpec, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration, Scenario,
-    TraceSource, VmSpec, Work, WriteSource,
+    Backing, BalancerSpec, CpuDemand, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration,
+    Scenario, TraceSource, VmSpec, Work, WriteSource,
 };
 use anyhow::{Result, anyhow};
 use netmodel::backend::BackendKind;
@@ -80,7 +80,7 @@ const RECORDING: &str = "recording";
 
 impl Writes {
     /// The VM's CPU demand and writes, and the traces they name.
-    fn sources(&self) -> (CpuSource, WriteSource, BTreeMap<String, TraceSource>) {
+    fn sources(&self) -> (CpuDemand, WriteSource, BTreeMap<String, TraceSource>) {
         let recording = || RECORDING.to_owned();
         let (path, fitted) = match self {
             Self::Classes(classes) => {
@@ -89,7 +89,7 @@ impl Writes {
                 } else {
                     WriteSource::Classes(classes.clone())
                 };
-                return (CpuSource::Constant(0), writes, BTreeMap::new());
+                return (CpuDemand::constant(0), writes, BTreeMap::new());
             }
             Self::Recording { path, fitted } => (path.clone(), *fitted),
         };
@@ -104,7 +104,11 @@ impl Writes {
             vm: None,
         };
         let traces = BTreeMap::from([(recording(), source)]);
-        (CpuSource::Trace(recording()), writes, traces)
+        let demand = CpuDemand {
+            source: CpuSource::Trace(recording()),
+            ..CpuDemand::constant(0)
+        };
+        (demand, writes, traces)
     }
 }
 
@@ -146,11 +150,7 @@ impl Lone {
             overhead_bytes: self.link.overhead_bytes,
             ..LinkSpec::default()
         };
-        let host = |name: &str| HostSpec {
-            name: name.to_owned(),
-            cores: 1,
-            ram_bytes: self.ram_bytes,
-        };
+        let host = |name: &str| HostSpec::new(name, 1, self.ram_bytes);
         let (cpu, writes, traces) = self.writes.sources();
         let vm = VmSpec {
             name: "vm".to_owned(),
@@ -158,8 +158,7 @@ impl Lone {
             weight: 1,
             ram_bytes: self.ram_bytes,
             resident_bytes: self.resident_bytes,
-            cpu,
-            cpu_scale_milli: 1000,
+            cpu: vec![cpu],
             writes,
             content: self.content,
             memory: self.memory,

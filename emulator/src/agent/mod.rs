@@ -26,7 +26,7 @@ use runtime::Runtime;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tenant::Tenants;
+use tenant::{Outgoing, Tenants};
 use vms::VmFactory;
 
 /// The agent's process.
@@ -67,14 +67,9 @@ struct Agent {
 
 impl Agent {
     fn new(setup: AgentSetup, out: Arc<BlockingSender>) -> Self {
-        let spec = replay::host::HostSpec {
-            cores: setup.spec.cores,
-            speed_milli: 1000,
-            ram_pages: setup.spec.ram_bytes / traces::units::PAGE_SIZE,
-            overcommit_milli: setup.overcommit_milli,
-        };
+        let spec = crate::cluster::host_spec(&setup.spec);
         let runtime = Arc::new(Runtime::new(setup.host, spec, MonoNs(mono_ns())));
-        let vms = VmFactory::new(setup.inputs.clone(), setup.divided_by);
+        let vms = VmFactory::new(setup.inputs.clone(), setup.divided_by, setup.seed);
         let migrations = Migrations::new(Arc::clone(&runtime), Arc::clone(&out));
         Self {
             setup,
@@ -84,6 +79,12 @@ impl Agent {
             migrations,
             tenants: Tenants::default(),
         }
+    }
+
+    /// Whether a VM runs here, as its flows ask it; nobody's always do.
+    fn runs(&self, vm: Option<VmId>) -> tenant::Runs {
+        let runtime = Arc::clone(&self.runtime);
+        Box::new(move || vm.is_none_or(|vm| runtime.runs(vm)))
     }
 
     /// Any port of this host.
@@ -125,7 +126,7 @@ impl Agent {
                 })?;
             }
             ToAgent::Sample { seq, at_ns } => self.sample(seq, MonoNs(at_ns))?,
-            ToAgent::OpenSink(_)
+            ToAgent::OpenSink { .. }
             | ToAgent::OpenFlow { .. }
             | ToAgent::CloseFlow(_)
             | ToAgent::FlowStats => self.tenant(&message)?,
@@ -153,13 +154,26 @@ impl Agent {
     fn tenant(&mut self, message: &ToAgent) -> Result<(), ControlError> {
         let congestion = &self.setup.congestion;
         match *message {
-            ToAgent::OpenSink(flow) => {
-                let opened = self.tenants.open_sink(flow, self.any_port(), congestion);
+            ToAgent::OpenSink { flow, vm } => {
+                let (at, runs) = (self.any_port(), self.runs(vm));
+                let opened = self.tenants.open_sink(flow, at, runs, congestion);
                 let port = opened.map_err(|error| error.to_string());
                 self.out.send(&FromAgent::SinkReady { flow, port })?;
             }
-            ToAgent::OpenFlow { flow, to, rate_bps } => {
-                if let Err(error) = self.tenants.open_source(flow, to, rate_bps, congestion) {
+            ToAgent::OpenFlow {
+                flow,
+                to,
+                vm,
+                rate_bps,
+                since_ns,
+            } => {
+                let out = Outgoing {
+                    to,
+                    rate_bps,
+                    since_ns,
+                };
+                let runs = self.runs(vm);
+                if let Err(error) = self.tenants.open_source(flow, out, runs, congestion) {
                     self.out
                         .send(&FromAgent::Warning(format!("{flow}: {error}")))?;
                 }
@@ -170,6 +184,7 @@ impl Agent {
                         flow,
                         received_bytes: closed.received_bytes,
                         open_ns: closed.open_ns,
+                        carried_ns: closed.carried_ns,
                     })?;
                 }
             }

@@ -182,6 +182,13 @@ impl Runtime {
         Ok(inner.host.resume(key)?)
     }
 
+    /// Whether a VM is here and not paused.
+    pub(super) fn runs(&self, vm: VmId) -> bool {
+        let inner = self.lock();
+        let resident = inner.vms.get(&vm);
+        resident.is_some_and(|resident| matches!(inner.host.is_paused(resident.key), Ok(false)))
+    }
+
     /// What moves with a paused VM. It stays here, paused, until [`Runtime::release`] or
     /// [`Runtime::resume`].
     ///

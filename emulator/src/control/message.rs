@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Version of these messages.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 
 /// `migbed` → `machine`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -67,8 +67,6 @@ pub struct MachineSetup {
     pub inputs: PathBuf,
     /// Seed of the scenario.
     pub seed: u64,
-    /// RAM admission: asked RAM may be this share of a host's, in thousandths.
-    pub overcommit_milli: u32,
     /// Space scale the scenario's sizes were divided by.
     pub divided_by: u32,
     /// Whether to load every link before the run and compare it with its spec.
@@ -280,15 +278,24 @@ pub enum ToAgent {
         committed: bool,
     },
     /// Listen for a tenant flow; answer [`FromAgent::SinkReady`].
-    OpenSink(FlowId),
+    OpenSink {
+        /// Which.
+        flow: FlowId,
+        /// Whose: while it is paused here nothing is received.
+        vm: Option<VmId>,
+    },
     /// Send a tenant flow.
     OpenFlow {
         /// Which.
         flow: FlowId,
         /// Where its sink listens.
         to: SocketAddr,
+        /// Whose: while it is paused here nothing is sent.
+        vm: Option<VmId>,
         /// Payload bit/s, or as much as TCP gives.
         rate_bps: Option<u64>,
+        /// When its schedule began, monotonic ns: what is due before now is not sent.
+        since_ns: u64,
     },
     /// Stop sending or receiving a flow; the sink answers [`FromAgent::FlowClosed`].
     CloseFlow(FlowId),
@@ -315,8 +322,6 @@ pub struct AgentSetup {
     pub seed: u64,
     /// Congestion control of every socket.
     pub congestion: String,
-    /// RAM admission, thousandths.
-    pub overcommit_milli: u32,
     /// Space scale the scenario's sizes were divided by.
     pub divided_by: u32,
 }
@@ -412,6 +417,8 @@ pub enum FromAgent {
         received_bytes: u64,
         /// How long it was open, ns.
         open_ns: u64,
+        /// First and last payload that came, monotonic ns.
+        carried_ns: Option<(u64, u64)>,
     },
     /// Read before trusting the numbers.
     Warning(String),

@@ -250,6 +250,7 @@ fn is_landmark(kind: &EventKind) -> bool {
             | EventKind::Placed { .. }
             | EventKind::FlowOpened { .. }
             | EventKind::FlowClosed { .. }
+            | EventKind::FlowMoved { .. }
     )
 }
 

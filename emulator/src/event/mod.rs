@@ -125,6 +125,13 @@ pub enum EventKind {
         /// How long it was open, ns.
         open_ns: u64,
     },
+    /// An end of a tenant flow moved with its VM, and the flow goes on between other hosts.
+    FlowMoved {
+        /// Which.
+        flow: FlowId,
+        /// From the last payload received at the old place to the first at the new one, ns.
+        gap_ns: u64,
+    },
     /// A link was changed in place, as the schedule asks. The event's instants are those of the
     /// change, or of the landing of the jump that passed it.
     LinkChanged {

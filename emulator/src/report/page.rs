@@ -18,7 +18,8 @@ pub(super) struct Report<'a> {
 impl Report<'_> {
     /// Mean of granted over capacity of a host, over what was sampled.
     pub(super) fn mean_load(&self, host: usize) -> Option<f64> {
-        let cores = f64::from(self.header.scenario.hosts.get(host)?.cores.max(1));
+        let capacity_milli = self.header.scenario.hosts.get(host)?.capacity_milli();
+        let cores = capacity_milli.max(1) as f64 / 1000.0;
         let bins = self.all.bins.hosts.get(host)?;
         let granted: f64 = bins.iter().map(|b| b.granted as f64).sum();
         let span: f64 = bins.iter().map(|b| b.span_ns as f64).sum();

@@ -9,6 +9,7 @@ use crate::event::log::read_events;
 use crate::event::{Event, EventKind, HostSample, LinkCalibration, LinkSample, SpanKind};
 use crate::ids::{FlowId, HostId, MigrationId, VmId};
 use crate::migration::record::MigrationRecord;
+use crate::scenario::HostSpec;
 use netmodel::link::LinkSpec;
 use std::collections::BTreeMap;
 
@@ -231,9 +232,10 @@ pub fn collect(
 ) -> Result<Collected, ResultsError> {
     let mut reader = read_events(run.path())?;
     let scenario = &header.scenario;
-    let cores: Vec<u32> = scenario.hosts.iter().map(|h| h.cores).collect();
+    let hosts = scenario.hosts.iter();
+    let capacity: Vec<u64> = hosts.map(HostSpec::capacity_milli).collect();
     let mut all = Collected::new(
-        Usage::new(&cores, scenario.vms.len()),
+        Usage::new(&capacity, scenario.vms.len()),
         Bins::new(scenario.duration_ns, scenario.hosts.len()),
     );
     let mut first = true;
@@ -341,7 +343,8 @@ impl Collected {
             EventKind::RunEnded { outcome } => self.outcome = Some(outcome),
             EventKind::Placed { .. }
             | EventKind::MigrationPhase { .. }
-            | EventKind::FlowOpened { .. } => {}
+            | EventKind::FlowOpened { .. }
+            | EventKind::FlowMoved { .. } => {}
         }
     }
 

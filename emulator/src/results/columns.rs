@@ -102,6 +102,12 @@ pub const HOSTS: &[Column] = &[
         "cores of the host, as the scenario says",
     ),
     column(
+        "speed",
+        Float,
+        Measured,
+        "speed of a core, in reference cores, as the scenario says",
+    ),
+    column(
         "demand_core_s",
         Float,
         Modelled,
@@ -123,7 +129,7 @@ pub const HOSTS: &[Column] = &[
         "load",
         Float,
         Modelled,
-        "granted core-seconds / (cores x span)",
+        "granted core-seconds / (cores x speed x span)",
     ),
     column(
         "pressure_some_s",

@@ -89,17 +89,16 @@ fn seconds(ns: u64) -> f64 {
 }
 
 fn host_row(at: [Value; 2], s: &HostSample, header: &RunHeader) -> Vec<Value> {
-    let cores = header
-        .scenario
-        .hosts
-        .get(s.host.index())
-        .map_or(0, |h| h.cores);
-    let capacity = f64::from(cores) * s.span_ns as f64;
+    let host = header.scenario.hosts.get(s.host.index());
+    let (cores, speed_milli) = host.map_or((0, 0), |h| (h.cores, h.speed_milli));
+    let speed = f64::from(speed_milli) / 1000.0;
+    let capacity = f64::from(cores) * speed * s.span_ns as f64;
     let mut row = Vec::from(at);
     row.extend([
         header.host_name(s.host).as_str().into(),
         seconds(s.span_ns).into(),
         cores.into(),
+        speed.into(),
         seconds(s.demand_core_ns).into(),
         seconds(s.granted_core_ns).into(),
         seconds(s.demand_core_ns.saturating_sub(s.granted_core_ns)).into(),

@@ -69,11 +69,7 @@ pub(crate) fn header(e: Example) -> RunHeader {
 }
 
 fn scenario(e: Example) -> Scenario {
-    let host = |h| HostSpec {
-        name: format!("h{}", h + 1),
-        cores: CORES,
-        ram_bytes: 64 << 30,
-    };
+    let host = |h| HostSpec::new(format!("h{}", h + 1), CORES, 64 << 30);
     let vm = |v: u32| VmSpec {
         name: if v == 3 {
             "db<3>&co".into()
@@ -84,8 +80,7 @@ fn scenario(e: Example) -> Scenario {
         weight: 1024,
         ram_bytes: 512 << 20,
         resident_bytes: 128 << 20,
-        cpu: CpuSource::Constant(0),
-        cpu_scale_milli: 1000,
+        cpu: vec![CpuDemand::constant(0)],
         writes: WriteSource::Idle,
         content: traces::content::ContentProfile::default(),
         memory: Backing::default(),

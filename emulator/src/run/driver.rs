@@ -11,7 +11,7 @@ use super::grade::{self, Grade};
 use super::predict::Predictor;
 use super::progress::Progress;
 use super::span::{Sampling, schedule};
-use crate::balance::moves::{Limits, Mover};
+use crate::balance::moves::{Limits, Mover, Room, Size};
 use crate::balance::view::Policy;
 use crate::clock::mono_ns;
 use crate::cluster::view_builder::{HostFacts, ViewBuilder};
@@ -23,7 +23,7 @@ use crate::event::{Event, EventKind, LinkSample};
 use crate::ids::{HostId, MigrationId, VmId};
 use crate::machine::launch::Machine;
 use crate::migration::record::MigrationRecord;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, VmSpec};
 use crate::timeline::{Command, Input, SteadyDetector, Timeline};
 use replay::clock::{Clock, MonoNs, Segment, SegmentKind, TraceNs};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -102,19 +102,19 @@ impl<'a> Driver<'a> {
             .hosts
             .iter()
             .zip((0..).map(HostId))
-            .map(|(host, id)| HostFacts {
-                cores: host.cores,
-                ram_bytes: host.ram_bytes,
-                link_bps: scenario.network.up(id).rate.map(|rate| rate.bps()),
+            .map(|(host, id)| {
+                let rate = scenario.network.up(id).rate;
+                HostFacts::new(host, rate.map(|rate| rate.bps()))
             })
             .collect();
         let vcpus: Vec<u32> = scenario.vms.iter().map(|vm| vm.vcpus).collect();
-        let ram: Vec<u64> = scenario.hosts.iter().map(|host| host.ram_bytes).collect();
-        let placed: Vec<(HostId, u64)> = scenario
-            .vms
-            .iter()
-            .map(|vm| (vm.host, vm.ram_bytes))
-            .collect();
+        let rooms: Vec<Room> = scenario.hosts.iter().map(Room::of).collect();
+        let size = |vm: &VmSpec| Size {
+            ram_bytes: vm.ram_bytes,
+            vcpus: vm.vcpus,
+        };
+        let placed: Vec<(HostId, Size)> =
+            scenario.vms.iter().map(|vm| (vm.host, size(vm))).collect();
         let balancer = &scenario.balancer;
         let limits = Limits {
             parallel: balancer.parallel,
@@ -148,7 +148,7 @@ impl<'a> Driver<'a> {
             policy,
             tick: 0,
             planned_done: 0,
-            mover: Mover::new(limits, &ram, &placed),
+            mover: Mover::new(limits, &rooms, &placed),
             ongoing: BTreeMap::new(),
             migrations: Vec::new(),
             flows: FlowBook::new(scenario.flows.clone()),

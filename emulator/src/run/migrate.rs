@@ -120,7 +120,9 @@ impl Driver<'_> {
             }
             FromAgent::Committed { migration, at_ns } => {
                 self.update(migration, |ongoing| ongoing.committed(at_ns))
-                    .await
+                    .await?;
+                // Its flows go on from and to where it runs now.
+                self.open_flows().await
             }
             FromAgent::SourceDone {
                 migration,

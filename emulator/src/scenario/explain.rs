@@ -3,12 +3,15 @@
 mod network;
 
 use self::network::served;
-use super::{CpuSource, Endpoint, INTERNET, Scenario, VmSpec, WriteSource, net_host};
+use super::{
+    CpuDemand, CpuSource, Endpoint, HostSpec, INTERNET, Scenario, VmSpec, WriteSource, net_host,
+};
 use crate::ids::HostId;
 use crate::units::{show_size, show_time};
 use comfy_table::{Table, presets};
 use std::collections::BTreeMap;
 use traces::content::{ContentProfile, NAMES, named};
+use traces::resample::Resample;
 
 /// Hosts, VMs, links, flows and the balancer of a scenario, as `migbed check` shows them. Things
 /// that are alike and follow one another share a row.
@@ -96,8 +99,10 @@ fn hosts(scenario: &Scenario) -> Table {
     let mut table = table(&[
         "host",
         "cores",
+        "speed",
         "RAM",
         "RAM of its VMs",
+        "limits",
         "link up",
         "link down",
     ]);
@@ -114,8 +119,10 @@ fn hosts(scenario: &Scenario) -> Table {
             let used = used.get(&id.index()).copied().unwrap_or(0);
             let cells = [
                 host.cores.to_string(),
+                (f64::from(host.speed_milli) / 1000.0).to_string(),
                 show_size(host.ram_bytes),
                 show_size(used),
+                limits(host),
                 served(network.topology.uplink(net_host(id))),
                 served(network.topology.downlink(net_host(id))),
             ];
@@ -123,6 +130,15 @@ fn hosts(scenario: &Scenario) -> Table {
         });
     grouped(&mut table, rows);
     table
+}
+
+/// What is admitted.
+fn limits(host: &HostSpec) -> String {
+    let ram = format!("{} RAM", show_size(host.admitted_bytes()));
+    match host.admitted_vcpus() {
+        Some(vcpus) => format!("{ram}, {vcpus} vCPUs"),
+        None => ram,
+    }
 }
 
 fn vms(scenario: &Scenario) -> Table {
@@ -177,10 +193,22 @@ fn vms(scenario: &Scenario) -> Table {
 }
 
 fn cpu(vm: &VmSpec) -> String {
-    let scale = f64::from(vm.cpu_scale_milli) / 1000.0;
-    match &vm.cpu {
-        CpuSource::Trace(name) if vm.cpu_scale_milli == 1000 => name.clone(),
-        CpuSource::Trace(name) => format!("{name} × {scale}"),
+    let parts: Vec<String> = vm.cpu.iter().map(demand).collect();
+    match &parts[..] {
+        [one] => one.clone(),
+        each => format!("each vCPU: {}", each.join(", ")),
+    }
+}
+
+fn demand(demand: &CpuDemand) -> String {
+    let scale = f64::from(demand.scale_milli) / 1000.0;
+    let within = match demand.resample {
+        Resample::Hold => String::new(),
+        other => format!(", {} at {}", other.name(), show_time(demand.resolution_ns)),
+    };
+    match &demand.source {
+        CpuSource::Trace(name) if demand.scale_milli == 1000 => format!("{name}{within}"),
+        CpuSource::Trace(name) => format!("{name} × {scale}{within}"),
         CpuSource::Constant(milli) => {
             format!("{} cores", f64::from(*milli) / 1000.0 * scale)
         }

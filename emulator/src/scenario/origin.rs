@@ -4,8 +4,9 @@
 //! the provenance of a file's columns (bundles carry theirs).
 
 use super::inputs::Inputs;
-use super::{CpuSource, Scenario, VmSpec, WriteSource};
+use super::{CpuDemand, Scenario, VmSpec, WriteSource};
 use serde::{Deserialize, Serialize};
+use traces::resample::Resample;
 use traces::units::Provenance;
 
 /// One column of one or several VMs that are alike in it.
@@ -57,31 +58,67 @@ pub fn origins(scenario: &Scenario, inputs: &Inputs) -> Vec<Origin> {
 
 const STATED: &str = "as the scenario states";
 
+/// Of the parts (one, or one a vCPU) that are alike once; what is least recorded names the whole.
 fn cpu(vm: &VmSpec, inputs: &Inputs) -> (Provenance, String) {
-    let CpuSource::Trace(name) = &vm.cpu else {
+    let mut whole = Provenance::Recorded;
+    let mut parts: Vec<String> = Vec::new();
+    for demand in &vm.cpu {
+        let (of, part) = part(demand, inputs);
+        let rank = |provenance| match provenance {
+            Provenance::Recorded => 0,
+            Provenance::Derived => 1,
+            Provenance::Synthesised | Provenance::Absent => 2,
+        };
+        if rank(of) > rank(whole) {
+            whole = of;
+        }
+        if !parts.contains(&part) {
+            parts.push(part);
+        }
+    }
+    (whole, parts.join(", "))
+}
+
+/// Something computed from it.
+fn changed(of: Provenance) -> Provenance {
+    match of {
+        Provenance::Recorded => Provenance::Derived,
+        other => other,
+    }
+}
+
+fn part(demand: &CpuDemand, inputs: &Inputs) -> (Provenance, String) {
+    let Some(name) = demand.trace() else {
         return (Provenance::Synthesised, STATED.into());
     };
     let of = inputs
         .get(name)
         .map_or(Provenance::Recorded, |input| input.cpu_provenance);
-    if vm.cpu_scale_milli == 1000 || of != Provenance::Recorded {
-        (of, format!("trace {name}"))
-    } else {
-        let scale = f64::from(vm.cpu_scale_milli) / 1000.0;
-        (Provenance::Derived, format!("trace {name} × {scale}"))
-    }
+    let scaled = match demand.scale_milli {
+        1000 => format!("trace {name}"),
+        milli => format!("trace {name} × {}", f64::from(milli) / 1000.0),
+    };
+    let (of, how) = match demand.resample {
+        // Drawn within the recorded least, mean and most.
+        Resample::Spread => (
+            Provenance::Synthesised,
+            format!("{scaled}, spread by a seed"),
+        ),
+        Resample::Linear => (changed(of), format!("{scaled}, linear within intervals")),
+        Resample::Hold if demand.scale_milli != 1000 => (changed(of), scaled),
+        Resample::Hold => (of, scaled),
+    };
+    (of, how)
 }
 
 fn memory(vm: &VmSpec, inputs: &Inputs) -> (Provenance, String) {
     match &vm.writes {
         WriteSource::Profile(writes) if writes.used_bytes.is_none() => {
-            let recorded = match &vm.cpu {
-                CpuSource::Trace(name) => inputs
-                    .get(name)
-                    .and_then(|input| input.used_bytes)
-                    .map(|_| name),
-                CpuSource::Constant(_) => None,
+            let known = |name: &&str| {
+                let input = inputs.get(name);
+                input.is_some_and(|input| input.used_bytes.is_some())
             };
+            let recorded = vm.cpu.iter().filter_map(CpuDemand::trace).find(known);
             match recorded {
                 Some(name) => (
                     Provenance::Derived,

@@ -5,6 +5,7 @@
 
 mod cables;
 mod content;
+mod demand;
 mod events;
 mod guests;
 mod happenings;
