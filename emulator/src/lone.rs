@@ -1,4 +1,4 @@
-//! One VM, one link, one migration: what `migbed migrate` and `migbed validate` run.
+//! One VM, one link, one migration, or several that share it: what `migbed migrate` and `migbed validate` run.
 //!
 //! Inside: the scenario of such a migration, and running it. Never inside: printing.
 
@@ -10,18 +10,20 @@ use crate::run::progress::Show;
 use crate::run::{self, RunRequest, Unusable};
 use crate::scenario::inputs::{Inputs, unfit};
 use crate::scenario::{
-    Backing, BalancerSpec, CpuDemand, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration,
-    Scenario, TraceSource, VmSpec, Work, WriteSource,
+    Backing, BalancerSpec, CpuDemand, CpuSource, Endpoint, FlowSpec, HostSpec, NetworkSpec, Pace,
+    PlannedMigration, Scenario, TraceSource, VmSpec, Work, WriteSource,
 };
-use anyhow::{Result, anyhow};
+use anyhow::{Result, bail};
 use netmodel::backend::BackendKind;
 use netmodel::link::LinkSpec;
-use netmodel::schedule::Schedule;
+use netmodel::schedule::{Change, Schedule};
 use netmodel::topology::{Cable, Topology};
+use netmodel::units::BitRate;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use traces::class::{Coupling, Locality, PageClass};
 use traces::content::ContentProfile;
+use traces::units::PAGE_SIZE;
 
 /// Which pages of the working set a write falls on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -139,6 +141,19 @@ pub struct Lone {
     pub calibrate: bool,
     /// What carries the network; `None` is any that can.
     pub backend: Option<BackendKind>,
+    /// What else is on the link.
+    pub company: Company,
+}
+
+/// What shares the link with a migration, and what becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Company {
+    /// Further VMs like it, which move at the same instant.
+    pub more_vms: u32,
+    /// Elastic flows in the migration's direction, before it begins and throughout.
+    pub flows: u32,
+    /// So long after the migrations begin (ns) the link has this rate, both ways.
+    pub rate_change: Option<(u64, BitRate)>,
 }
 
 impl Lone {
@@ -150,7 +165,16 @@ impl Lone {
             overhead_bytes: self.link.overhead_bytes,
             ..LinkSpec::default()
         };
-        let host = |name: &str| HostSpec::new(name, 1, self.ram_bytes);
+        let moving = 1 + self.company.more_vms;
+        // The ends of flows are VMs that do nothing else.
+        let idle_bytes = u64::from(self.company.flows) * PAGE_SIZE;
+        let host = |name: &str| {
+            HostSpec::new(
+                name,
+                moving,
+                u64::from(moving) * self.ram_bytes + idle_bytes,
+            )
+        };
         let (cpu, writes, traces) = self.writes.sources();
         let vm = VmSpec {
             name: "vm".to_owned(),
@@ -166,26 +190,74 @@ impl Lone {
             work: Work::Service,
             host: HostId(0),
         };
+        let idle = |name: String, host| VmSpec {
+            name,
+            ram_bytes: PAGE_SIZE,
+            resident_bytes: 0,
+            cpu: vec![CpuDemand::constant(0)],
+            writes: WriteSource::Idle,
+            host,
+            ..vm.clone()
+        };
+        let mut vms: Vec<VmSpec> = (1..=moving)
+            .map(|number| VmSpec {
+                name: if moving == 1 {
+                    vm.name.clone()
+                } else {
+                    format!("vm{number}")
+                },
+                ..vm.clone()
+            })
+            .collect();
+        let mut flows = Vec::new();
+        for number in 1..=self.company.flows {
+            let end = |vms: &Vec<VmSpec>| Endpoint::Vm(VmId(index(vms.len())));
+            let (from, sender) = (end(&vms), idle(format!("sender{number}"), HostId(0)));
+            vms.push(sender);
+            let (to, sink) = (end(&vms), idle(format!("sink{number}"), HostId(1)));
+            vms.push(sink);
+            flows.push(FlowSpec {
+                from,
+                to,
+                rate_bps: None,
+            });
+        }
+        let topology = Topology::star([
+            ("source".to_owned(), Cable::symmetric(self.link)),
+            ("destination".to_owned(), Cable::symmetric(open)),
+        ])
+        .expect("two hosts of different names on one switch");
+        let schedule: Vec<Change> = (self.company.rate_change.iter())
+            .flat_map(|&(after_ns, rate)| {
+                let both = ["source-up", "source-down"];
+                let links = both.map(|name| topology.link_named(name).expect("a star names them"));
+                links.map(|link| Change {
+                    at_ns: self.warm_up_ns + after_ns,
+                    link: link.id,
+                    spec: LinkSpec {
+                        rate: Some(rate),
+                        ..link.spec
+                    },
+                })
+            })
+            .collect();
+        let change_ns = self.company.rate_change.map_or(0, |(after, _)| after + 1);
         Scenario {
             name: "migrate".to_owned(),
             seed: self.seed,
             scale: 1,
             divided_by: 1,
             pace: Pace::Warp,
-            duration_ns: self.warm_up_ns.max(1),
+            duration_ns: (self.warm_up_ns + change_ns).max(1),
             traces,
             hosts: vec![host("source"), host("destination")],
-            vms: vec![vm],
-            flows: Vec::new(),
+            vms,
+            flows,
             network: NetworkSpec {
                 backend: self.backend,
-                topology: Topology::star([
-                    ("source".to_owned(), Cable::symmetric(self.link)),
-                    ("destination".to_owned(), Cable::symmetric(open)),
-                ])
-                .expect("two hosts of different names on one switch"),
+                topology,
                 internet: None,
-                schedule: Schedule::default(),
+                schedule: Schedule::from(schedule),
                 congestion: self.congestion.clone(),
             },
             balancer: BalancerSpec {
@@ -193,23 +265,25 @@ impl Lone {
                 interval_ns: 60_000_000_000,
                 window_ns: 60_000_000_000,
                 options: BTreeMap::new(),
-                parallel: 1,
-                parallel_per_host: 1,
+                parallel: moving,
+                parallel_per_host: moving,
             },
-            migrations: vec![PlannedMigration {
-                at_ns: self.warm_up_ns,
-                vm: VmId(0),
-                destination: HostId(1),
-            }],
+            migrations: (0..moving)
+                .map(|vm| PlannedMigration {
+                    at_ns: self.warm_up_ns,
+                    vm: VmId(vm),
+                    destination: HostId(1),
+                })
+                .collect(),
             migration: self.params.clone(),
         }
     }
 
-    /// Runs it in a machine of its own; `out` gets the run directory.
+    /// Runs it in a machine of its own; `out` gets the run directory. A record for each VM that moves.
     ///
     /// # Errors
     /// As [`run::run`]; also when the recording cannot be used, when the VM's RAM cannot hold it, and when it did not get as far as a record.
-    pub fn run(&self, out: &Path, show: Show) -> Result<(MigrationRecord, RunDir)> {
+    pub fn run(&self, out: &Path, show: Show) -> Result<(Vec<MigrationRecord>, RunDir)> {
         let scenario = self.scenario();
         let inputs = Inputs::load(&scenario).map_err(|errors| {
             let errors: Vec<_> = errors.into_iter().map(|(_, e)| e.to_string()).collect();
@@ -227,10 +301,16 @@ impl Lone {
             calibrate: self.calibrate,
             force: false,
         })?;
-        let record = outcome.migrations.into_iter().next();
-        let record = record.ok_or_else(|| anyhow!("the run ended before its migration did"))?;
-        Ok((record, outcome.dir))
+        let (wanted, got) = (1 + self.company.more_vms, outcome.migrations.len());
+        if got < wanted as usize {
+            bail!("the run ended before its migrations did: {got} of {wanted}");
+        }
+        Ok((outcome.migrations, outcome.dir))
     }
+}
+
+fn index(length: usize) -> u32 {
+    u32::try_from(length).expect("a handful of VMs")
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::Exit;
 use super::backend::BackendArg;
 use super::output::say;
-use crate::lone::{Lone, Pattern, Writes, classes};
+use crate::lone::{Company, Lone, Pattern, Writes, classes};
 use crate::migration::params::{
     ENGINES, EngineKind, MigrationParams, Reprotect, TIMEOUT_STRATEGIES, TimeoutStrategy,
 };
@@ -145,8 +145,9 @@ impl MigrateArgs {
             // Best effort: what the run printed matters more than a leftover.
             let _ = std::fs::remove_dir_all(&out);
         }
-        let (record, _) = result?;
-        self.tell(&record)?;
+        let (records, _) = result?;
+        let record = records.first().expect("one VM, one record");
+        self.tell(record)?;
         Ok(match record.status {
             Status::Completed if record.verified => Exit::Done,
             _ => Exit::Failed,
@@ -190,6 +191,7 @@ impl MigrateArgs {
             warm_up_ns: 10_000_000_000,
             calibrate: !self.no_calibration,
             backend: self.backend.kind(),
+            company: Company::default(),
         })
     }
 

@@ -2,15 +2,18 @@
 
 use super::Exit;
 use super::output::say;
+use crate::report::validation;
 use crate::run::Unusable;
-use crate::validate::errors::{Comparison, Row, table};
-use crate::validate::input::{self, Selection};
+use crate::validate::errors::{Comparison, Row, Verdict, table, verdicts};
+use crate::validate::input;
+use crate::validate::select::Selection;
 use crate::validate::{compare, emulate};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use comfy_table::Table;
 use serde_json::json;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ValidateCommand {
@@ -26,9 +29,12 @@ pub(super) struct QemuArgs {
     /// Emulate every configuration so many times, with seeds 1, 2, …
     #[arg(long, default_value_t = 1)]
     repeats: u32,
-    /// Also replay runs near the boundary of convergence.
-    #[arg(long)]
-    boundary: bool,
+    /// Replay only lines whose columns fit: kind=plain|boundary,link_mbit>=200.
+    #[arg(long, value_name = "EXPR", default_value = "")]
+    select: Selection,
+    /// Write the comparisons and a page with scatter plots here; a new or an empty directory.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -44,41 +50,50 @@ impl ValidateCommand {
 
 impl QemuArgs {
     fn execute(&self) -> Result<Exit> {
-        let truth = input::read(
-            &self.file,
-            Selection {
-                boundary: self.boundary,
-            },
-        )
-        .map_err(|error| Unusable(error.to_string()))?;
+        if let Some(out) = &self.out {
+            let taken = std::fs::read_dir(out).is_ok_and(|mut all| all.next().is_some());
+            if taken {
+                return Err(Unusable(format!("{}: not empty", out.display())).into());
+            }
+        }
+        let truth =
+            input::read(&self.file, &self.select).map_err(|error| Unusable(error.to_string()))?;
         let mut comparisons = Vec::new();
         let total = truth.configurations.len() * self.repeats as usize;
-        let mut done = 0;
+        let (mut done, began) = (0, Instant::now());
         for configuration in &truth.configurations {
             for seed in 1..=u64::from(self.repeats) {
-                done += 1;
                 if !self.json {
-                    eprintln!("migbed: {done} of {total}: {}", configuration.title());
+                    let left = ahead(done, total, began.elapsed());
+                    let title = configuration.title();
+                    eprintln!("migbed: {} of {total}{left}: {title}", done + 1);
                 }
                 let scratch = super::migrate::temporary_directory()?;
                 let result = emulate(configuration, seed, &scratch);
                 // Best effort: the result is what matters.
                 let _ = std::fs::remove_dir_all(&scratch);
-                let (record, measured) = result?;
-                let runs: Vec<_> = configuration.runs.iter().collect();
-                comparisons.extend(compare(configuration, &runs, &record, &measured));
+                comparisons.extend(compare(configuration, &result?));
+                done += 1;
             }
         }
-        let rows = table(&comparisons);
+        let (rows, verdicts) = (table(&comparisons), verdicts(&comparisons));
+        let all = json!({
+            "rows": rows,
+            "verdicts": verdicts,
+            "comparisons": comparisons,
+            "left_out": truth.left_out,
+        });
+        if let Some(out) = &self.out {
+            let page = validation::page(&self.file, &rows, &verdicts, &comparisons);
+            std::fs::create_dir_all(out)
+                .and_then(|()| std::fs::write(out.join("validation.json"), all.to_string()))
+                .and_then(|()| std::fs::write(out.join("index.html"), page))
+                .map_err(|error| Unusable(format!("{}: {error}", out.display())))?;
+        }
         if self.json {
-            let all = json!({
-                "rows": rows,
-                "comparisons": comparisons,
-                "left_out": truth.left_out,
-            });
             say!("{}", serde_json::to_string_pretty(&all)?);
         } else {
-            print(&rows, &comparisons);
+            print(&rows, &verdicts, &comparisons);
             for (reason, runs) in &truth.left_out {
                 say!("left out: {runs} runs, {reason}");
             }
@@ -90,10 +105,20 @@ impl QemuArgs {
     }
 }
 
-fn print(rows: &[Row], comparisons: &[Comparison]) {
+/// What is left, by what was done.
+fn ahead(done: usize, total: usize, elapsed: Duration) -> String {
+    if done == 0 {
+        return String::new();
+    }
+    let seconds = elapsed.as_secs_f64() / done as f64 * (total - done) as f64;
+    format!(" (about {seconds:.0} s left)")
+}
+
+fn print(rows: &[Row], verdicts: &[Verdict], comparisons: &[Comparison]) {
     let mut runs = Table::new();
     runs.set_header([
         "run",
+        "kind",
         "λ",
         "total ms",
         "emulated",
@@ -109,6 +134,7 @@ fn print(rows: &[Row], comparisons: &[Comparison]) {
     for c in comparisons {
         runs.add_row([
             c.run_id.clone(),
+            c.kind.clone(),
             format!("{:.2}", c.lambda),
             format!("{:.0}", c.real.total_time_ms),
             format!("{:.0}", c.emulated.total_time_ms),
@@ -135,4 +161,17 @@ fn print(rows: &[Row], comparisons: &[Comparison]) {
         ]);
     }
     say!("{table}");
+    for verdict in verdicts.iter().filter(|verdict| verdict.completed < 1.0) {
+        let own = verdict
+            .real
+            .map_or_else(|| "–".to_owned(), |score| format!("{score:.3}"));
+        say!(
+            "{}: {:.0} % of {} real runs completed; Brier score of the emulation {:.3}, of real QEMU's own \
+             frequencies {own}",
+            verdict.band,
+            verdict.completed * 100.0,
+            verdict.runs,
+            verdict.emulation,
+        );
+    }
 }

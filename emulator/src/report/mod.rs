@@ -13,6 +13,7 @@ mod page;
 mod plot;
 mod tables;
 pub mod trace;
+pub mod validation;
 
 use crate::results::{ResultsError, RunDir, collect, write_atomically};
 

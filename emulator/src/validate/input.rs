@@ -1,19 +1,20 @@
 //! A ground-truth file: one JSON object a line, a migration measured on real QEMU each.
 
 use super::errors::Measured;
-use crate::lone::{Lone, Pattern, Writes, classes};
+use super::select::Selection;
+use crate::lone::{Company, Lone, Pattern, Writes, classes};
 use crate::migration::params::{MigrationParams, Reprotect};
 use crate::scenario::Backing;
 use netmodel::flow;
-use netmodel::link::LinkSpec;
-use netmodel::units::{BitRate, ByteSize};
+use netmodel::link::{LinkSpec, Loss};
+use netmodel::units::{BitRate, ByteSize, Probability};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use traces::class::{Coupling, PageClass};
 use traces::content::ContentProfile;
-use traces::units::{PAGE_SIZE, round_u32};
+use traces::units::{PAGE_SIZE, round_u32, round_u64};
 
 /// What the guest image of the ground truth adds to every configuration, from set A of the ground
 /// truth alone (`docs/validation.md` has the derivation), so that nothing here was fitted to the
@@ -75,10 +76,22 @@ struct Line {
     disturbed: bool,
     #[serde(default)]
     cancel_after_s: u64,
+    #[serde(default)]
+    repeat: u32,
+    #[serde(default)]
+    flows: u32,
+    #[serde(default)]
+    vms: Option<u32>,
+    #[serde(default)]
+    rate_change_s: f64,
+    #[serde(default)]
+    rate_change_mbit: u64,
     total_time_ms: Option<f64>,
     downtime_ms: Option<f64>,
     stop_to_resume_ms: Option<f64>,
     ram_transferred: Option<f64>,
+    ram_normal: Option<f64>,
+    ram_duplicate: Option<f64>,
     ram_dirty_sync_count: Option<f64>,
     guest_distinct_pps_before: Option<f64>,
 }
@@ -88,6 +101,8 @@ struct Line {
 pub struct RealRun {
     /// Its name in the file.
     pub run_id: String,
+    /// Which repeat of its configuration.
+    pub repeat: u32,
     /// What QEMU measured.
     pub measured: Measured,
 }
@@ -99,16 +114,11 @@ pub struct Configuration {
     pub config_id: String,
     /// Distinct pages dirtied a second over 1 s, as bytes, by the link's goodput.
     pub lambda: f64,
+    /// Kind of configuration: `plain`, `boundary`, `wan`, `contended`, `rate-change`.
+    pub kind: String,
     /// Its runs.
     pub runs: Vec<RealRun>,
     line: Line,
-}
-
-/// Which lines to replay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Selection {
-    /// Also plain-like runs near the boundary of convergence.
-    pub boundary: bool,
 }
 
 /// Why a file cannot be used.
@@ -132,14 +142,29 @@ pub enum InputError {
         /// Why.
         source: serde_json::Error,
     },
+    /// A condition on a column that no line has.
+    #[error("{}: --select: no line has a column `{column}`", path.display())]
+    NoColumn {
+        /// Which file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+    },
     /// Nothing in it can be replayed.
-    #[error("{}: none of its {lines} runs is a plain pre-copy over a link shaped in the middle", path.display())]
+    #[error("{}: none of its {lines} runs can be replayed ({})", path.display(), reasons(left_out))]
     Nothing {
         /// Which file.
         path: PathBuf,
         /// Runs it holds.
         lines: usize,
+        /// Why not.
+        left_out: BTreeMap<String, usize>,
     },
+}
+
+fn reasons(left_out: &BTreeMap<String, usize>) -> String {
+    let each = left_out.iter().map(|(why, runs)| format!("{runs}: {why}"));
+    each.collect::<Vec<_>>().join("; ")
 }
 
 /// What a file holds.
@@ -155,7 +180,7 @@ pub struct GroundTruth {
 ///
 /// # Errors
 /// When it cannot be read, a line is not a migration, or nothing can be replayed.
-pub fn read(path: &Path, selection: Selection) -> Result<GroundTruth, InputError> {
+pub fn read(path: &Path, selection: &Selection) -> Result<GroundTruth, InputError> {
     let text = std::fs::read_to_string(path).map_err(|source| InputError::Io {
         path: path.into(),
         source,
@@ -164,47 +189,57 @@ pub fn read(path: &Path, selection: Selection) -> Result<GroundTruth, InputError
         configurations: Vec::new(),
         left_out: BTreeMap::new(),
     };
-    let mut lines = 0;
+    let (mut lines, mut known) = (0, BTreeSet::new());
     for (index, text) in text
         .lines()
         .enumerate()
         .filter(|(_, text)| !text.trim().is_empty())
     {
         lines += 1;
-        let line: Line = serde_json::from_str(text).map_err(|source| InputError::Line {
+        let wrong = |source| InputError::Line {
             path: path.into(),
             line: index + 1,
             source,
-        })?;
-        match why_not(&line, selection) {
+        };
+        let columns: serde_json::Map<_, _> = serde_json::from_str(text).map_err(wrong)?;
+        known.extend(columns.keys().cloned());
+        let fits = selection.fits(&columns);
+        let line = Line::deserialize(serde_json::Value::Object(columns)).map_err(wrong)?;
+        let reason = if fits {
+            why_not(&line)
+        } else {
+            Some("not selected")
+        };
+        match reason {
             Some(reason) => *truth.left_out.entry(reason.to_owned()).or_default() += 1,
             None => truth.add(line),
         }
+    }
+    if let Some(column) = selection.unknown(|column| known.contains(column)) {
+        return Err(InputError::NoColumn {
+            path: path.into(),
+            column: column.to_owned(),
+        });
     }
     if truth.configurations.is_empty() {
         return Err(InputError::Nothing {
             path: path.into(),
             lines,
+            left_out: truth.left_out,
         });
     }
     Ok(truth)
 }
 
 /// Why a run is not replayed (yet), if so.
-fn why_not(line: &Line, selection: Selection) -> Option<&'static str> {
+fn why_not(line: &Line) -> Option<&'static str> {
     match (line.kind.as_str(), line.mode.as_str()) {
         _ if line.set != "B" => Some("shaped on the source's own device (set A)"),
         (_, mode) if mode != "precopy" => Some("not pre-copy"),
-        ("boundary", _) if !selection.boundary => Some("boundary of convergence (--boundary)"),
-        ("plain" | "boundary", _) if line.disturbed => Some("disturbed"),
-        ("plain" | "boundary", _) if line.on_ms > 0 => Some("writes in bursts"),
-        ("plain" | "boundary", _) if line.loss_ppm > 0 => Some("lossy link"),
-        ("plain" | "boundary", _) if pattern(&line.pattern).is_none() => Some("unknown pattern"),
-        ("plain", _) if line.status != "completed" => Some("did not complete"),
-        ("plain" | "boundary", _) => None,
-        ("wan", _) => Some("wan (later)"),
-        ("contended", _) => Some("contended (later)"),
-        ("rate-change", _) => Some("rate-change (later)"),
+        _ if line.disturbed => Some("disturbed"),
+        _ if line.on_ms > 0 => Some("writes in bursts"),
+        _ if pattern(&line.pattern).is_none() => Some("unknown pattern"),
+        ("plain" | "boundary" | "wan" | "contended" | "rate-change", _) => None,
         _ => Some("another kind"),
     }
 }
@@ -222,10 +257,13 @@ impl GroundTruth {
     fn add(&mut self, line: Line) {
         let run = RealRun {
             run_id: line.run_id.clone(),
+            repeat: line.repeat,
             measured: Measured {
                 completed: line.status == "completed",
                 total_time_ms: line.total_time_ms.unwrap_or(0.0),
                 bytes: line.ram_transferred.unwrap_or(0.0),
+                normal: line.ram_normal.unwrap_or(0.0),
+                zero: line.ram_duplicate.unwrap_or(0.0),
                 outage_ms: line.stop_to_resume_ms.unwrap_or(0.0),
                 downtime_ms: line.downtime_ms.unwrap_or(0.0),
                 rounds: line.ram_dirty_sync_count.unwrap_or(0.0),
@@ -247,6 +285,7 @@ impl Configuration {
         let mut configuration = Self {
             config_id: line.config_id.clone(),
             lambda: 0.0,
+            kind: line.kind.clone(),
             runs: vec![run],
             line,
         };
@@ -260,8 +299,13 @@ impl Configuration {
     #[must_use]
     pub fn title(&self) -> String {
         let line = &self.line;
+        let shared = match (self.moving(), line.flows) {
+            (1, 0) => String::new(),
+            (vms, flows) => format!(", {vms} at once, {flows} flows"),
+        };
         format!(
-            "{} MiB, {} {} writes/s over {} MiB, {} Mbit/s, limit {} ms",
+            "{}: {} MiB, {} {} writes/s over {} MiB, {} Mbit/s, limit {} ms{shared}",
+            line.kind,
             line.ram_mib,
             line.pattern,
             line.rate_pps,
@@ -271,9 +315,19 @@ impl Configuration {
         )
     }
 
+    /// VMs that move at once.
+    #[must_use]
+    pub fn moving(&self) -> u32 {
+        self.line.vms.unwrap_or(1).max(1)
+    }
+
     fn link(&self) -> LinkSpec {
         let line = &self.line;
+        let ppb = u32::try_from(line.loss_ppm.saturating_mul(1000)).ok();
+        let share = ppb.filter(|ppb| *ppb > 0).and_then(Probability::from_ppb);
+        let loss = share.map_or(Loss::None, Loss::Independent);
         LinkSpec {
+            loss,
             rate: BitRate::from_bps(line.link_mbit * 1_000_000),
             delay: Duration::from_micros(line.delay_us),
             queue: ByteSize::from_bytes(line.queue_bytes_used.unwrap_or(500_000)),
@@ -330,6 +384,12 @@ impl Configuration {
             warm_up_ns: 5_000_000_000,
             calibrate: true,
             backend: None,
+            company: Company {
+                more_vms: self.moving() - 1,
+                flows: line.flows,
+                rate_change: BitRate::from_bps(line.rate_change_mbit.saturating_mul(1_000_000))
+                    .map(|rate| (round_u64(line.rate_change_s * 1e9), rate)),
+            },
         }
     }
 }

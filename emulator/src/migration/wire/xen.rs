@@ -181,11 +181,11 @@ impl XenDecoder {
     }
 
     fn page_data<'a>(&mut self, input: &'a [u8], body: u32, offset: u64) -> Decoded<'a> {
-        let (Some(count), Some(_)) = (le_u32(input, 8), le_u32(input, 12)) else {
+        let (Some(count), Some(reserved)) = (le_u32(input, 8), le_u32(input, 12)) else {
             return Ok(None);
         };
         let pages = count as usize;
-        if !(1..=BATCH_PAGES).contains(&pages) || body != body_bytes(count) {
+        if !(1..=BATCH_PAGES).contains(&pages) || body != body_bytes(count) || reserved != 0 {
             return unexpected(offset, "a batch of 1 to 1024 pages", u64::from(count));
         }
         let Some(list) = input.get(16..16 + 8 * pages) else {
