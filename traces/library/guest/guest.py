@@ -170,7 +170,8 @@ def image(options):
         for program in programs:
             if not program:
                 sys.exit("redis-server or memcached is missing")
-            shutil.copy(program, root / "bin")
+            # Whatever the file of migbed is called.
+            shutil.copy(program, root / "bin" / ("migbed" if program == options.migbed else Path(program).name))
             for library in libraries(program):
                 shutil.copy(library.resolve(), root / ("lib64" if library.parent.name == "lib64" else "lib") / library.name)
         for binary in (root / "bin").iterdir():
