@@ -2,6 +2,8 @@
 //!
 //! Inside: the scenario of such a migration, and running it. Never inside: printing.
 
+mod company;
+
 use crate::ids::{HostId, VmId};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::MigrationRecord;
@@ -10,20 +12,20 @@ use crate::run::progress::Show;
 use crate::run::{self, RunRequest, Unusable};
 use crate::scenario::inputs::{Inputs, unfit};
 use crate::scenario::{
-    Backing, BalancerSpec, CpuDemand, CpuSource, Endpoint, FlowSpec, HostSpec, NetworkSpec, Pace,
-    PlannedMigration, Scenario, TraceSource, VmSpec, Work, WriteSource,
+    Backing, BalancerSpec, CpuDemand, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration,
+    Scenario, TraceSource, VmSpec, Work, WriteSource,
 };
 use anyhow::{Result, bail};
 use netmodel::backend::BackendKind;
 use netmodel::link::LinkSpec;
-use netmodel::schedule::{Change, Schedule};
 use netmodel::topology::{Cable, Topology};
-use netmodel::units::BitRate;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use traces::class::{Coupling, Locality, PageClass};
 use traces::content::ContentProfile;
 use traces::units::PAGE_SIZE;
+
+pub use company::Company;
 
 /// Which pages of the working set a write falls on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -145,17 +147,6 @@ pub struct Lone {
     pub company: Company,
 }
 
-/// What shares the link with a migration, and what becomes of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Company {
-    /// Further VMs like it, which move at the same instant.
-    pub more_vms: u32,
-    /// Elastic flows in the migration's direction, before it begins and throughout.
-    pub flows: u32,
-    /// So long after the migrations begin (ns) the link has this rate, both ways.
-    pub rate_change: Option<(u64, BitRate)>,
-}
-
 impl Lone {
     /// The scenario: two hosts, of which only the first one's link is shaped, so that every packet
     /// crosses exactly one link each way.
@@ -190,65 +181,21 @@ impl Lone {
             work: Work::Service,
             host: HostId(0),
         };
-        let idle = |name: String, host| VmSpec {
-            name,
-            ram_bytes: PAGE_SIZE,
-            resident_bytes: 0,
-            cpu: vec![CpuDemand::constant(0)],
-            writes: WriteSource::Idle,
-            host,
-            ..vm.clone()
-        };
-        let mut vms: Vec<VmSpec> = (1..=moving)
-            .map(|number| VmSpec {
-                name: if moving == 1 {
-                    vm.name.clone()
-                } else {
-                    format!("vm{number}")
-                },
-                ..vm.clone()
-            })
-            .collect();
-        let mut flows = Vec::new();
-        for number in 1..=self.company.flows {
-            let end = |vms: &Vec<VmSpec>| Endpoint::Vm(VmId(index(vms.len())));
-            let (from, sender) = (end(&vms), idle(format!("sender{number}"), HostId(0)));
-            vms.push(sender);
-            let (to, sink) = (end(&vms), idle(format!("sink{number}"), HostId(1)));
-            vms.push(sink);
-            flows.push(FlowSpec {
-                from,
-                to,
-                rate_bps: None,
-            });
-        }
+        let mut vms = several(&vm, moving);
+        let flows = self.company.flows(&vm, &mut vms);
         let topology = Topology::star([
             ("source".to_owned(), Cable::symmetric(self.link)),
             ("destination".to_owned(), Cable::symmetric(open)),
         ])
         .expect("two hosts of different names on one switch");
-        let schedule: Vec<Change> = (self.company.rate_change.iter())
-            .flat_map(|&(after_ns, rate)| {
-                let both = ["source-up", "source-down"];
-                let links = both.map(|name| topology.link_named(name).expect("a star names them"));
-                links.map(|link| Change {
-                    at_ns: self.warm_up_ns + after_ns,
-                    link: link.id,
-                    spec: LinkSpec {
-                        rate: Some(rate),
-                        ..link.spec
-                    },
-                })
-            })
-            .collect();
-        let change_ns = self.company.rate_change.map_or(0, |(after, _)| after + 1);
+        let (schedule, change_ns) = self.company.schedule(&topology, self.warm_up_ns);
         Scenario {
             name: "migrate".to_owned(),
             seed: self.seed,
             scale: 1,
             divided_by: 1,
             pace: Pace::Warp,
-            duration_ns: (self.warm_up_ns + change_ns).max(1),
+            duration_ns: change_ns.max(self.warm_up_ns).max(1),
             traces,
             hosts: vec![host("source"), host("destination")],
             vms,
@@ -257,17 +204,10 @@ impl Lone {
                 backend: self.backend,
                 topology,
                 internet: None,
-                schedule: Schedule::from(schedule),
+                schedule,
                 congestion: self.congestion.clone(),
             },
-            balancer: BalancerSpec {
-                policy: "none".to_owned(),
-                interval_ns: 60_000_000_000,
-                window_ns: 60_000_000_000,
-                options: BTreeMap::new(),
-                parallel: moving,
-                parallel_per_host: moving,
-            },
+            balancer: nobody(moving),
             migrations: (0..moving)
                 .map(|vm| PlannedMigration {
                     at_ns: self.warm_up_ns,
@@ -309,8 +249,28 @@ impl Lone {
     }
 }
 
-fn index(length: usize) -> u32 {
-    u32::try_from(length).expect("a handful of VMs")
+/// As many VMs like it.
+fn several(vm: &VmSpec, count: u32) -> Vec<VmSpec> {
+    if count == 1 {
+        return vec![vm.clone()];
+    }
+    let named = |number| VmSpec {
+        name: format!("{}{number}", vm.name),
+        ..vm.clone()
+    };
+    (1..=count).map(named).collect()
+}
+
+/// No balancer, and as many migrations at once as are asked for.
+fn nobody(parallel: u32) -> BalancerSpec {
+    BalancerSpec {
+        policy: "none".to_owned(),
+        interval_ns: 60_000_000_000,
+        window_ns: 60_000_000_000,
+        options: BTreeMap::new(),
+        parallel,
+        parallel_per_host: parallel,
+    }
 }
 
 #[cfg(test)]

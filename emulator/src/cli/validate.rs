@@ -2,6 +2,7 @@
 
 use super::Exit;
 use super::output::say;
+use crate::clock::mono_ns;
 use crate::report::validation;
 use crate::run::Unusable;
 use crate::validate::errors::{Comparison, Row, Verdict, table, verdicts};
@@ -13,7 +14,6 @@ use clap::{Args, Subcommand};
 use comfy_table::Table;
 use serde_json::json;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ValidateCommand {
@@ -60,11 +60,11 @@ impl QemuArgs {
             input::read(&self.file, &self.select).map_err(|error| Unusable(error.to_string()))?;
         let mut comparisons = Vec::new();
         let total = truth.configurations.len() * self.repeats as usize;
-        let (mut done, began) = (0, Instant::now());
+        let (mut done, began_ns) = (0, mono_ns());
         for configuration in &truth.configurations {
             for seed in 1..=u64::from(self.repeats) {
                 if !self.json {
-                    let left = ahead(done, total, began.elapsed());
+                    let left = ahead(done, total, mono_ns() - began_ns);
                     let title = configuration.title();
                     eprintln!("migbed: {} of {total}{left}: {title}", done + 1);
                 }
@@ -106,11 +106,11 @@ impl QemuArgs {
 }
 
 /// What is left, by what was done.
-fn ahead(done: usize, total: usize, elapsed: Duration) -> String {
+fn ahead(done: usize, total: usize, elapsed_ns: u64) -> String {
     if done == 0 {
         return String::new();
     }
-    let seconds = elapsed.as_secs_f64() / done as f64 * (total - done) as f64;
+    let seconds = elapsed_ns as f64 / 1e9 / done as f64 * (total - done) as f64;
     format!(" (about {seconds:.0} s left)")
 }
 

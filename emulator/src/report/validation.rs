@@ -9,6 +9,8 @@ use crate::validate::errors::{Comparison, Measured, Row, Verdict};
 use std::fmt::Write;
 use std::path::Path;
 
+type Field = fn(&Measured) -> f64;
+
 /// The whole page.
 #[must_use]
 pub fn page(file: &Path, rows: &[Row], verdicts: &[Verdict], comparisons: &[Comparison]) -> String {
@@ -21,7 +23,7 @@ pub fn page(file: &Path, rows: &[Row], verdicts: &[Verdict], comparisons: &[Comp
         include_str!("style.css"),
         comparisons.len()
     );
-    let plots: [(&str, &'static str, fn(&Measured) -> f64); 3] = [
+    let plots: [(&str, &'static str, Field); 3] = [
         ("Total time", "ms", |m| m.total_time_ms),
         ("Bytes", "MiB", |m| m.bytes / f64::from(1 << 20)),
         ("Observed outage", "ms", |m| m.outage_ms),
@@ -53,12 +55,7 @@ const ERRORS_NOTE: &str = "Absolute relative errors. The last lines of a field a
 const VERDICTS_NOTE: &str = "Whether a migration completes before it is cancelled. Brier score: 0 is certain and right, 0.25 \
     an even guess.";
 
-fn scatter(
-    name: &str,
-    unit: &'static str,
-    field: fn(&Measured) -> f64,
-    comparisons: &[Comparison],
-) -> Plot {
+fn scatter(name: &str, unit: &'static str, field: Field, comparisons: &[Comparison]) -> Plot {
     let classes = ["c0", "c1", "c2", "c3", "c4"];
     let mut kinds: Vec<&str> = comparisons.iter().map(|c| c.kind.as_str()).collect();
     kinds.sort_unstable();

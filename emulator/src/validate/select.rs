@@ -95,7 +95,7 @@ impl Selection {
 
     /// Columns named that no line has: a slip of the pen.
     #[must_use]
-    pub fn unknown<'s>(&'s self, mut has: impl FnMut(&str) -> bool) -> Option<&'s str> {
+    pub fn unknown(&self, mut has: impl FnMut(&str) -> bool) -> Option<&str> {
         let columns = self.0.iter().map(|condition| condition.column.as_str());
         columns.filter(|column| !has(column)).last()
     }
@@ -107,7 +107,9 @@ impl Condition {
         let is = |wanted: &String| match value {
             Value::String(text) => text == wanted,
             Value::Number(number) => number.as_f64() == wanted.parse().ok(),
-            other => other.to_string() == *wanted,
+            Value::Bool(yes) => wanted.parse() == Ok(*yes),
+            Value::Null => wanted == "null",
+            Value::Array(_) | Value::Object(_) => false,
         };
         let order = || {
             Some(
