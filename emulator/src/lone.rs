@@ -84,7 +84,7 @@ const RECORDING: &str = "recording";
 
 impl Writes {
     /// The VM's CPU demand and writes, and the traces they name.
-    fn sources(&self) -> (CpuDemand, WriteSource, BTreeMap<String, TraceSource>) {
+    fn sources(&self) -> (CpuSource, WriteSource, BTreeMap<String, TraceSource>) {
         let recording = || RECORDING.to_owned();
         let (path, fitted) = match self {
             Self::Classes(classes) => {
@@ -93,7 +93,7 @@ impl Writes {
                 } else {
                     WriteSource::Classes(classes.clone())
                 };
-                return (CpuDemand::constant(0), writes, BTreeMap::new());
+                return (CpuSource::Constant(0), writes, BTreeMap::new());
             }
             Self::Recording { path, fitted } => (path.clone(), *fitted),
         };
@@ -108,11 +108,7 @@ impl Writes {
             vm: None,
         };
         let traces = BTreeMap::from([(recording(), source)]);
-        let demand = CpuDemand {
-            source: CpuSource::Trace(recording()),
-            ..CpuDemand::constant(0)
-        };
-        (demand, writes, traces)
+        (CpuSource::Trace(recording()), writes, traces)
     }
 }
 
@@ -159,13 +155,8 @@ impl Lone {
         let moving = 1 + self.company.more_vms;
         // The ends of flows are VMs that do nothing else.
         let idle_bytes = u64::from(self.company.flows) * PAGE_SIZE;
-        let host = |name: &str| {
-            HostSpec::new(
-                name,
-                moving,
-                u64::from(moving) * self.ram_bytes + idle_bytes,
-            )
-        };
+        let ram_bytes = u64::from(moving) * self.ram_bytes + idle_bytes;
+        let host = |name: &str| HostSpec::new(name, moving, ram_bytes);
         let (cpu, writes, traces) = self.writes.sources();
         let vm = VmSpec {
             name: "vm".to_owned(),
@@ -173,7 +164,10 @@ impl Lone {
             weight: 1,
             ram_bytes: self.ram_bytes,
             resident_bytes: self.resident_bytes,
-            cpu: vec![cpu],
+            cpu: vec![CpuDemand {
+                source: cpu,
+                ..CpuDemand::constant(0)
+            }],
             writes,
             content: self.content,
             memory: self.memory,
@@ -200,6 +194,7 @@ impl Lone {
             hosts: vec![host("source"), host("destination")],
             vms,
             flows,
+            services: Vec::new(),
             network: NetworkSpec {
                 backend: self.backend,
                 topology,

@@ -10,6 +10,7 @@
 mod migrations;
 mod net;
 mod runtime;
+mod service;
 mod tenant;
 mod vms;
 
@@ -18,11 +19,12 @@ use crate::control::channel::{
     BlockingReceiver, BlockingSender, ControlError, check_protocol, inherited,
 };
 use crate::control::message::{AgentSetup, FromAgent, PROTOCOL, ToAgent, VmPlacement};
-use crate::ids::VmId;
+use crate::ids::{ServiceId, VmId};
 use anyhow::{Context, Result, anyhow, bail};
 use migrations::Migrations;
 use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
 use runtime::Runtime;
+use service::{Asking, Closed, Services};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -63,7 +65,11 @@ struct Agent {
     vms: VmFactory,
     migrations: Migrations,
     tenants: Tenants,
+    services: Services,
 }
+
+/// Requests of one message: frames are bounded.
+const REQUESTS_MAX: usize = 4096;
 
 impl Agent {
     fn new(setup: AgentSetup, out: Arc<BlockingSender>) -> Self {
@@ -78,6 +84,7 @@ impl Agent {
             vms,
             migrations,
             tenants: Tenants::default(),
+            services: Services::default(),
         }
     }
 
@@ -126,6 +133,11 @@ impl Agent {
                 })?;
             }
             ToAgent::Sample { seq, at_ns } => self.sample(seq, MonoNs(at_ns))?,
+            ToAgent::OpenServer { .. }
+            | ToAgent::OpenClient { .. }
+            | ToAgent::Redirect { .. }
+            | ToAgent::CloseServer(_)
+            | ToAgent::CloseClient(_) => self.service(message)?,
             ToAgent::OpenSink { .. }
             | ToAgent::OpenFlow { .. }
             | ToAgent::CloseFlow(_)
@@ -148,6 +160,71 @@ impl Agent {
             host,
             vms,
         })?;
+        for (service, answered) in self.services.answered() {
+            self.answered(service, &answered)?;
+        }
+        Ok(())
+    }
+
+    fn answered(&self, service: ServiceId, answered: &Closed) -> Result<(), ControlError> {
+        let batches = answered.requests.chunks(REQUESTS_MAX);
+        for requests in batches {
+            let (requests, cut) = (requests.to_vec(), Vec::new());
+            self.out.send(&FromAgent::Answered {
+                service,
+                requests,
+                cut,
+            })?;
+        }
+        for cut in answered.cut.chunks(REQUESTS_MAX) {
+            let (requests, cut) = (Vec::new(), cut.to_vec());
+            self.out.send(&FromAgent::Answered {
+                service,
+                requests,
+                cut,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn service(&mut self, message: ToAgent) -> Result<(), ControlError> {
+        match message {
+            ToAgent::OpenServer { service, vm } => {
+                let at = (self.any_port(), &*self.setup.congestion);
+                let opened = self.services.open_server(service, vm, &self.runtime, at);
+                let port = opened.map_err(|error| error.to_string());
+                self.out.send(&FromAgent::ServerReady { service, port })?;
+            }
+            ToAgent::OpenClient {
+                service,
+                to,
+                spec,
+                vm,
+                since_ns,
+                seed,
+            } => {
+                let asking = Asking {
+                    to,
+                    spec: *spec,
+                    since_ns,
+                    seed,
+                    congestion: self.setup.congestion.clone(),
+                };
+                let runs = self.runs(vm);
+                if let Err(error) = self.services.open_client(service, asking, runs) {
+                    let warning = format!("{service}: {error}");
+                    self.out.send(&FromAgent::Warning(warning))?;
+                }
+            }
+            ToAgent::Redirect { service, to } => self.services.redirect(service, to),
+            ToAgent::CloseServer(service) => self.services.close_server(service),
+            ToAgent::CloseClient(service) => {
+                if let Some(closed) = self.services.close_client(service) {
+                    self.answered(service, &closed)?;
+                }
+            }
+            _ => {}
+        }
         Ok(())
     }
 

@@ -55,7 +55,7 @@ impl Stop {
 }
 
 /// Whether the VM an end belongs to runs: a paused guest neither sends nor receives.
-pub(super) type Runs = Box<dyn Fn() -> bool + Send>;
+pub(super) type Runs = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// How often an end whose VM is paused looks again; short against the shortest downtime.
 const PAUSED_LOOK_NS: u64 = 200_000;

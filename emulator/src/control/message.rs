@@ -2,10 +2,10 @@
 //! protocol version, and a peer of another version is refused.
 
 use crate::event::{HostSample, LinkCalibration, LinkSample, VmSample};
-use crate::ids::{FlowId, HostId, MigrationId, VmId};
+use crate::ids::{FlowId, HostId, MigrationId, ServiceId, VmId};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport, TcpSample};
-use crate::scenario::{HostSpec, NetworkSpec, VmSpec};
+use crate::scenario::{HostSpec, NetworkSpec, ServiceSpec, VmSpec};
 use netmodel::backend::BackendKind;
 use netmodel::capacity::{Capacity, Demand};
 use netmodel::link::LinkSpec;
@@ -299,6 +299,40 @@ pub enum ToAgent {
     },
     /// Stop sending or receiving a flow; the sink answers [`FromAgent::FlowClosed`].
     CloseFlow(FlowId),
+    /// Answer a service's requests for a VM; answer [`FromAgent::ServerReady`].
+    OpenServer {
+        /// Which.
+        service: ServiceId,
+        /// Whose CPU serves them.
+        vm: VmId,
+    },
+    /// Ask a service; what was answered comes with samples and at the end, as
+    /// [`FromAgent::Answered`].
+    OpenClient {
+        /// Which.
+        service: ServiceId,
+        /// Where it is answered.
+        to: SocketAddr,
+        /// When and how.
+        spec: Box<ServiceSpec>,
+        /// Whose: while it is paused nothing is asked.
+        vm: Option<VmId>,
+        /// From when on, monotonic ns.
+        since_ns: u64,
+        /// Of the arrivals.
+        seed: u64,
+    },
+    /// A service is answered elsewhere from now on: ask again what was under way.
+    Redirect {
+        /// Which.
+        service: ServiceId,
+        /// Where.
+        to: SocketAddr,
+    },
+    /// Stop answering.
+    CloseServer(ServiceId),
+    /// Stop asking.
+    CloseClient(ServiceId),
     /// Answer [`FromAgent::FlowBytes`] for every sink of this agent.
     FlowStats,
     /// End.
@@ -419,6 +453,22 @@ pub enum FromAgent {
         open_ns: u64,
         /// First and last payload that came, monotonic ns.
         carried_ns: Option<(u64, u64)>,
+    },
+    /// Answering a service, or not.
+    ServerReady {
+        /// Which.
+        service: ServiceId,
+        /// Port, or why not.
+        port: Result<u16, String>,
+    },
+    /// What became of requests since the last time.
+    Answered {
+        /// Which.
+        service: ServiceId,
+        /// When each was due, monotonic ns, and how long after that the answer was there, µs.
+        requests: Vec<(u64, u64)>,
+        /// Due and not answered when the client was closed.
+        cut: Vec<u64>,
     },
     /// Read before trusting the numbers.
     Warning(String),

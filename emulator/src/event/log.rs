@@ -251,6 +251,7 @@ fn is_landmark(kind: &EventKind) -> bool {
             | EventKind::FlowOpened { .. }
             | EventKind::FlowClosed { .. }
             | EventKind::FlowMoved { .. }
+            | EventKind::Requests { .. }
     )
 }
 

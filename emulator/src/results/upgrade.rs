@@ -5,12 +5,15 @@
 use serde_json::{Map, Value, json};
 
 /// `run.json` of schema 2: hosts had reference cores and admitted what RAM they have, demand was one source for a
-/// whole VM with its scale beside it.
+/// whole VM with its scale beside it, and there were no services.
 pub(super) fn run_json(header: &mut Value) {
     header["schema"] = json!(super::run_json::SCHEMA);
     let Some(scenario) = header.get_mut("scenario") else {
         return;
     };
+    if let Some(scenario) = scenario.as_object_mut() {
+        scenario.insert("services".to_owned(), json!([]));
+    }
     each(scenario, "hosts", |host| {
         host.insert("speed_milli".to_owned(), json!(1000));
         host.insert("ram_overcommit_milli".to_owned(), json!(1000));

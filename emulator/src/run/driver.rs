@@ -10,6 +10,7 @@ use super::flows::FlowBook;
 use super::grade::{self, Grade};
 use super::predict::Predictor;
 use super::progress::Progress;
+use super::services::ServiceBook;
 use super::span::{Sampling, schedule};
 use crate::balance::moves::{Limits, Mover, Room, Size};
 use crate::balance::view::Policy;
@@ -81,6 +82,7 @@ pub(super) struct Driver<'a> {
     pub(super) ongoing: BTreeMap<MigrationId, Ongoing>,
     pub(super) migrations: Vec<MigrationRecord>,
     pub(super) flows: FlowBook,
+    pub(super) services: ServiceBook,
     lost: BTreeSet<HostId>,
     pub(super) links: Vec<LinkSample>,
     findings: Vec<AuditFinding>,
@@ -152,6 +154,7 @@ impl<'a> Driver<'a> {
             ongoing: BTreeMap::new(),
             migrations: Vec::new(),
             flows: FlowBook::new(scenario.flows.clone()),
+            services: ServiceBook::default(),
             lost: BTreeSet::new(),
             links: Vec::new(),
             findings: Vec::new(),
@@ -320,13 +323,15 @@ impl<'a> Driver<'a> {
             Command::Decide { balancer } => self.decide(balancer).await,
             Command::Hold => {
                 self.segment(SegmentKind::Hold, mono_ns(), false).await?;
+                self.open_services().await?;
                 self.open_flows().await?;
                 self.settle_flows()
             }
             Command::OpenFlows => self.open_flows().await,
             Command::Run => {
-                self.segment(SegmentKind::Run, mono_ns() + GO_AHEAD_NS, true)
-                    .await
+                let at_ns = mono_ns() + GO_AHEAD_NS;
+                self.segment(SegmentKind::Run, at_ns, true).await?;
+                self.ask_services(at_ns).await
             }
             Command::StartMigrations => self.start_migrations().await,
             Command::WakeAt { trace_ns } => {
@@ -334,6 +339,7 @@ impl<'a> Driver<'a> {
                 Ok(())
             }
             Command::Drain => {
+                self.close_services().await?;
                 self.close_flows().await?;
                 Ok(self.machine.send(&ToMachine::Drain).await?)
             }
@@ -477,6 +483,9 @@ impl<'a> Driver<'a> {
             FromAgent::SinkReady { .. }
             | FromAgent::FlowBytes(_)
             | FromAgent::FlowClosed { .. } => self.heard_traffic(message).await,
+            FromAgent::ServerReady { .. } | FromAgent::Answered { .. } => {
+                self.heard_service(host, message).await
+            }
             FromAgent::IncomingReady { .. }
             | FromAgent::Phase { .. }
             | FromAgent::Committed { .. }

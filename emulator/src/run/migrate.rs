@@ -121,7 +121,8 @@ impl Driver<'_> {
             FromAgent::Committed { migration, at_ns } => {
                 self.update(migration, |ongoing| ongoing.committed(at_ns))
                     .await?;
-                // Its flows go on from and to where it runs now.
+                // Services and flows go on from and to where it runs now.
+                self.follow_services().await?;
                 self.open_flows().await
             }
             FromAgent::SourceDone {

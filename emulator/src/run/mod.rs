@@ -16,9 +16,11 @@ pub mod links;
 mod migrate;
 mod predict;
 pub mod progress;
+mod services;
 mod span;
 mod traffic;
 
+pub use self::span::SERVICE_MARGIN_NS;
 use crate::balance;
 use crate::clock::{mono_ns, unix_s};
 use crate::control::channel::check_protocol;

@@ -24,7 +24,7 @@ fn vm_of(end: Endpoint) -> Option<VmId> {
 
 impl Driver<'_> {
     /// Where every VM runs, from the switchover on at the destination; `None` for those that are gone.
-    fn vm_hosts(&self) -> Vec<Option<HostId>> {
+    pub(super) fn vm_hosts(&self) -> Vec<Option<HostId>> {
         let placements = self.mover.placements().iter();
         let mut hosts: Vec<Option<HostId>> = placements
             .map(|placement| (!placement.gone).then_some(placement.host))

@@ -4,7 +4,8 @@ mod network;
 
 use self::network::served;
 use super::{
-    CpuDemand, CpuSource, Endpoint, HostSpec, INTERNET, Scenario, VmSpec, WriteSource, net_host,
+    Arrivals, CpuDemand, CpuSource, Endpoint, HostSpec, INTERNET, Scenario, VmSpec, WriteSource,
+    net_host,
 };
 use crate::ids::HostId;
 use crate::units::{show_size, show_time};
@@ -48,6 +49,7 @@ pub fn explain(scenario: &Scenario) -> String {
         ("VMs", vms(scenario)),
         ("Traces", traces(scenario)),
         ("Flows", flows(scenario)),
+        ("Services", services(scenario)),
         ("Planned migrations", planned(scenario)),
         ("Balancer", balancer(scenario)),
     ] {
@@ -258,16 +260,45 @@ fn traces(scenario: &Scenario) -> Table {
     table
 }
 
+fn end_name(scenario: &Scenario, end: Endpoint) -> String {
+    match end {
+        Endpoint::Vm(vm) => scenario.vms[vm.index()].name.clone(),
+        Endpoint::Internet => INTERNET.to_owned(),
+    }
+}
+
 fn flows(scenario: &Scenario) -> Table {
     let mut table = table(&["from", "to", "rate"]);
     for flow in &scenario.flows {
         let rate = flow.rate_bps.and_then(netmodel::units::BitRate::from_bps);
-        let name = |end: Endpoint| match end {
-            Endpoint::Vm(vm) => scenario.vms[vm.index()].name.clone(),
-            Endpoint::Internet => INTERNET.to_owned(),
-        };
+        let name = |end| end_name(scenario, end);
         let rate = rate.map_or_else(|| "elastic".into(), |rate| rate.to_string());
         table.add_row(vec![name(flow.from), name(flow.to), rate]);
+    }
+    table
+}
+
+fn services(scenario: &Scenario) -> Table {
+    let mut table = table(&[
+        "service", "server", "client", "requests", "at once", "request", "answer", "CPU",
+    ]);
+    for service in &scenario.services {
+        let rate = |milli: u64| milli as f64 / 1000.0;
+        let requests = match service.arrivals {
+            Arrivals::Poisson { rate_milli } => format!("{} a second, poisson", rate(rate_milli)),
+            Arrivals::Paced { rate_milli } => format!("{} a second, paced", rate(rate_milli)),
+            Arrivals::Closed { think_ns } => format!("{} after an answer", show_time(think_ns)),
+        };
+        table.add_row(vec![
+            service.name.clone(),
+            end_name(scenario, Endpoint::Vm(service.server)),
+            end_name(scenario, service.client),
+            requests,
+            service.connections.to_string(),
+            show_size(u64::from(service.request_bytes)),
+            show_size(u64::from(service.response_bytes)),
+            show_time(service.cpu_ns),
+        ]);
     }
     table
 }

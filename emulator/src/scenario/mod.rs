@@ -16,6 +16,8 @@ mod problem;
 mod raw;
 pub mod scale;
 #[cfg(test)]
+mod service_tests;
+#[cfg(test)]
 mod tests;
 
 pub use explain::explain;
@@ -60,6 +62,8 @@ pub struct Scenario {
     pub vms: Vec<VmSpec>,
     /// Tenant flows; the index is the `FlowId`.
     pub flows: Vec<FlowSpec>,
+    /// Services; the index is the `ServiceId`.
+    pub services: Vec<ServiceSpec>,
     /// The network.
     pub network: NetworkSpec,
     /// The balancer.
@@ -173,17 +177,6 @@ pub struct VmSpec {
     pub host: HostId,
 }
 
-/// What stands behind a VM's RAM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Backing {
-    /// Nothing: pages are computed as they are sent.
-    #[default]
-    Synthetic,
-    /// Memory of this computer, written by a thread a vCPU.
-    Resident,
-}
-
 /// CPU demand of a VM or of a vCPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CpuDemand {
@@ -220,6 +213,17 @@ impl CpuDemand {
             CpuSource::Constant(_) => None,
         }
     }
+}
+
+/// What stands behind a VM's RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backing {
+    /// Nothing: pages are computed as they are sent.
+    #[default]
+    Synthetic,
+    /// Memory of this computer, written by a thread a vCPU.
+    Resident,
 }
 
 /// Where CPU demand comes from.
@@ -294,6 +298,49 @@ pub struct FlowSpec {
     pub to: Endpoint,
     /// Bits a second of payload; `None` is elastic: as much as TCP gives.
     pub rate_bps: Option<u64>,
+}
+
+/// Requests that a VM answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// Unique name.
+    pub name: String,
+    /// The VM that answers.
+    pub server: VmId,
+    /// Who asks.
+    pub client: Endpoint,
+    /// When.
+    pub arrivals: Arrivals,
+    /// Most requests under way at once; in closed loop, as many as there are.
+    pub connections: u32,
+    /// Bytes of a request.
+    pub request_bytes: u32,
+    /// Bytes of an answer.
+    pub response_bytes: u32,
+    /// CPU time a request takes of the server, of a reference core.
+    pub cpu_ns: u64,
+}
+
+/// When requests are made.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arrivals {
+    /// Whatever becomes of those before, at random: a Poisson process of so many a thousand
+    /// seconds.
+    Poisson {
+        /// Thousandths of a request a second.
+        rate_milli: u64,
+    },
+    /// The same, evenly.
+    Paced {
+        /// Thousandths of a request a second.
+        rate_milli: u64,
+    },
+    /// On each connection so long after the answer to the one before.
+    Closed {
+        /// ns.
+        think_ns: u64,
+    },
 }
 
 /// The network.

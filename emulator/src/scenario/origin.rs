@@ -58,67 +58,49 @@ pub fn origins(scenario: &Scenario, inputs: &Inputs) -> Vec<Origin> {
 
 const STATED: &str = "as the scenario states";
 
-/// Of the parts (one, or one a vCPU) that are alike once; what is least recorded names the whole.
+/// Of several vCPUs the least of what is said of each: what is made up makes up the whole.
 fn cpu(vm: &VmSpec, inputs: &Inputs) -> (Provenance, String) {
-    let mut whole = Provenance::Recorded;
-    let mut parts: Vec<String> = Vec::new();
-    for demand in &vm.cpu {
-        let (of, part) = part(demand, inputs);
-        let rank = |provenance| match provenance {
-            Provenance::Recorded => 0,
-            Provenance::Derived => 1,
-            Provenance::Synthesised | Provenance::Absent => 2,
-        };
-        if rank(of) > rank(whole) {
-            whole = of;
-        }
-        if !parts.contains(&part) {
-            parts.push(part);
-        }
-    }
-    (whole, parts.join(", "))
+    let each: Vec<_> = vm.cpu.iter().map(|of| demand(of, inputs)).collect();
+    let rank = |provenance: Provenance| match provenance {
+        Provenance::Recorded => 0,
+        Provenance::Derived => 1,
+        Provenance::Synthesised | Provenance::Absent => 2,
+    };
+    let least = each.iter().map(|(provenance, _)| *provenance);
+    let least = least.max_by_key(|&provenance| rank(provenance));
+    let mut how: Vec<String> = each.into_iter().map(|(_, how)| how).collect();
+    how.dedup();
+    (least.unwrap_or(Provenance::Absent), how.join("; "))
 }
 
-/// Something computed from it.
-fn changed(of: Provenance) -> Provenance {
-    match of {
-        Provenance::Recorded => Provenance::Derived,
-        other => other,
-    }
-}
-
-fn part(demand: &CpuDemand, inputs: &Inputs) -> (Provenance, String) {
+fn demand(demand: &CpuDemand, inputs: &Inputs) -> (Provenance, String) {
     let Some(name) = demand.trace() else {
         return (Provenance::Synthesised, STATED.into());
     };
-    let of = inputs
-        .get(name)
-        .map_or(Provenance::Recorded, |input| input.cpu_provenance);
-    let scaled = match demand.scale_milli {
-        1000 => format!("trace {name}"),
-        milli => format!("trace {name} × {}", f64::from(milli) / 1000.0),
+    let input = inputs.get(name);
+    let of = input.map_or(Provenance::Recorded, |input| input.cpu_provenance);
+    let mut how = format!("trace {name}");
+    if demand.scale_milli != 1000 {
+        how += &format!(" × {}", f64::from(demand.scale_milli) / 1000.0);
+    }
+    let changed = demand.scale_milli != 1000 || demand.resample != Resample::Hold;
+    let provenance = match (demand.resample, of) {
+        // Drawn: the source says how demand spread, not when.
+        (Resample::Spread, _) => Provenance::Synthesised,
+        (_, Provenance::Recorded) if changed => Provenance::Derived,
+        _ => of,
     };
-    let (of, how) = match demand.resample {
-        // Drawn within the recorded least, mean and most.
-        Resample::Spread => (
-            Provenance::Synthesised,
-            format!("{scaled}, spread by a seed"),
-        ),
-        Resample::Linear => (changed(of), format!("{scaled}, linear within intervals")),
-        Resample::Hold if demand.scale_milli != 1000 => (changed(of), scaled),
-        Resample::Hold => (of, scaled),
-    };
-    (of, how)
+    if demand.resample != Resample::Hold {
+        how += &format!(", {} within intervals", demand.resample.name());
+    }
+    (provenance, how)
 }
 
 fn memory(vm: &VmSpec, inputs: &Inputs) -> (Provenance, String) {
     match &vm.writes {
         WriteSource::Profile(writes) if writes.used_bytes.is_none() => {
-            let known = |name: &&str| {
-                let input = inputs.get(name);
-                input.is_some_and(|input| input.used_bytes.is_some())
-            };
-            let recorded = vm.cpu.iter().filter_map(CpuDemand::trace).find(known);
+            let used = |name: &&str| inputs.get(name).is_some_and(|i| i.used_bytes.is_some());
+            let recorded = vm.cpu.iter().filter_map(CpuDemand::trace).find(used);
             match recorded {
                 Some(name) => (
                     Provenance::Derived,

@@ -200,6 +200,9 @@ pub enum ProblemKind {
         /// Why.
         source: replay::guest::MemoryError,
     },
+    /// Demand that cannot be resampled as declared.
+    #[error(transparent)]
+    Demand(#[from] super::inputs::DemandError),
     /// A VM whose pages cannot hold what they are told to.
     #[error("VM `{vm}`: {source}")]
     Content {
@@ -208,9 +211,6 @@ pub enum ProblemKind {
         /// Why.
         source: replay::content::RecipeError,
     },
-    /// Demand that cannot be resampled as declared.
-    #[error(transparent)]
-    Demand(#[from] super::inputs::DemandError),
     /// What cannot be carried at this k.
     #[error(transparent)]
     Scale(#[from] super::scale::ScaleError),
@@ -299,7 +299,7 @@ impl ProblemKind {
             Self::OneOf { .. } => "not exactly one",
             Self::NoRoom(_) => "does not fit",
             Self::Memory { .. } => "too small",
-            Self::Behaviour { .. } | Self::Content { .. } | Self::Demand(_) => "declared here",
+            Self::Behaviour { .. } | Self::Demand(_) | Self::Content { .. } => "declared here",
             Self::Scale(_) => "cannot be carried",
             Self::Network(problem) => problem.label(),
             Self::Trace { .. } => "declared here",

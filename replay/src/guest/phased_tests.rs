@@ -41,6 +41,7 @@ fn try_guest(behaviours: Vec<Behaviour>, seed: u64) -> Result<MemoryModel, Memor
         resident_pages: 0,
         behaviours,
         fresh: false,
+        content: traces::content::ContentProfile::default(),
     };
     MemoryModel::new(&spec, seed, 1)
 }

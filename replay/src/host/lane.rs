@@ -212,6 +212,15 @@ pub(super) struct Supply {
 }
 
 impl Supply {
+    /// A stock that nothing is added to.
+    pub(super) fn of(rate: u64, supply: CoreWork) -> Self {
+        Self {
+            rate,
+            supply,
+            arriving: 0,
+        }
+    }
+
     pub(super) fn served(&self, dur_ns: u64) -> CoreWork {
         let supplied = self
             .supply

@@ -7,6 +7,7 @@
 
 mod fair;
 mod lane;
+mod requests;
 mod vm;
 mod work;
 
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use lane::LaneState;
+pub use requests::{Progress, RequestState, Ticket};
 pub use vm::{BatchPosition, GuestClock, VmLoad, VmSpec, VmState, VmTotals};
 pub use work::{CoreWork, Throttle, ThrottleError, Work};
 
@@ -367,6 +369,41 @@ impl Host {
         self.settle();
         self.overhead_milli = milli;
         self.share_out();
+    }
+
+    /// A VM is asked to do some work, `cpu_ns` of a reference core; it is on its way from now on.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn ask(&mut self, vm: u64, cpu_ns: u64) -> Result<Ticket, HostError> {
+        self.settle();
+        let run = self.vms.get_mut(&vm).ok_or(HostError::Absent { vm })?;
+        let ticket = run.ask(CoreWork::of(work::PER_CORE, cpu_ns));
+        // What was asked for is this host's from here on: it is not in the accounts as settled.
+        self.totals.demand += CoreWork::of(work::PER_CORE, cpu_ns);
+        self.share_out();
+        Ok(ticket)
+    }
+
+    /// How far a request is.
+    ///
+    /// # Errors
+    /// When the VM is not here: its requests are lost.
+    pub fn progress(&self, vm: u64, ticket: Ticket) -> Result<Progress, HostError> {
+        Ok(match self.run(vm)?.served_at(ticket) {
+            Some(at) if at <= self.now => Progress::Served,
+            Some(at) => Progress::At(TraceNs(at.min(self.next_change))),
+            None => Progress::Stalled,
+        })
+    }
+
+    /// A request has been answered, or given up; those that are left have a vCPU less to be served
+    /// by.
+    ///
+    /// # Errors
+    /// When the VM is not here.
+    pub fn answered(&mut self, vm: u64) -> Result<(), HostError> {
+        self.change(vm, VmRun::answered).map(drop)
     }
 
     fn change(&mut self, vm: u64, act: impl FnOnce(&mut VmRun)) -> Result<GuestTime, HostError> {

@@ -12,6 +12,7 @@ use traces::cpu::CpuTrace;
 
 use super::fair::{self, Claim};
 use super::lane::{Holds, Lane, LaneState, Supply};
+use super::requests::{RequestState, Ticket};
 use super::work::{CoreWork, PER_MILLI, Throttle, Work};
 use crate::clock::TraceNs;
 use crate::guest::{GuestTime, MemorySpec};
@@ -77,6 +78,8 @@ pub struct VmState {
     pub run_ns: u64,
     /// Demand waiting and positions, in the order of [`VmSpec::cpu`].
     pub lanes: Vec<LaneState>,
+    /// Requests it is answering.
+    pub requests: RequestState,
     /// Accounts.
     pub totals: VmTotals,
 }
@@ -179,6 +182,10 @@ pub(super) struct VmRun {
     at: u64,
     state: VmState,
     lanes: Vec<Lane>,
+    /// What a vCPU can use unthrottled, in billionths of a core.
+    core: u64,
+    /// Of its requests: what they want and get.
+    asked: (u64, u64),
     grant: u64,
 }
 
@@ -197,6 +204,7 @@ impl VmRun {
         let lane = |cpu: &Arc<CpuTrace>| Lane::new(Arc::clone(cpu), spec.work, cap);
         let lanes: Vec<Lane> = spec.cpu.iter().map(lane).collect();
         state.lanes.resize(lanes.len(), LaneState::default());
+        state.requests.drop_all(&mut state.totals);
         if spec.work == Work::Batch {
             let trace_ns = at.saturating_add(spec.trace_offset_ns);
             for lane in &mut state.lanes {
@@ -211,6 +219,8 @@ impl VmRun {
             at,
             state,
             lanes,
+            core,
+            asked: (0, 0),
             grant: 0,
         };
         run.refresh();
@@ -243,17 +253,26 @@ impl VmRun {
         for (lane, state) in self.lanes.iter_mut().zip(&self.state.lanes) {
             lane.refresh(state, &holds);
         }
+        let core = if self.paused {
+            0
+        } else {
+            self.throttle.left_of(self.core)
+        };
+        self.asked = (self.state.requests.want(core, self.spec.vcpus), 0);
         self.grant = 0;
     }
 
+    /// What it can use: no more than all its vCPUs together, whoever wants it.
     pub(super) fn want(&self) -> u64 {
-        self.lanes.iter().map(|lane| lane.want).sum()
+        let lanes: u64 = self.lanes.iter().map(|lane| lane.want).sum();
+        let all = self.core * u64::from(self.spec.vcpus);
+        (lanes + self.asked.0).min(self.throttle.left_of(all))
     }
 
     /// Shares what the host grants among the lanes, alike.
     pub(super) fn set_grant(&mut self, grant: u64) {
         self.grant = grant;
-        if let [lane] = &mut self.lanes[..] {
+        if let ([lane], 0) = (&mut self.lanes[..], self.asked.0) {
             lane.grant = grant;
             return;
         }
@@ -261,10 +280,33 @@ impl VmRun {
             want: lane.want,
             weight: 1,
         };
-        let claims: Vec<Claim> = self.lanes.iter().map(claim).collect();
-        for (lane, share) in self.lanes.iter_mut().zip(fair::shares(grant, &claims)) {
+        let requests = Claim {
+            want: self.asked.0,
+            weight: 1,
+        };
+        let claims: Vec<Claim> = self.lanes.iter().map(claim).chain([requests]).collect();
+        let shares = fair::shares(grant, &claims);
+        self.asked.1 = shares[self.lanes.len()];
+        for (lane, share) in self.lanes.iter_mut().zip(shares) {
             lane.grant = share;
         }
+    }
+
+    /// Takes a request in. To be followed by [`VmRun::refresh`].
+    pub(super) fn ask(&mut self, work: CoreWork) -> Ticket {
+        self.state.requests.ask(work, &mut self.state.totals)
+    }
+
+    /// Takes a request back, served or not.
+    pub(super) fn answered(&mut self) {
+        let requests = &mut self.state.requests;
+        requests.waiting = requests.waiting.saturating_sub(1);
+    }
+
+    /// When a request is served, if nothing changes; `None`: it is not.
+    pub(super) fn served_at(&self, ticket: Ticket) -> Option<u64> {
+        let in_ns = self.state.requests.served_in_ns(ticket, self.asked.1)?;
+        Some(self.at.saturating_add(in_ns))
     }
 
     /// Accounts as of the last change.
@@ -280,20 +322,27 @@ impl VmRun {
     pub(super) fn own_change(&self) -> u64 {
         let holds = self.holds();
         let change = |(lane, state): (&Lane, &LaneState)| lane.own_change(state, &holds);
-        self.each().map(change).min().unwrap_or(u64::MAX)
+        let lanes = self.each().map(change).min().unwrap_or(u64::MAX);
+        // The last request is served: they want nothing more.
+        let RequestState {
+            pending, served, ..
+        } = self.state.requests;
+        let last = (pending.0 > 0).then(|| self.served_at(Ticket(served + pending)));
+        lanes.min(last.flatten().unwrap_or(u64::MAX).max(self.at + 1))
     }
 
     /// The clock valid from the last change to `until`.
     pub(super) fn clock(&self, until: u64) -> GuestClock {
         let holds = self.holds();
         let supply = |(lane, state): (&Lane, &LaneState)| lane.supply(state, &holds);
+        let requests = self.state.requests.supply(self.asked.1);
         GuestClock {
             since: TraceNs(self.at),
             until: TraceNs(until),
             cpu: self.state.cpu,
             run_ns: self.state.run_ns,
             running: !self.paused,
-            lanes: self.each().map(supply).collect(),
+            lanes: self.each().map(supply).chain([requests]).collect(),
         }
     }
 
@@ -315,6 +364,8 @@ impl VmRun {
         for (lane, of_lane) in self.lanes.iter().zip(&mut state.lanes) {
             state.cpu += lane.pass(of_lane, &mut state.totals, &holds, dur_ns);
         }
+        let requests = &mut state.requests;
+        state.cpu += requests.pass(&mut state.totals, self.asked, dur_ns);
     }
 
     /// Moves the state to `now`, not beyond the next change.
@@ -329,9 +380,9 @@ impl VmRun {
     }
 
     pub(super) fn load(&self, now: u64) -> VmLoad {
-        let sum = |rate: fn(&Lane) -> u64| self.lanes.iter().map(rate).sum::<u64>();
+        let demand: u64 = self.lanes.iter().map(|lane| lane.demand).sum();
         VmLoad {
-            demand_milli: sum(|lane| lane.demand) / PER_MILLI,
+            demand_milli: (demand + self.asked.0) / PER_MILLI,
             wanted_milli: self.want() / PER_MILLI,
             granted_milli: self.grant / PER_MILLI,
             backlog: self.state_at(now).backlog(),

@@ -11,17 +11,20 @@ use crate::units::show_time;
 use std::collections::BTreeMap;
 use traces::units::NS_PER_MS;
 
+/// A VM by name, or whoever is outside.
+pub(super) fn endpoint(value: &Value<'_>, vms: &Names, internet: bool) -> Option<Endpoint> {
+    if value.as_text() != Some(INTERNET) {
+        return vms.find("VM", value).map(|vm| Endpoint::Vm(VmId(vm)));
+    }
+    if !internet {
+        value.note(NetworkProblem::NoInternet.into());
+    }
+    internet.then_some(Endpoint::Internet)
+}
+
 pub(super) fn flows(root: &Table<'_>, vms: &Names, internet: bool) -> Vec<FlowSpec> {
     let mut flows = Vec::new();
-    let endpoint = |value: &Value<'_>| {
-        if value.as_text() != Some(INTERNET) {
-            return vms.find("VM", value).map(|vm| Endpoint::Vm(VmId(vm)));
-        }
-        if !internet {
-            value.note(NetworkProblem::NoInternet.into());
-        }
-        internet.then_some(Endpoint::Internet)
-    };
+    let endpoint = |value: &Value<'_>| endpoint(value, vms, internet);
     each(root, "flows", |table| {
         let end = |key, example| {
             table

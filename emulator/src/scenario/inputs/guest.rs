@@ -4,7 +4,7 @@ use super::Inputs;
 use super::demand::{DemandError, Demands};
 use crate::ids::VmId;
 use crate::scenario::problem::ProblemKind;
-use crate::scenario::{CpuSource, ProfileWrites, Scenario, VmSpec, Work, WriteSource};
+use crate::scenario::{CpuDemand, CpuSource, ProfileWrites, Scenario, VmSpec, Work, WriteSource};
 use replay::content::check_profiles;
 use replay::guest::{Behaviour, MemoryError, MemoryModel, MemorySpec};
 use std::collections::BTreeMap;
@@ -177,19 +177,25 @@ impl<'i> Shared<'i> {
             let pages = (bytes / PAGE_SIZE).saturating_mul(u64::from(self.k.max(1)));
             u32::try_from(pages).unwrap_or(u32::MAX)
         };
-        let (mut milli, mut recorded) = (0.0, None);
-        for demand in &vm.cpu {
-            let mean = match &demand.source {
-                CpuSource::Constant(milli) => f64::from(*milli),
+        let demand = |demand: &CpuDemand| {
+            let scale = f64::from(demand.scale_milli) / 1000.0;
+            match &demand.source {
+                CpuSource::Constant(milli) => Ok((f64::from(*milli) * scale, None)),
                 CpuSource::Trace(name) => {
                     let input = self.inputs.get(name);
                     let input = input.ok_or_else(|| not_loaded(vm, name, "CPU demand"))?;
-                    recorded = recorded.or(input.used_bytes);
-                    input.cpu.mean_milli()
+                    Ok((input.cpu.mean_milli() * scale, input.used_bytes))
                 }
-            };
-            milli += mean * f64::from(demand.scale_milli) / 1000.0;
-        }
+            }
+        };
+        let each = vm
+            .cpu
+            .iter()
+            .map(demand)
+            .collect::<Result<Vec<_>, SpecError>>()?;
+        let milli: f64 = each.iter().map(|(milli, _)| milli).sum();
+        // Of a VM whose vCPUs have traces of their own, the first that knows it.
+        let recorded = each.iter().find_map(|&(_, used)| used);
         let used = writes.used_bytes.or(recorded);
         let known = Known {
             vcpus: vm.vcpus,
@@ -347,7 +353,7 @@ pub fn unfit(scenario: &Scenario, inputs: &Inputs) -> Vec<(VmId, ProblemKind)> {
     for (id, vm) in (0..).map(VmId).zip(&scenario.vms) {
         let alike = |other: &VmSpec| {
             (other.ram_bytes, other.resident_bytes) == (vm.ram_bytes, vm.resident_bytes)
-                && (&other.writes, other.content, &other.cpu) == (&vm.writes, vm.content, &vm.cpu)
+                && (&other.writes, &other.cpu, other.content) == (&vm.writes, &vm.cpu, vm.content)
         };
         if seen.is_some_and(alike) {
             continue;
