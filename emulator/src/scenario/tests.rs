@@ -551,7 +551,11 @@ fn a_profile_completes_a_vm_the_same_way_every_time() {
     let replay::Behaviour::Phases(hot) = &memory(0).behaviours[0] else {
         panic!("{:?}", memory(0).behaviours)
     };
-    assert_eq!(hot.phases[0].variation, Some(traces::synth::VARIATION));
+    // Half a core: a second of its time is half a second of its clock.
+    let Some(traces::class::Variation::LogNormal { step_ns, .. }) = hot.phases[0].variation else {
+        panic!("{hot:?}")
+    };
+    assert_eq!(step_ns, 500_000_000);
     assert!(memory(0).resident_pages > 16 * 256);
     // At a quarter of the size everything is a quarter.
     let carried = scale::apply(&scenario, 4).unwrap();
