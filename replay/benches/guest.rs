@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use replay::content::{PAGE_BYTES, PagePool, Recipe};
 use replay::{Behaviour, Bitmap, DirtyLog, GuestTime, MemoryModel, MemorySpec, Reprotect};
-use traces::class::{Coupling, Locality, PageClass};
+use traces::class::{ClassPhase, Coupling, Locality, PageClass, PhasedClasses, Variation};
 use traces::content::named;
 
 const PAGES: u32 = 1 << 20;
@@ -24,6 +24,31 @@ fn time(what: &str, per: f64, mut work: impl FnMut()) {
 }
 
 fn guest(rate: f64, locality: Locality) -> MemoryModel {
+    of(|class| Behaviour::Classes(vec![class]), rate, locality)
+}
+
+/// A class in each of eight phases of 10 s over the same pages, all varying.
+fn phased(rate: f64) -> MemoryModel {
+    let phase = |class: &PageClass| ClassPhase {
+        length_ns: 10_000_000_000,
+        first_page: 0,
+        classes: vec![*class],
+        variation: Some(Variation::LogNormal {
+            cv: 0.3,
+            correlation: 0.7,
+            step_ns: 1_000_000_000,
+        }),
+    };
+    let eight = |class| {
+        Behaviour::Phases(PhasedClasses {
+            coupling: Coupling::Time,
+            phases: vec![phase(&class); 8],
+        })
+    };
+    of(eight, rate, Locality::Scatter)
+}
+
+fn of(behaviour: impl Fn(PageClass) -> Behaviour, rate: f64, locality: Locality) -> MemoryModel {
     let class = PageClass {
         coupling: Coupling::Time,
         locality,
@@ -32,7 +57,7 @@ fn guest(rate: f64, locality: Locality) -> MemoryModel {
     let spec = MemorySpec {
         ram_pages: PAGES,
         resident_pages: 0,
-        behaviours: vec![Behaviour::Classes(vec![class])],
+        behaviours: vec![behaviour(class)],
         fresh: false,
         content: traces::content::ContentProfile::default(),
     };
@@ -65,6 +90,24 @@ fn main() {
             model.harvest(ms(5_300), ms(5_300 + window), &mut bitmap);
         });
     }
+    let model = phased(1.0);
+    time(
+        "harvest, 1/s in 8 phases that vary, 1000 ms, a page",
+        pages,
+        || {
+            bitmap.clear_all();
+            model.harvest(ms(85_300), ms(86_300), &mut bitmap);
+        },
+    );
+    time("version, in 8 phases that vary, a page", pages, || {
+        let sum = (0..PAGES).fold(0u64, |sum, page| sum ^ model.version_at(page, ms(85_000)));
+        black_box(sum);
+    });
+    time("first access, a page", pages / 64.0, || {
+        let pages = (0..PAGES).step_by(64);
+        let next = pages.filter_map(|page| model.first_access(page, ms(85_000)));
+        black_box(next.count());
+    });
     let model = guest(1.0, Locality::Scatter);
     time("version, a page", pages, || {
         let sum = (0..PAGES).fold(0u64, |sum, page| sum ^ model.version_at(page, ms(5_000)));

@@ -153,7 +153,8 @@ fn variation_brings_the_spread_of_memcached_nearer() {
     }
 }
 
-/// Every recording of the library by form, out of sample, as docs/characterisation.md shows it.
+/// Every recording of the library, and the shared ones, by form, out of sample, as
+/// docs/characterisation.md shows them.
 #[test]
 fn the_library_by_form() {
     const NAMES: [&str; 9] = [
@@ -175,7 +176,7 @@ fn the_library_by_form() {
         let windows: Vec<String> = scores.out_of_sample.iter().map(window).collect();
         windows.join(" / ")
     };
-    for name in NAMES {
+    let library = NAMES.into_iter().map(|name| {
         let path = format!("{}/library/{name}.mbpw", env!("CARGO_MANIFEST_DIR"));
         let imported = import_path(path.as_ref(), ImportOptions::default()).expect("ours");
         let trace = imported
@@ -183,7 +184,12 @@ fn the_library_by_form() {
             .into_iter()
             .next()
             .and_then(|vm| vm.page_writes);
-        let trace = trace.expect("a page-level recording");
+        (name, trace.expect("a page-level recording"))
+    });
+    let shared = ["redis", "memcached", "rustc-a"]
+        .into_iter()
+        .filter_map(|name| Some((name, recording(name)?)));
+    for (name, trace) in library.chain(shared) {
         let phases = phases(&trace);
         let found = compare_forms(&trace, &phases).expect("long enough");
         let cells: Vec<String> = found.scores.iter().map(cell).collect();

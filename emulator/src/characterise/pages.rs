@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 use std::ops::Range;
-use traces::class::{Coupling, PageClass};
+use traces::class::{Coupling, PageClass, Variation};
 use traces::dirty::PageWriteTrace;
 use traces::fit::{
-    FitReport, Forms, Halves, Phase, WINDOWS, compare_forms, fit_recording_with, halves, phases,
+    FitReport, Forms, Halves, Phase, WINDOWS, compare_forms, fit_recording_with, fit_set, phases,
     steady_phase,
 };
 use traces::stats::{
@@ -43,7 +43,9 @@ pub struct Fit {
     pub coupling: Coupling,
     /// The classes.
     pub classes: Vec<PageClass>,
-    /// Its errors.
+    /// How their intensity varies, where that does better out of sample.
+    pub variation: Option<Variation>,
+    /// Errors of the mean curve.
     pub report: FitReport,
 }
 
@@ -61,27 +63,23 @@ pub fn page(trace: &PageWriteTrace) -> Option<Page> {
         .filter(|window| window * 2 <= part.ticks.len())
         .collect();
     let quantile = |window_s| window_quantiles(&part.ticks, part.pages, part.interval_ns, window_s);
-    let clocks = [Coupling::Cpu, Coupling::Time];
-    let fits = clocks.into_iter().filter_map(|coupling| {
-        let (classes, report) = fit_recording_with(trace, steady_ns.clone(), coupling).ok()?;
+    let set = fit_set(trace, &steady_ns).ok();
+    let fit = set.as_ref().and_then(|set| {
+        let (_, report) = fit_recording_with(trace, steady_ns.clone(), set.coupling).ok()?;
         Some(Fit {
-            coupling,
-            classes,
+            coupling: set.coupling,
+            classes: set.classes.clone(),
+            variation: set.variation.clone(),
             report,
         })
     });
-    let fit = fits.min_by(|a, b| {
-        let error = |fit: &Fit| fit.report.out_of_sample_error;
-        error(a).total_cmp(&error(b))
-    });
-    let clock = fit.as_ref().map(|fit| fit.coupling);
     Some(Page {
         curve: dirty_curve(trace, &windows, steady_ns.clone()),
         quantiles: [0.1, 1.0, 10.0, 60.0]
             .into_iter()
             .filter_map(quantile)
             .collect(),
-        halves: clock.and_then(|clock| halves(trace, &steady_ns, clock).ok()),
+        halves: set.map(|set| set.halves),
         forms: compare_forms(trace, &phases),
         working_set: working_set(trace),
         stats,

@@ -9,8 +9,8 @@ use crate::scenario::inputs::{Inputs, vm_specs};
 use crate::scenario::{Scenario, WriteSource};
 use netmodel::flow;
 use std::collections::BTreeMap;
-use traces::class::PageClass;
-use traces::units::PAGE_SIZE;
+use traces::class::{PageClass, PhasedClasses};
+use traces::units::{PAGE_SIZE, round_u32};
 
 /// An unshaped link carries what the machine does; models get the order of magnitude of a relay on
 /// one core (docs/performance.md), which only matters to runs without a network.
@@ -30,7 +30,7 @@ impl Predictor {
     pub(super) fn new(scenario: &Scenario, inputs: &Inputs) -> Self {
         let mut classes = BTreeMap::new();
         for vm in &scenario.vms {
-            let (WriteSource::Pages(name) | WriteSource::Fitted(name)) = &vm.writes else {
+            let Some(name) = recording(&vm.writes) else {
                 continue;
             };
             if classes.contains_key(name) {
@@ -47,7 +47,7 @@ impl Predictor {
                 (None, None) => None,
             };
             if let Some(fitted) = fitted {
-                classes.insert(name.clone(), fitted);
+                classes.insert(name.to_owned(), fitted);
             }
         }
         let ids = (0u32..).map(VmId).take(scenario.vms.len());
@@ -79,7 +79,11 @@ impl Predictor {
             WriteSource::Classes(classes) => classes.clone(),
             // Divided already.
             WriteSource::Profile(_) => self.vms.get(vm.index()).map_or_else(Vec::new, classes_of),
-            WriteSource::Pages(name) | WriteSource::Fitted(name) => {
+            WriteSource::Phases(phased) => averaged(phased),
+            WriteSource::Pages(name)
+            | WriteSource::Fitted(name)
+            | WriteSource::FittedPhases(name)
+            | WriteSource::FittedBest(name) => {
                 let fitted = self.classes.get(name).cloned().unwrap_or_default();
                 let divided = |c: PageClass| PageClass {
                     pages: c.pages.div_ceil(k),
@@ -91,14 +95,34 @@ impl Predictor {
     }
 }
 
+/// The recording a VM's writes come from.
+fn recording(writes: &WriteSource) -> Option<&str> {
+    match writes {
+        WriteSource::Pages(name) => Some(name),
+        _ => writes.fitted().map(|(name, _)| name),
+    }
+}
+
+/// Phases as one class set: each phase's pages times its share of the lap. Its D(t) is the mean of the
+/// phases' over where a migration may begin, as long as it ends in the same phase.
+fn averaged(phased: &PhasedClasses) -> Vec<PageClass> {
+    let lap: f64 = phased.phases.iter().map(|p| p.length_ns as f64).sum();
+    let phases = phased.phases.iter().flat_map(|phase| {
+        let share = phase.length_ns as f64 / lap;
+        let one = move |class: &PageClass| PageClass {
+            pages: round_u32(f64::from(class.pages) * share),
+            ..*class
+        };
+        phase.classes.iter().map(one)
+    });
+    phases.collect()
+}
+
 /// The classes of a VM that was completed by a profile; their variation means nothing to models.
 fn classes_of((spec, _): &(replay::VmSpec, HostId)) -> Vec<PageClass> {
     let of = |behaviour: &replay::Behaviour| match behaviour {
         replay::Behaviour::Classes(classes) => classes.clone(),
-        replay::Behaviour::Phases(phases) => phases
-            .phases
-            .first()
-            .map_or_else(Vec::new, |phase| phase.classes.clone()),
+        replay::Behaviour::Phases(phased) => averaged(phased),
         replay::Behaviour::Idle | replay::Behaviour::Pages { .. } => Vec::new(),
     };
     spec.memory.behaviours.iter().flat_map(of).collect()

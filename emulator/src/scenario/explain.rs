@@ -11,6 +11,7 @@ use crate::ids::HostId;
 use crate::units::{show_size, show_time};
 use comfy_table::{Table, presets};
 use std::collections::BTreeMap;
+use traces::class::{Coupling, PageClass, PhasedClasses};
 use traces::content::{ContentProfile, NAMES, named};
 use traces::resample::Resample;
 
@@ -222,9 +223,33 @@ fn writes(vm: &VmSpec) -> String {
         WriteSource::Idle => "none".into(),
         WriteSource::Pages(name) => format!("pages of {name}"),
         WriteSource::Fitted(name) => format!("classes fitted to {name}"),
-        WriteSource::Classes(classes) => format!("{} classes", classes.len()),
+        WriteSource::FittedPhases(name) => format!("phases fitted to {name}"),
+        WriteSource::FittedBest(name) => format!("what fits {name} best"),
+        WriteSource::Classes(classes) => count(classes.len(), "class", "classes"),
+        WriteSource::Phases(phased) => phases(phased),
         WriteSource::Profile(writes) => format!("profile {}", writes.profile),
     }
+}
+
+fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// `3 phases of 40 s` of the clock they follow, or of one phase its classes.
+fn phases(phased: &PhasedClasses) -> String {
+    let varying = phased.phases.iter().any(|phase| phase.variation.is_some());
+    let text = match &phased.phases[..] {
+        [one] => count(one.classes.len(), "class", "classes"),
+        all => {
+            let length_ns = all.iter().map(|phase| phase.length_ns).sum();
+            let clock = match phased.coupling {
+                Coupling::Cpu => "of CPU",
+                Coupling::Time => "of time",
+            };
+            format!("{} phases, {} {clock}", all.len(), show_time(length_ns))
+        }
+    };
+    if varying { text + ", varying" } else { text }
 }
 
 /// The profile's name, and what classes have of their own.
@@ -234,10 +259,13 @@ fn content(vm: &VmSpec) -> String {
         NAMES.iter().find(of).map_or("own figures", |name| name)
     };
     let mut text = name(&vm.content).to_owned();
-    if let WriteSource::Classes(classes) = &vm.writes {
-        for profile in classes.iter().filter_map(|class| class.content) {
-            text = format!("{text}, {}", name(&profile));
-        }
+    let classes: Vec<&PageClass> = match &vm.writes {
+        WriteSource::Classes(classes) => classes.iter().collect(),
+        WriteSource::Phases(phased) => phased.phases.iter().flat_map(|p| &p.classes).collect(),
+        _ => Vec::new(),
+    };
+    for profile in classes.iter().filter_map(|class| class.content) {
+        text = format!("{text}, {}", name(&profile));
     }
     text
 }

@@ -19,6 +19,8 @@ pub mod scale;
 mod service_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod writes_tests;
 
 pub use explain::explain;
 pub use link_trace::LinkTraceError;
@@ -33,7 +35,7 @@ use netmodel::topology::{Link, Topology};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use traces::class::PageClass;
+use traces::class::{PageClass, PhasedClasses};
 use traces::content::ContentProfile;
 use traces::resample::Resample;
 use traces::synth::Marginal;
@@ -244,12 +246,57 @@ pub enum WriteSource {
     Idle,
     /// The recorded sets of pages of a trace, looped over its steady part.
     Pages(String),
-    /// Classes fitted to a page-level recording when the scenario is resolved.
+    /// One class set fitted to the load phase of a page-level recording when the scenario is resolved.
     Fitted(String),
+    /// A class set fitted to each phase of a page-level recording.
+    FittedPhases(String),
+    /// The form that fits a page-level recording best out of sample.
+    FittedBest(String),
     /// Classes as given.
     Classes(Vec<PageClass>),
+    /// Phases as given, or one class set with its variation.
+    Phases(PhasedClasses),
     /// Nothing was recorded: by the rules of docs/synthesis.md.
     Profile(ProfileWrites),
+}
+
+/// What is fitted to a recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FittedForm {
+    /// One class set.
+    #[default]
+    OneSet,
+    /// A class set a phase.
+    Phases,
+    /// What `trace stats` calls the form to use.
+    Best,
+}
+
+impl FittedForm {
+    /// The source of a form of a trace.
+    #[must_use]
+    pub fn of(self, trace: String) -> WriteSource {
+        match self {
+            Self::OneSet => WriteSource::Fitted(trace),
+            Self::Phases => WriteSource::FittedPhases(trace),
+            Self::Best => WriteSource::FittedBest(trace),
+        }
+    }
+}
+
+impl WriteSource {
+    /// The trace something is fitted to, and what.
+    #[must_use]
+    pub fn fitted(&self) -> Option<(&str, FittedForm)> {
+        match self {
+            Self::Fitted(trace) => Some((trace, FittedForm::OneSet)),
+            Self::FittedPhases(trace) => Some((trace, FittedForm::Phases)),
+            Self::FittedBest(trace) => Some((trace, FittedForm::Best)),
+            Self::Idle | Self::Pages(_) | Self::Classes(_) | Self::Phases(_) | Self::Profile(_) => {
+                None
+            }
+        }
+    }
 }
 
 /// Completion of a VM by a built-in profile.

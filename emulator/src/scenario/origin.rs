@@ -4,8 +4,9 @@
 //! the provenance of a file's columns (bundles carry theirs).
 
 use super::inputs::Inputs;
-use super::{CpuDemand, Scenario, VmSpec, WriteSource};
+use super::{CpuDemand, FittedForm, Scenario, VmSpec, WriteSource};
 use serde::{Deserialize, Serialize};
+use traces::fit::Form;
 use traces::resample::Resample;
 use traces::units::Provenance;
 
@@ -124,17 +125,34 @@ fn writes(vm: &VmSpec, inputs: &Inputs) -> (Provenance, String) {
     match &vm.writes {
         WriteSource::Idle => (Provenance::Absent, "none".into()),
         WriteSource::Pages(name) => (Provenance::Recorded, format!("pages of recording {name}")),
-        WriteSource::Fitted(name) => {
+        WriteSource::Fitted(name)
+        | WriteSource::FittedPhases(name)
+        | WriteSource::FittedBest(name) => {
             let fitted = inputs.get(name).and_then(|input| input.fitted.as_ref());
-            match fitted.map(|fitted| fitted.provenance) {
-                Some(Provenance::Synthesised) => (
+            let best = fitted.and_then(|fitted| fitted.best);
+            let asked = vm.writes.fitted().map(|(_, form)| form);
+            match (fitted.map(|fitted| fitted.provenance), asked) {
+                (Some(Provenance::Synthesised), _) => (
                     Provenance::Synthesised,
                     format!("completed classes of bundle {name}"),
+                ),
+                (_, Some(FittedForm::Best)) if best == Some(Form::PageLevel) => {
+                    (Provenance::Recorded, format!("pages of recording {name}"))
+                }
+                (_, Some(FittedForm::Best)) => {
+                    let form = best.unwrap_or(Form::Classes).name();
+                    (Provenance::Derived, format!("{form}, fitted to {name}"))
+                }
+                (_, Some(FittedForm::Phases)) => (
+                    Provenance::Derived,
+                    format!("class set a phase, fitted to {name}"),
                 ),
                 _ => (Provenance::Derived, format!("classes fitted to {name}")),
             }
         }
-        WriteSource::Classes(_) => (Provenance::Synthesised, STATED.into()),
+        WriteSource::Classes(_) | WriteSource::Phases(_) => {
+            (Provenance::Synthesised, STATED.into())
+        }
         WriteSource::Profile(writes) => (
             Provenance::Synthesised,
             format!(

@@ -10,6 +10,7 @@ use netmodel::topology::{Link, Place, Topology};
 use netmodel::units::{BitRate, ByteSize};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use traces::class::PhasedClasses;
 use traces::units::PAGE_SIZE;
 
 /// A byte or page constant of an engine, of the kernel or of a guest.
@@ -180,10 +181,16 @@ pub const TABLE: &[Constant] = &[
         "the working set keeps its share of the RAM",
     ),
     given(
-        "page-write rate of a VM",
+        "page-write and page-read rate of a VM",
         "pages/s",
         true,
         "divided through the number of pages: the rate of each page stays, so D(t)/k at every t",
+    ),
+    given(
+        "first page of a phase",
+        "pages",
+        true,
+        "phases go on sharing the same share of their pages",
     ),
     given(
         "recorded page sets",
@@ -469,11 +476,23 @@ fn divide_vm(vm: &mut VmSpec, k: u32) -> Result<(), ScaleError> {
     let divided = |bytes: u64| bytes.div_ceil(PAGE_SIZE).div_ceil(u64::from(k));
     let resident = divided(vm.resident_bytes);
     let mut written = 0;
-    if let WriteSource::Classes(classes) = &mut vm.writes {
-        for class in classes {
-            class.pages = class.pages.div_ceil(k);
-            written += u64::from(class.pages);
+    match &mut vm.writes {
+        WriteSource::Classes(classes) => {
+            for class in classes {
+                class.pages = class.pages.div_ceil(k);
+                written += u64::from(class.pages);
+            }
         }
+        WriteSource::Phases(phased) => {
+            divide_phases(phased, k);
+            written = phased.pages();
+        }
+        WriteSource::Idle
+        | WriteSource::Pages(_)
+        | WriteSource::Fitted(_)
+        | WriteSource::FittedPhases(_)
+        | WriteSource::FittedBest(_)
+        | WriteSource::Profile(_) => {}
     }
     // Parts rounded up must still fit in the whole.
     let ram = divided(vm.ram_bytes).max(resident + written);
@@ -486,6 +505,16 @@ fn divide_vm(vm: &mut VmSpec, k: u32) -> Result<(), ScaleError> {
     }
     (vm.ram_bytes, vm.resident_bytes) = (ram * PAGE_SIZE, resident * PAGE_SIZE);
     Ok(())
+}
+
+/// The pages of phases at k. Fitted ones are divided where a VM is made of them.
+pub(super) fn divide_phases(phased: &mut PhasedClasses, k: u32) {
+    for phase in &mut phased.phases {
+        phase.first_page /= k;
+        for class in &mut phase.classes {
+            class.pages = class.pages.div_ceil(k);
+        }
+    }
 }
 
 fn divide_network(scenario: &mut Scenario, k: u32) -> Result<(), ScaleError> {

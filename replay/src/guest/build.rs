@@ -130,6 +130,12 @@ impl Accesses {
     }
 }
 
+/// The key of the variation of a phase.
+#[cfg(test)]
+pub(super) fn set_key(seed: u64, vm_key: u64, behaviour: u64, phase: usize) -> u64 {
+    mix::key(&[seed, vm_key, behaviour, phase as u64, VARIATION])
+}
+
 fn source(class: &PageClass, tempo: Tempo, key: u64) -> Result<Source, MemoryError> {
     Ok(match class.locality {
         Locality::Scatter => Source::Poisson(tempo, PoissonWriter::new(key, 1)),

@@ -12,6 +12,8 @@ mod pages;
 #[cfg(test)]
 mod phased_tests;
 mod poisson;
+#[cfg(test)]
+mod poisson_tests;
 mod sweep;
 mod tempo;
 mod variation;

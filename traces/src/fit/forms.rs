@@ -11,7 +11,7 @@ use crate::stats::{Quantiles, window_quantiles};
 use crate::units::NS_PER_S;
 
 /// A form of memory behaviour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// One set of page classes for all of it.
@@ -105,6 +105,16 @@ pub struct Forms {
     pub best: Form,
     /// Whether it is within 20 %.
     pub within_20_per_cent: bool,
+}
+
+impl Forms {
+    /// Whether variation betters the means and spreads of phases by a tenth.
+    #[must_use]
+    pub fn varying_phases_are_better(&self) -> bool {
+        let score = |form| self.scores.iter().find(|s| s.form == form)?.score();
+        matches!((score(Form::VariedPhases), score(Form::Phases)),
+            (Some(varied), Some(plain)) if varied < BETTER * plain)
+    }
 }
 
 /// What a fit must reach to be called good, the bar of the design notes.

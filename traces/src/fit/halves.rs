@@ -162,10 +162,12 @@ pub(super) fn score(
     WINDOWS_S.into_iter().filter_map(window).collect()
 }
 
-/// Windows whose distributions are added up; of more, every n-th. With a variation the product of
-/// windows and of the places in its series they are held against.
+/// Windows whose distributions are added up; of more, every n-th.
 const MOST: usize = 2000;
-const PLACES: usize = 60;
+/// Pairs of a window and a place in the series of a variation: the windows in turn, the places by
+/// multiples of the golden section, which cover a series evenly however many there are.
+const PAIRS: usize = 4000;
+const GOLDEN_SECTION: f64 = 0.618_033_988_749_894_9;
 
 /// The distribution of D(w) a profile gives, over the windows that were measured.
 ///
@@ -185,24 +187,28 @@ fn predict(
     }
     let span_s = ticks.last()?.t_ns as f64 / NS_PER_S as f64;
     let window_s = span_s / ticks.len() as f64 * window as f64;
-    let places = series.map_or(1, |_| PLACES);
-    let every = (measured.windows * places).div_ceil(MOST).max(1);
     let coupling = classes.first()?.coupling;
-    let mut parts: Vec<(f64, f64)> = Vec::new();
-    for start in (0..measured.windows).step_by(every) {
-        let cpu_s = (before[start + window] - before[start]) as f64 / NS_PER_S as f64;
-        let clock_s = match coupling {
-            Coupling::Cpu => cpu_s,
-            Coupling::Time => window_s,
-        };
-        match series {
-            None => parts.push(moments(classes, clock_s)),
-            Some(series) => {
-                let gained = series.gained(clock_s, PLACES);
-                parts.extend(gained.map(|effective_s| moments(classes, effective_s)));
-            }
+    let clock_s = |start: usize| match coupling {
+        Coupling::Cpu => (before[start + window] - before[start]) as f64 / NS_PER_S as f64,
+        Coupling::Time => window_s,
+    };
+    let parts: Vec<(f64, f64)> = match series {
+        None => {
+            let every = measured.windows.div_ceil(MOST).max(1);
+            let starts = (0..measured.windows).step_by(every);
+            starts
+                .map(|start| moments(classes, clock_s(start)))
+                .collect()
         }
-    }
+        Some(series) => {
+            let pair = |i: usize| {
+                let place = (i as f64 * GOLDEN_SECTION).fract();
+                let effective_s = series.gained(place, clock_s(i % measured.windows));
+                moments(classes, effective_s)
+            };
+            (0..PAIRS.max(measured.windows)).map(pair).collect()
+        }
+    };
     let mean = parts.iter().map(|part| part.0).sum::<f64>() / parts.len() as f64;
     let at = Quantiles::SHARES.map(|share| mixture_quantile(&parts, share));
     let sizes = (measured.windows, measured.disjoint);

@@ -259,22 +259,20 @@ impl Series {
         }
     }
 
-    /// The effective clock gained in `clock_s`, from each of `places` evenly spread over the series,
-    /// which begins again at its end.
-    pub(super) fn gained(&self, clock_s: f64, places: usize) -> impl Iterator<Item = f64> {
+    /// The effective clock gained in `clock_s` from a place in the series, 0 to 1, which begins again at
+    /// its end.
+    pub(super) fn gained(&self, place: f64, clock_s: f64) -> f64 {
         let lap = self.step_s * self.gains.len() as f64;
         let of_lap = self.before[self.gains.len()];
-        let at = move |clock: f64| {
+        let at = |clock: f64| {
             let laps = (clock / lap).floor();
             let within = (clock - laps * lap) / self.step_s;
             let step = step_at(within, self.gains.len());
             let part = (within - step as f64).clamp(0.0, 1.0);
             laps * of_lap + self.before[step] + part * self.gains[step]
         };
-        (0..places).map(move |place| {
-            let from = lap * place as f64 / places as f64;
-            at(from + clock_s) - at(from)
-        })
+        let from = lap * place;
+        at(from + clock_s) - at(from)
     }
 }
 

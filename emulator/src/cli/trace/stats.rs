@@ -12,6 +12,7 @@ use anyhow::Result;
 use clap::Args;
 use comfy_table::Table;
 use std::path::PathBuf;
+use traces::class::Coupling;
 use traces::stats::{QuantityStats, Spread};
 
 #[derive(Debug, Args)]
@@ -239,7 +240,15 @@ fn print_pages(vm: &Vm, page: &Page) {
 
 fn print_halves(page: &Page) {
     let Some(halves) = &page.halves else { return };
-    say!("steady phase, one half against the other: recorded / from classes");
+    let varies = page.fit.as_ref().is_some_and(|fit| fit.variation.is_some());
+    say!(
+        "steady phase, one half against the other: recorded / from classes on {}{}",
+        match halves.coupling {
+            Coupling::Cpu => "CPU time",
+            Coupling::Time => "time",
+        },
+        if varies { " that vary" } else { "" }
+    );
     let mut table = Table::new();
     table.set_header([
         "fitted, scored",
@@ -289,7 +298,10 @@ fn print_forms(page: &Page) {
     for score in &forms.scores {
         let error = |i: usize| {
             let error = score.out_of_sample.get(i).and_then(|w| w.error);
-            error.map_or_else(|| "–".to_owned(), |e| format!("{:.1} %", e * 100.0))
+            let spread = score.out_of_sample.get(i).and_then(|w| w.spread_error);
+            let percent =
+                |e: Option<f64>| e.map_or_else(|| "–".to_owned(), |e| format!("{:.1}", e * 100.0));
+            format!("{} ({})", percent(error), percent(spread))
         };
         let scored = score.out_of_sample.last().map_or(0.0, |w| w.scored_share);
         table.add_row([
@@ -301,7 +313,10 @@ fn print_forms(page: &Page) {
             format!("{:.0} %", scored * 100.0),
         ]);
     }
-    say!("whole recording, error of D(w) out of sample (fitted on the first half of each phase):");
+    say!(
+        "whole recording, % error of the mean of D(w) (of its p10, p50, p90, p99) out of sample, fitted on \
+         the first half of each phase:"
+    );
     say!("{table}");
     let bar = if forms.within_20_per_cent {
         "within"

@@ -3,15 +3,14 @@
 use super::content::content;
 use super::demand;
 use super::machines::{Machines, ram_bytes};
+use super::writes::writes;
 use super::{Names, Span, VMS_MAX, each, numbered};
 use crate::ids::HostId;
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
-use crate::scenario::{Backing, ProfileWrites, TraceSource, VmSpec, Work, WriteSource};
+use crate::scenario::{Backing, TraceSource, VmSpec, Work, WriteSource};
 use std::collections::BTreeMap;
-use traces::class::{Coupling, Locality, PageClass};
 use traces::content::ContentProfile;
-use traces::synth::Marginal;
 use traces::units::PAGE_SIZE;
 
 /// The VMs, by id, with where each was declared and the host it asked for.
@@ -143,9 +142,12 @@ fn own_content(writes: &WriteSource) -> Option<ContentProfile> {
 fn declared_bytes(vm: &VmSpec) -> u64 {
     let written: u64 = match &vm.writes {
         WriteSource::Classes(classes) => classes.iter().map(|c| u64::from(c.pages)).sum(),
+        WriteSource::Phases(phased) => phased.pages(),
         WriteSource::Idle
         | WriteSource::Pages(_)
         | WriteSource::Fitted(_)
+        | WriteSource::FittedPhases(_)
+        | WriteSource::FittedBest(_)
         | WriteSource::Profile(_) => 0,
     };
     vm.resident_bytes.saturating_add(written * PAGE_SIZE)
@@ -198,114 +200,6 @@ pub(super) fn trace(value: &Value<'_>, traces: &Traces) -> String {
         value.unknown_name("trace", name, traces.keys().map(String::as_str));
     }
     name.to_owned()
-}
-
-fn writes(value: &Value<'_>, traces: &Traces) -> WriteSource {
-    if value.as_text() == Some("idle") {
-        return WriteSource::Idle;
-    }
-    let read = |table: &Table<'_>| {
-        let pages = table
-            .get("trace")
-            .map(|v| WriteSource::Pages(trace(&v, traces)));
-        let fitted = table
-            .get("fitted")
-            .map(|v| WriteSource::Fitted(trace(&v, traces)));
-        let classes = table
-            .get("classes")
-            .map(|v| WriteSource::Classes(classes(&v)));
-        let profile = profile(table);
-        match (pages, fitted, classes, profile) {
-            (Some(one), None, None, None)
-            | (None, Some(one), None, None)
-            | (None, None, Some(one), None)
-            | (None, None, None, Some(one)) => one,
-            _ => {
-                let choices = "`trace` (a name), `fitted` (a name), `classes` (a list) and `profile` (a name)";
-                value.note(ProblemKind::OneOf {
-                    key: "writes".into(),
-                    choices,
-                });
-                WriteSource::Idle
-            }
-        }
-    };
-    let expected = "\"idle\", { trace = \"redis\" }, { fitted = \"redis\" }, { classes = [{ … }] } or \
-         { profile = \"kv-write\" }";
-    value
-        .table("writes", expected, read)
-        .unwrap_or(WriteSource::Idle)
-}
-
-const MARGINALS: &[(&str, Marginal)] =
-    &[("profile", Marginal::Profile), ("fleet", Marginal::Fleet)];
-
-/// A built-in profile, with what may be said beside it.
-fn profile(table: &Table<'_>) -> Option<WriteSource> {
-    let name = table.get("profile");
-    let marginal = table
-        .get("marginal")
-        .and_then(|v| v.word("marginal", MARGINALS));
-    let used_bytes = table.get("used").and_then(|v| v.size_bytes());
-    let seed = table.get("seed").and_then(|v| v.small(0..=u32::MAX));
-    let value = name?;
-    let profile = value.text().unwrap_or_default().to_owned();
-    if traces::profile::named(&profile).is_none() {
-        value.unknown_name("profile", &profile, traces::profile::names());
-    }
-    Some(WriteSource::Profile(ProfileWrites {
-        profile,
-        marginal: marginal.unwrap_or_default(),
-        used_bytes,
-        seed: seed.map_or(1, u64::from),
-    }))
-}
-
-fn classes(value: &Value<'_>) -> Vec<PageClass> {
-    let list = value
-        .list("a list of classes: [{ pages = 1000, rate = 0.5 }]")
-        .unwrap_or_default();
-    if list.is_empty() {
-        value.out_of_bounds("empty", "at least one class, or writes = \"idle\"");
-    }
-    let class = |value: &Value<'_>| value.table("the class", "a table", class).flatten();
-    list.iter().filter_map(class).collect()
-}
-
-const COUPLINGS: &[(&str, Coupling)] = &[("cpu", Coupling::Cpu), ("time", Coupling::Time)];
-/// How messages call the localities; `runs` is a table with its number of pages.
-const LOCALITIES: &[(&str, Locality)] =
-    &[("scatter", Locality::Scatter), ("sweep", Locality::Sweep)];
-
-fn class(table: &Table<'_>) -> Option<PageClass> {
-    let pages = table
-        .need("pages", "pages = 1000")
-        .and_then(|v| v.small(1..=u32::MAX));
-    // Beyond 1e6 writes a page and second a page is dirty at every harvest there could be.
-    let rate = table
-        .need("rate", "rate = 0.5")
-        .and_then(|v| v.number(0.0..=1e6));
-    let coupling = table
-        .get("coupling")
-        .and_then(|v| v.word("coupling", COUPLINGS));
-    let locality = match table.get("locality") {
-        Some(value) if value.is_table() => {
-            let read = |table: &Table<'_>| table.need("runs", "runs = 8")?.small(1..=u32::MAX);
-            value
-                .table("locality", "a table", read)
-                .flatten()
-                .map(|pages| Locality::Runs { pages })
-        }
-        Some(value) => value.word("locality", LOCALITIES),
-        None => None,
-    };
-    let content = table.get("content").map(|v| content(&v));
-    Some(PageClass {
-        content,
-        coupling: coupling.unwrap_or_default(),
-        locality: locality.unwrap_or_default(),
-        ..PageClass::new(pages?, rate?)
-    })
 }
 
 /// One host's name, or several over which copies go round.

@@ -16,6 +16,7 @@ mod network;
 mod places;
 mod room;
 mod services;
+mod writes;
 
 use super::problem::{NetworkProblem, ProblemKind, Problems, ScenarioError, line_column};
 use super::raw::{Log, Table, Value};

@@ -4,13 +4,17 @@ use super::Inputs;
 use super::demand::{DemandError, Demands};
 use crate::ids::VmId;
 use crate::scenario::problem::ProblemKind;
-use crate::scenario::{CpuDemand, CpuSource, ProfileWrites, Scenario, VmSpec, Work, WriteSource};
+use crate::scenario::scale::divide_phases;
+use crate::scenario::{
+    CpuDemand, CpuSource, FittedForm, ProfileWrites, Scenario, VmSpec, Work, WriteSource,
+};
 use replay::content::check_profiles;
 use replay::guest::{Behaviour, MemoryError, MemoryModel, MemorySpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use traces::class::{ClassPhase, Coupling, PageClass, PhasedClasses, Variation};
 use traces::dirty::{PageWriteTrace, Run, Tick};
+use traces::fit::Form;
 use traces::synth::{Completed, Known, complete};
 use traces::units::PAGE_SIZE;
 
@@ -215,41 +219,62 @@ impl<'i> Shared<'i> {
     }
 
     fn behaviours(&mut self, vm: &VmSpec) -> Result<Vec<Behaviour>, SpecError> {
-        let k = self.k.max(1);
-        Ok(vec![match &vm.writes {
+        Ok(match &vm.writes {
             // Has more than one.
-            WriteSource::Profile(_) => Behaviour::Idle,
-            WriteSource::Idle => Behaviour::Idle,
+            WriteSource::Profile(_) | WriteSource::Idle => vec![Behaviour::Idle],
             // `apply` has divided these.
-            WriteSource::Classes(classes) => Behaviour::Classes(classes.clone()),
-            WriteSource::Fitted(name) => {
-                let fitted = self
-                    .inputs
-                    .get(name)
-                    .and_then(|input| input.fitted.as_ref());
-                let fitted = fitted.ok_or_else(|| not_loaded(vm, name, "fitted classes"))?;
-                let divided = |c: &PageClass| PageClass {
-                    pages: c.pages.div_ceil(k),
-                    ..*c
-                };
-                let classes: Vec<PageClass> = fitted.classes.iter().map(divided).collect();
-                match &fitted.variation {
-                    None => Behaviour::Classes(classes),
-                    Some(variation) => return Ok(varied(classes, variation)),
-                }
+            WriteSource::Classes(classes) => vec![Behaviour::Classes(classes.clone())],
+            WriteSource::Phases(phased) => vec![Behaviour::Phases(phased.clone())],
+            WriteSource::Fitted(name)
+            | WriteSource::FittedPhases(name)
+            | WriteSource::FittedBest(name) => self.fitted(vm, name)?,
+            WriteSource::Pages(name) => vec![self.recorded(vm, name)?],
+        })
+    }
+
+    /// The form of a fit that a VM asks for.
+    fn fitted(&mut self, vm: &VmSpec, name: &str) -> Result<Vec<Behaviour>, SpecError> {
+        let fitted = self.inputs.get(name).and_then(|i| i.fitted.as_ref());
+        let fitted = fitted.ok_or_else(|| not_loaded(vm, name, "fitted classes"))?;
+        let form = match vm.writes.fitted() {
+            // A bundle's profile is one class set whatever is asked for.
+            _ if fitted.phases.is_none() => Form::Classes,
+            Some((_, FittedForm::Phases)) => Form::Phases,
+            Some((_, FittedForm::Best)) => fitted.best.unwrap_or(Form::Classes),
+            Some((_, FittedForm::OneSet)) | None => Form::Classes,
+        };
+        let k = self.k.max(1);
+        match (form, &fitted.phases) {
+            (Form::PageLevel, _) => return Ok(vec![self.recorded(vm, name)?]),
+            (Form::Phases | Form::VariedPhases, Some(phases)) => {
+                let mut phases = phases.clone();
+                divide_phases(&mut phases, k);
+                return Ok(vec![Behaviour::Phases(phases)]);
             }
-            WriteSource::Pages(name) => {
-                let pages = self.inputs.get(name).and_then(|input| input.pages.as_ref());
-                let pages = pages.ok_or_else(|| not_loaded(vm, name, "page sets"))?;
-                let trace = if k == 1 {
-                    pages.clone()
-                } else {
-                    let made = self.pages.entry(name.clone());
-                    made.or_insert_with(|| Arc::new(thinned(pages, k))).clone()
-                };
-                repeated(trace)
-            }
-        }])
+            _ => {}
+        }
+        let divided = |c: &PageClass| PageClass {
+            pages: c.pages.div_ceil(k),
+            ..*c
+        };
+        let classes: Vec<PageClass> = fitted.classes.iter().map(divided).collect();
+        Ok(match &fitted.variation {
+            None => vec![Behaviour::Classes(classes)],
+            Some(variation) => varied(classes, variation),
+        })
+    }
+
+    /// The recorded page sets.
+    fn recorded(&mut self, vm: &VmSpec, name: &str) -> Result<Behaviour, SpecError> {
+        let k = self.k.max(1);
+        let pages = self.inputs.get(name).and_then(|input| input.pages.as_ref());
+        let pages = pages.ok_or_else(|| not_loaded(vm, name, "page sets"))?;
+        if k == 1 {
+            return Ok(repeated(pages.clone()));
+        }
+        let made = self.pages.entry(name.to_owned());
+        let trace = made.or_insert_with(|| Arc::new(thinned(pages, k)));
+        Ok(repeated(trace.clone()))
     }
 }
 

@@ -12,15 +12,16 @@ pub use demand::DemandError;
 pub use guest::{SpecError, unfit, vm_key, vm_spec, vm_spec_of, vm_specs};
 
 use super::problem::near_miss;
-use super::{CpuDemand, Scenario, TraceSource, VmSpec, WriteSource};
+use super::{CpuDemand, FittedForm, Scenario, TraceSource, VmSpec, WriteSource};
 use crate::ids::VmId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use traces::class::{PageClass, Variation};
+use traces::class::{PageClass, PhasedClasses, Variation};
 use traces::cpu::CpuTrace;
 use traces::dirty::PageWriteTrace;
+use traces::fit::Form;
 use traces::import::{Format, ImportError, ImportErrorKind, ImportOptions, Imported, ImportedVm};
 use traces::store::series::{Metric, Series};
 use traces::units::Provenance;
@@ -53,15 +54,22 @@ pub struct Input {
 /// Page classes fitted to a recording, and how well they describe it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fitted {
-    /// The classes.
+    /// The classes of one set.
     pub classes: Vec<PageClass>,
-    /// Relative error of D(t) over the part fitted; `None`: of a bundle's profile, which does not say.
-    pub in_sample_error: Option<f64>,
-    /// Relative error of D(t) over a part not used for the fit.
-    pub out_of_sample_error: Option<f64>,
-    /// Short-term variation of all its rates, if the source says so.
+    /// How its intensity varies.
     #[serde(default)]
     pub variation: Option<Variation>,
+    /// A set a phase, where some VM asks for it.
+    #[serde(default)]
+    pub phases: Option<PhasedClasses>,
+    /// The form to use, where some VM asks for it.
+    #[serde(default)]
+    pub best: Option<Form>,
+    /// Relative error of D(t) of the one set over the part fitted; `None`: of a bundle's profile, which
+    /// does not say.
+    pub in_sample_error: Option<f64>,
+    /// Of the means of D(w) from one half to the other.
+    pub out_of_sample_error: Option<f64>,
     /// How the source came to them: fitted to what was recorded, or made up.
     #[serde(default = "derived")]
     pub provenance: Provenance,
@@ -211,6 +219,8 @@ pub struct Needs {
     pub pages: BTreeSet<String>,
     /// Those of which fitted classes are replayed.
     pub fitted: BTreeSet<String>,
+    /// Those of which more than one class set is fitted.
+    pub phased: BTreeSet<String>,
 }
 
 impl Needs {
@@ -239,9 +249,16 @@ impl Needs {
             self.traces.insert(name.clone());
             self.pages.insert(name.clone());
         }
-        if let WriteSource::Fitted(name) = &vm.writes {
-            self.traces.insert(name.clone());
-            self.fitted.insert(name.clone());
+        if let Some((name, form)) = vm.writes.fitted() {
+            self.traces.insert(name.to_owned());
+            self.fitted.insert(name.to_owned());
+            if form != FittedForm::OneSet {
+                self.phased.insert(name.to_owned());
+            }
+            if form == FittedForm::Best {
+                // It may be the recorded sets themselves.
+                self.pages.insert(name.to_owned());
+            }
         }
     }
 
@@ -332,7 +349,9 @@ fn input(
         });
     }
     let fitted = match &pages {
-        Some(pages) if needs.fitted.contains(name) => Some(fit(source, pages)?),
+        Some(pages) if needs.fitted.contains(name) => {
+            Some(fit(source, pages, needs.phased.contains(name))?)
+        }
         _ => profile,
     };
     // A file of many VMs has warnings of all of them; the reader of a run wants this one's file.
@@ -396,24 +415,41 @@ fn bundle_profile(source: &TraceSource, vm: &ImportedVm) -> Result<Option<Fitted
         in_sample_error: None,
         out_of_sample_error: None,
         variation: found.variation,
+        phases: None,
+        best: None,
         provenance: found.provenance,
     }))
 }
 
-/// Fits classes to the load phase of a recording; to all but its first tick when it has none.
-fn fit(source: &TraceSource, pages: &PageWriteTrace) -> Result<Fitted, InputError> {
+/// Fits classes to the load phase of a recording, to all but its first tick when it has none; and, where
+/// they are asked for, to its phases.
+fn fit(source: &TraceSource, pages: &PageWriteTrace, phased: bool) -> Result<Fitted, InputError> {
+    let failed = |error| InputError::Fit {
+        path: source.path.clone(),
+        source: error,
+    };
     let first_ns = pages.ticks.first().map_or(0, |tick| tick.t_ns);
-    let phase = traces::fit::load_phase(pages).unwrap_or(first_ns..u64::MAX);
-    let (classes, report) =
-        traces::fit::fit_recording(pages, phase).map_err(|error| InputError::Fit {
-            path: source.path.clone(),
-            source: error,
-        })?;
+    let load = traces::fit::load_phase(pages).unwrap_or(first_ns..u64::MAX);
+    let set = traces::fit::fit_set(pages, &load).map_err(failed)?;
+    let (mut phases, mut best) = (None, None);
+    if phased {
+        let found = traces::fit::phases(pages);
+        // Too short to say: what one set says then holds for phases too.
+        let forms = traces::fit::compare_forms(pages, &found);
+        let (coupling, varies) = forms.as_ref().map_or((set.coupling, false), |forms| {
+            (forms.coupling, forms.varying_phases_are_better())
+        });
+        best = forms.map(|forms| forms.best);
+        let all = traces::fit::fit_phases(pages, &found, coupling, varies);
+        phases = Some(all.map_err(failed)?);
+    }
     Ok(Fitted {
-        classes,
-        in_sample_error: Some(report.in_sample_error),
-        out_of_sample_error: Some(report.out_of_sample_error),
-        variation: None,
+        in_sample_error: Some(set.in_sample_error),
+        out_of_sample_error: Some(set.out_of_sample_error()),
+        classes: set.classes,
+        variation: set.variation,
+        phases,
+        best,
         provenance: Provenance::Derived,
     })
 }
