@@ -21,6 +21,7 @@ pub mod migration;
 pub mod model;
 pub mod placement;
 pub mod report;
+pub mod resident;
 pub mod results;
 pub mod run;
 pub mod scenario;

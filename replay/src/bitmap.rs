@@ -208,6 +208,26 @@ impl Bitmap {
         self.or_range(other, 0..self.len)
     }
 
+    /// Makes every word, page `64 n` its lowest bit in word n, what a function says; bits beyond the last
+    /// page are dropped.
+    pub fn set_words(&mut self, mut word: impl FnMut(usize) -> u64) {
+        for (index, to) in self.words.iter_mut().enumerate() {
+            *to = word(index);
+        }
+        if self.len == 0 {
+            self.words[0] = 0;
+        } else {
+            let last = word_of(self.len - 1);
+            self.words[last] &= mask(last, &(0..self.len));
+        }
+    }
+
+    /// The bits of a word that belong to pages of `range`, which is not empty and has some in it.
+    #[must_use]
+    pub fn word_within(&self, word: usize, range: &Range<u32>) -> u64 {
+        self.words[word] & mask(word, range)
+    }
+
     /// The words of a bulk writer: bit `page % 64` of word `page / 64`. The caller sets no bit at
     /// or above [`Bitmap::len`].
     pub(crate) fn words_mut(&mut self) -> &mut [u64] {
@@ -228,6 +248,17 @@ mod tests {
         let bitmap = Bitmap::full(0);
         assert!(bitmap.is_empty());
         assert_eq!(bitmap.next_set_wrapping(0), None);
+    }
+
+    #[test]
+    fn words_are_of_the_pages_there_are() {
+        let mut bitmap = Bitmap::new(70);
+        bitmap.set_words(|_| u64::MAX);
+        assert_eq!(bitmap.count(), 70);
+        assert_eq!(bitmap.word_within(1, &(66..70)), 0b11_1100);
+        let mut none = Bitmap::new(0);
+        none.set_words(|_| u64::MAX);
+        assert!(none.is_empty());
     }
 
     #[test]

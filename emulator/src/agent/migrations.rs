@@ -1,6 +1,8 @@
 //! An agent's ends of migrations: one thread each, the engine's code in it.
 
+use super::guests::{Guest, Place, Pools};
 use super::net;
+use super::residents::Residents;
 use super::runtime::Runtime;
 use crate::clock::mono_ns;
 use crate::control::channel::BlockingSender;
@@ -8,24 +10,20 @@ use crate::control::message::{AgentSetup, FromAgent, SourceEnding};
 use crate::ids::{MigrationId, VmId};
 use crate::migration::destination::{DestinationControl, DestinationJob, run_destination};
 use crate::migration::engine::EngineUnits;
-use crate::migration::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
+use crate::migration::guest::{GuestMemory, SourceGuest};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport};
 use crate::migration::source::{Observer, SourceEnd, SourceJob, SourceOutcome, run_source};
 use crate::migration::transport::SourceControl;
-use crate::scenario::scale;
+use crate::resident::Ram;
+use crate::scenario::{Backing, scale};
 use anyhow::{Context, Result, anyhow};
-use replay::clock::MonoNs;
-use replay::content::{ContentProfile, PagePool, Recipe, RecipeError};
-use replay::{GuestTime, VmSpec, VmState};
+use replay::{VmSpec, VmState};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-
-/// Bodies that pages are sent with: 2 MiB of them stay in a cache, and compress as the profile says.
-const POOL_PAGES: u32 = 512;
 
 /// Silence after which a destination gives up: emulated hosts do not vanish without a trace, so
 /// this only bounds a thread's life.
@@ -34,73 +32,6 @@ const SILENCE_MS: u64 = 120_000;
 /// How long a source waits for the destination's word after its last byte before it asks the
 /// manager: everything that buffers hold has to cross the slowest link first.
 const ACKNOWLEDGE_MS: u64 = 60_000;
-
-/// The VM at the source, as the engine sees it.
-struct Guest {
-    runtime: Arc<Runtime>,
-    vm: VmId,
-}
-
-impl Guest {
-    /// A VM of this agent cannot vanish from it while it is being migrated: whoever releases it
-    /// does so after the migration.
-    fn here<T>(result: Result<T, super::runtime::RuntimeError>) -> T {
-        result.unwrap_or_else(|error| panic!("a migrating VM is on its host: {error}"))
-    }
-
-    fn now() -> MonoNs {
-        MonoNs(mono_ns())
-    }
-}
-
-impl SourceGuest for Guest {
-    fn guest_time(&self) -> GuestTime {
-        Self::here(self.runtime.guest_time(self.vm, Self::now()))
-    }
-
-    fn pause(&self) -> GuestTime {
-        Self::here(self.runtime.pause(self.vm, Self::now()))
-    }
-
-    fn resume(&self) {
-        Self::here(self.runtime.resume(self.vm, Self::now()));
-    }
-
-    fn take_state(&self) -> VmState {
-        Self::here(self.runtime.hand_over(self.vm, Self::now()))
-    }
-}
-
-/// The place for a VM at the destination.
-struct Place {
-    runtime: Arc<Runtime>,
-    out: Arc<BlockingSender>,
-    migration: MigrationId,
-    vm: VmId,
-    spec: VmSpec,
-}
-
-impl DestinationGuest for Place {
-    fn commit_and_resume(&self, state: VmState) -> Result<u64, CommitRefused> {
-        let refused = |reason: String| CommitRefused { reason };
-        self.runtime
-            .admits(&self.spec)
-            .map_err(|error| refused(error.to_string()))?;
-        // The record first: an agent that dies without having written one never ran the guest.
-        let record = FromAgent::Committed {
-            migration: self.migration,
-            at_ns: mono_ns(),
-        };
-        self.out
-            .send(&record)
-            .map_err(|error| refused(error.to_string()))?;
-        let at_ns = mono_ns();
-        self.runtime
-            .receive(self.vm, self.spec.clone(), state, MonoNs(at_ns))
-            .unwrap_or_else(|error| panic!("admitted a moment ago, under one thread: {error}"));
-        Ok(at_ns)
-    }
-}
 
 /// Tells the manager of phases as they begin.
 struct Phases {
@@ -151,24 +82,18 @@ struct Incoming {
     thread: JoinHandle<()>,
 }
 
-/// Pools of page bodies, one a profile; few in a run.
-#[derive(Debug, Default)]
-pub(super) struct Pools(Vec<(ContentProfile, Arc<PagePool>)>);
-
-impl Pools {
-    fn get(&mut self, profile: &ContentProfile, seed: u64) -> Result<Arc<PagePool>, RecipeError> {
-        if let Some((_, pool)) = self.0.iter().find(|(known, _)| known == profile) {
-            return Ok(Arc::clone(pool));
-        }
-        let pool = Arc::new(PagePool::new(&Recipe::of(profile)?, seed, POOL_PAGES));
-        self.0.push((*profile, Arc::clone(&pool)));
-        Ok(pool)
-    }
+/// A VM that a migration is to bring.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    pub(super) vm: VmId,
+    pub(super) spec: VmSpec,
+    pub(super) backing: Backing,
 }
 
 /// The migrations this agent has a part in.
 pub(super) struct Migrations {
     runtime: Arc<Runtime>,
+    residents: Arc<Residents>,
     out: Arc<BlockingSender>,
     pools: Pools,
     outgoing: BTreeMap<MigrationId, Outgoing>,
@@ -178,6 +103,7 @@ pub(super) struct Migrations {
 impl Migrations {
     pub(super) fn new(runtime: Arc<Runtime>, out: Arc<BlockingSender>) -> Self {
         Self {
+            residents: Arc::new(Residents::new(Arc::clone(&runtime))),
             runtime,
             out,
             pools: Pools::default(),
@@ -194,18 +120,37 @@ impl Migrations {
         memory.context("the guest's memory")
     }
 
+    /// Makes the RAM of a VM that begins on this host, and starts its threads.
+    pub(super) fn make_resident(
+        &mut self,
+        vm: VmId,
+        spec: &VmSpec,
+        setup: &AgentSetup,
+    ) -> Result<()> {
+        let memory = self.memory(spec, setup)?;
+        let ram = new_ram(&memory)?;
+        let at = VmState::begun(spec).guest_time();
+        self.residents
+            .add(vm, &memory, ram, spec.vcpus, at, true)
+            .context("threads for its vCPUs")
+    }
+
     /// Listens for a migration; returns the port.
     pub(super) fn prepare(
         &mut self,
         migration: MigrationId,
-        vm: VmId,
-        spec: VmSpec,
+        guest: Arriving,
         params: &MigrationParams,
         at: SocketAddr,
         setup: &AgentSetup,
     ) -> Result<u16> {
+        let Arriving { vm, spec, backing } = guest;
         self.runtime.admits(&spec)?;
         let memory = self.memory(&spec, setup)?;
+        let ram = match backing {
+            Backing::Synthetic => None,
+            Backing::Resident => Some(new_ram(&memory)?),
+        };
         let listener = net::listen(at, &setup.congestion)?;
         let address = listener.local_addr()?;
         let control = Arc::new(DestinationControl::default());
@@ -216,10 +161,13 @@ impl Migrations {
             migration,
             vm,
             spec,
+            ram: ram.clone().map(|ram| (ram, memory.clone())),
+            residents: Arc::clone(&self.residents),
         };
         let receiver = IncomingThread {
             migration,
             memory,
+            ram,
             load_time_ms: params.load_time,
             place: Arc::new(place),
             control: Arc::clone(&control),
@@ -254,11 +202,13 @@ impl Migrations {
         setup: &AgentSetup,
     ) -> Result<()> {
         let memory = self.memory(spec, setup)?;
+        let resident = self.residents.get(vm);
         let control = Arc::new(SourceControl::default());
         let ended = Ended::default();
         let sender = OutgoingThread {
             migration,
             memory,
+            ram: resident.as_ref().map(|resident| Arc::clone(&resident.ram)),
             params,
             to,
             congestion: setup.congestion.clone(),
@@ -266,6 +216,7 @@ impl Migrations {
             guest: Arc::new(Guest {
                 runtime: Arc::clone(&self.runtime),
                 vm,
+                vcpus: resident.map(|resident| resident.vcpus),
             }),
             control: Arc::clone(&control),
             ended: Arc::clone(&ended),
@@ -314,6 +265,10 @@ impl Migrations {
         let guest = Guest {
             runtime: Arc::clone(&self.runtime),
             vm: outgoing.vm,
+            vcpus: self
+                .residents
+                .get(outgoing.vm)
+                .map(|resident| resident.vcpus),
         };
         let mut ended = outgoing
             .ended
@@ -327,9 +282,15 @@ impl Migrations {
         }
         if committed {
             self.runtime.release(outgoing.vm)?;
+            self.residents.remove(outgoing.vm);
         }
         Ok(())
     }
+}
+
+fn new_ram(memory: &GuestMemory) -> Result<Arc<Ram>> {
+    let ram = Ram::new(memory.pages()).context("the guest's RAM")?;
+    Ok(Arc::new(ram))
 }
 
 /// The engine's units of work at a space scale: as many a second as at full size.
@@ -361,6 +322,7 @@ impl Units {
 struct IncomingThread {
     migration: MigrationId,
     memory: GuestMemory,
+    ram: Option<Arc<Ram>>,
     load_time_ms: u64,
     place: Arc<Place>,
     control: Arc<DestinationControl>,
@@ -376,6 +338,7 @@ impl IncomingThread {
                 let job = DestinationJob {
                     migration: self.migration.0,
                     memory: self.memory,
+                    ram: self.ram,
                     load_time_ms: self.load_time_ms,
                     guest: self.place,
                     socket,
@@ -407,6 +370,7 @@ fn never_began(error: &str) -> DestinationReport {
 struct OutgoingThread {
     migration: MigrationId,
     memory: GuestMemory,
+    ram: Option<Arc<Ram>>,
     params: MigrationParams,
     to: SocketAddr,
     congestion: String,
@@ -419,6 +383,10 @@ struct OutgoingThread {
 
 impl OutgoingThread {
     fn run(self) {
+        // RAM that is there has what trace time jumped over before the command is taken.
+        if let Some(vcpus) = &self.guest.vcpus {
+            vcpus.settle(|| self.guest.guest_time());
+        }
         // QMP's total-time counts from the command, connecting included.
         let begin_ns = mono_ns();
         let (ending, report) = match net::connect(self.to, &self.congestion) {
@@ -445,6 +413,7 @@ impl OutgoingThread {
             params: self.params.clone(),
             guest: Arc::clone(&self.guest) as Arc<dyn SourceGuest>,
             memory: self.memory.clone(),
+            ram: self.ram.clone(),
             socket,
             congestion: None,
             control: Arc::clone(&self.control),
@@ -469,6 +438,7 @@ impl OutgoingThread {
         };
         let report = SourceReport {
             begin_ns,
+            writers: self.guest.vcpus.as_ref().map(|vcpus| vcpus.report()),
             ..outcome.report.clone()
         };
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);

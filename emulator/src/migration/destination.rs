@@ -21,6 +21,7 @@ use super::usage::ThreadMeter;
 use super::wire::cloud_hypervisor::encode_answer;
 use super::wire::{Decoder, Event, Format, Header, MAX_RECORD_BYTES, WireError, encode_shut};
 use crate::clock::mono_ns;
+use crate::resident::Ram;
 
 /// Large enough that a read takes what the kernel has gathered, small enough to stay in a cache.
 const BUFFER_BYTES: usize = 512 * 1024;
@@ -40,6 +41,8 @@ pub struct DestinationJob {
     pub migration: u32,
     /// The guest's memory, computed from the same values as the source's.
     pub memory: GuestMemory,
+    /// RAM to receive into, if it is to be there.
+    pub ram: Option<Arc<Ram>>,
     /// Milliseconds that loading the device state takes.
     pub load_time_ms: u64,
     /// The place for the guest.
@@ -256,7 +259,7 @@ impl<'a> Receiver<'a> {
                 match event {
                     Event::Header(found) => header = Some(self.begin(found)?),
                     Event::Page { page, bytes } => self.take_page(page, bytes),
-                    Event::ZeroPage { page } => self.versions[page as usize] = ZERO_PAGE,
+                    Event::ZeroPage { page } => self.take_zero(page),
                     Event::AnswerWanted => self.tell(0)?,
                     Event::State(bytes) => state = Some(postcard::from_bytes(bytes)?),
                     Event::End => {
@@ -351,12 +354,24 @@ impl<'a> Receiver<'a> {
             return;
         }
         self.versions[page as usize] = match self.job.memory.verify(bytes, page) {
-            Ok(version) => version,
+            Ok(version) => {
+                if let Some(ram) = &self.job.ram {
+                    ram.receive(page, bytes);
+                }
+                version
+            }
             Err(_) => {
                 self.report.bad_on_receipt += 1;
                 NEVER_RECEIVED
             }
         };
+    }
+
+    fn take_zero(&mut self, page: u32) {
+        self.versions[page as usize] = ZERO_PAGE;
+        if let Some(ram) = &self.job.ram {
+            ram.receive_zero(page);
+        }
     }
 
     /// The device state takes its time, counted from the last byte, whenever this thread woke.

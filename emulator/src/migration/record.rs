@@ -2,6 +2,7 @@
 //! monotonic clock; the timeline adds trace time where it writes the record.
 
 use super::params::MigrationParams;
+use crate::resident::WritersReport;
 use serde::{Deserialize, Serialize};
 
 /// The phases, in order. Both ends use the same names.
@@ -73,6 +74,15 @@ pub struct Decision {
     pub threshold_bytes: u64,
     /// Whether the guest was stopped.
     pub switchover: bool,
+}
+
+/// A change of the auto-converge throttle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThrottleStep {
+    /// Monotonic ns.
+    pub at_ns: u64,
+    /// Percent of the CPUs' time from then on.
+    pub percent: u8,
 }
 
 /// Bytes handed to the socket, by kind.
@@ -169,6 +179,9 @@ pub struct SourceReport {
     pub rounds: Vec<Round>,
     /// Decisions that read the log or stopped the guest.
     pub decisions: Vec<Decision>,
+    /// Steps of auto-converge's throttle.
+    #[serde(default)]
+    pub throttles: Vec<ThrottleStep>,
     /// Bytes.
     pub bytes: BytesByKind,
     /// QMP's `precopy-bytes`: RAM bytes (pages, their headers, 8 a slice) put into the stream
@@ -188,6 +201,9 @@ pub struct SourceReport {
     pub cpu_ns: u64,
     /// Run-queue delay of the source's thread, ns.
     pub run_queue_ns: u64,
+    /// What the threads did that write the guest's RAM; `None` if it is not there (`memory = "synthetic"`).
+    #[serde(default)]
+    pub writers: Option<WritersReport>,
 }
 
 /// What the destination knows.
@@ -243,6 +259,7 @@ impl SourceReport {
             phases: Vec::new(),
             rounds: Vec::new(),
             decisions: Vec::new(),
+            throttles: Vec::new(),
             bytes: BytesByKind::default(),
             precopy_bytes: 0,
             downtime_bytes: 0,
@@ -252,6 +269,7 @@ impl SourceReport {
             tcp: Vec::new(),
             cpu_ns: 0,
             run_queue_ns: 0,
+            writers: None,
         }
     }
 }

@@ -17,6 +17,7 @@ use super::record::{Decision, Phase, Round, SourceReport, Status};
 use super::transport::{SourceControl, status_word};
 use super::usage::ThreadMeter;
 use super::wire::WireError;
+use crate::resident::Ram;
 use session::Session;
 
 mod session;
@@ -31,6 +32,8 @@ pub struct SourceJob {
     pub guest: Arc<dyn SourceGuest>,
     /// Its memory.
     pub memory: GuestMemory,
+    /// Its RAM, if it is there; else pages are computed.
+    pub ram: Option<Arc<Ram>>,
     /// The connection to the destination.
     pub socket: TcpStream,
     /// Congestion control, by name; `None`: the machine's default.
@@ -202,6 +205,7 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
         phases: session.phases,
         rounds: session.rounds,
         decisions: session.decisions,
+        throttles: session.throttles,
         bytes: session.out.bytes,
         precopy_bytes: session.precopy_bytes,
         downtime_bytes: session.downtime_bytes,
@@ -211,6 +215,7 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
         tcp: std::mem::take(&mut session.out.tcp),
         cpu_ns,
         run_queue_ns,
+        writers: None,
     };
     SourceOutcome {
         report,

@@ -4,11 +4,12 @@
 //! small arena between them. Never inside: what to send, and why.
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, IoSlice, Write};
+use std::io::ErrorKind;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use netmodel::sys::memory::{self, Piece};
 use netmodel::sys::tcpinfo;
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -190,9 +191,9 @@ impl SourceControl {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Piece<'a> {
+enum Part<'a> {
     Arena { start: usize, end: usize },
-    Body(&'a [u8]),
+    Page(Piece<'a>),
 }
 
 /// Bytes on their way to the socket.
@@ -203,7 +204,7 @@ pub(super) struct PageStream<'a> {
     deadline_ns: Option<u64>,
     pieces_max: usize,
     arena: Vec<u8>,
-    pieces: Vec<Piece<'a>>,
+    pieces: Vec<Part<'a>>,
     accepted: u64,
     looked_ns: u64,
     pub(super) tcp: Vec<TcpSample>,
@@ -242,15 +243,20 @@ impl<'a> PageStream<'a> {
         write(&mut self.arena);
         let end = self.arena.len();
         match self.pieces.last_mut() {
-            Some(Piece::Arena { end: last, .. }) if *last == start => *last = end,
-            _ => self.pieces.push(Piece::Arena { start, end }),
+            Some(Part::Arena { end: last, .. }) if *last == start => *last = end,
+            _ => self.pieces.push(Part::Arena { start, end }),
         }
         (end - start) as u64
     }
 
     /// Puts a page's body without copying it.
     pub(super) fn put_body(&mut self, body: &'a [u8]) {
-        self.pieces.push(Piece::Body(body));
+        self.put_piece(Piece::of(body));
+    }
+
+    /// Puts a page, or its body, that is read when the batch is handed over.
+    pub(super) fn put_piece(&mut self, piece: Piece<'a>) {
+        self.pieces.push(Part::Page(piece));
     }
 
     /// Whether the batch is full: to be flushed before anything else is put.
@@ -261,22 +267,21 @@ impl<'a> PageStream<'a> {
     /// Hands everything to the socket; blocks while it takes nothing, until a cancel or the
     /// deadline.
     pub(super) fn flush(&mut self) -> Result<(), SourceError> {
-        let mut slices = [IoSlice::new(&[]); MAX_PIECES + 2];
-        for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
-            *slice = IoSlice::new(match *piece {
-                Piece::Arena { start, end } => &self.arena[start..end],
-                Piece::Body(body) => body,
-            });
+        let mut pieces = [Piece::of(&[]); MAX_PIECES + 2];
+        for (piece, part) in pieces.iter_mut().zip(&self.pieces) {
+            *piece = match *part {
+                Part::Arena { start, end } => Piece::of(&self.arena[start..end]),
+                Part::Page(page) => page,
+            };
         }
-        let mut left = &mut slices[..self.pieces.len()];
-        IoSlice::advance_slices(&mut left, 0); // drops empty ones
+        let mut left = &mut pieces[..self.pieces.len()];
+        Piece::advance(&mut left, 0); // drops empty ones
         while !left.is_empty() {
-            let mut socket = self.socket;
-            match socket.write_vectored(left) {
+            match memory::write_vectored(self.socket, left) {
                 Ok(0) => return Err(SourceError::Io(ErrorKind::WriteZero.into())),
                 Ok(bytes) => {
                     self.accepted += bytes as u64;
-                    IoSlice::advance_slices(&mut left, bytes);
+                    Piece::advance(&mut left, bytes);
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}

@@ -3,7 +3,7 @@
 
 use crate::ids::HostId;
 use crate::results::write_atomically;
-use crate::scenario::{Endpoint, Scenario};
+use crate::scenario::{Arrivals, Backing, Endpoint, Scenario};
 use netmodel::backend::BackendKind;
 use netmodel::capacity::{self, Capacity, Demand, Load};
 use netmodel::link::LinkSpec;
@@ -22,7 +22,7 @@ pub enum Admission {
 }
 
 /// What may enter the network at once: as many migrations as the balancer may have under way, on
-/// the fastest ways there are, and every tenant flow; no host more than its own link lets in.
+/// the fastest ways there are, every tenant flow and every service; no host more than its own link lets in.
 /// Unshaped links ask for what there is, and so for nothing.
 #[must_use]
 pub fn demand(scenario: &Scenario) -> Demand {
@@ -34,11 +34,28 @@ pub fn demand(scenario: &Scenario) -> Demand {
     for (host, bps) in migrations(scenario) {
         add(host, bps);
     }
-    for flow in &scenario.flows {
-        let host = |end: Endpoint| match end {
-            Endpoint::Vm(vm) => Some(scenario.vms[vm.index()].host),
-            Endpoint::Internet => scenario.network.internet,
+    let host = |end: Endpoint| match end {
+        Endpoint::Vm(vm) => Some(scenario.vms[vm.index()].host),
+        Endpoint::Internet => scenario.network.internet,
+    };
+    for service in &scenario.services {
+        let (Some(server), Some(client)) =
+            (host(Endpoint::Vm(service.server)), host(service.client))
+        else {
+            continue;
         };
+        let sides = [
+            (client, server, service.request_bytes),
+            (server, client, service.response_bytes),
+        ];
+        for (from, to, bytes) in sides.into_iter().filter(|(from, to, _)| from != to) {
+            add(
+                from,
+                requests_bps(service.arrivals, bytes).min(bottleneck(scenario, from, to)),
+            );
+        }
+    }
+    for flow in &scenario.flows {
         let (Some(from), Some(to)) = (host(flow.from), host(flow.to)) else {
             continue;
         };
@@ -66,6 +83,16 @@ pub fn demand(scenario: &Scenario) -> Demand {
             .filter_map(load)
             .filter(|l| l.rate_bps > 0)
             .collect(),
+    }
+}
+
+/// What a service's messages of so many bytes come to; a closed loop takes what it gets.
+fn requests_bps(arrivals: Arrivals, bytes: u32) -> u64 {
+    match arrivals {
+        Arrivals::Poisson { rate_milli } | Arrivals::Paced { rate_milli } => {
+            rate_milli.saturating_mul(u64::from(bytes) * 8) / 1000
+        }
+        Arrivals::Closed { .. } => u64::MAX,
     }
 }
 
@@ -164,18 +191,44 @@ const VM_BYTES: u64 = 64 << 10;
 pub fn memory_lacks(scenario: &Scenario, available_bytes: u64) -> Option<String> {
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let (hosts, vms) = (count(scenario.hosts.len()), count(scenario.vms.len()));
+    let ram = resident_bytes(scenario);
     let needed = hosts
         .saturating_mul(AGENT_BYTES)
-        .saturating_add(vms.saturating_mul(VM_BYTES));
+        .saturating_add(vms.saturating_mul(VM_BYTES))
+        .saturating_add(ram);
     let mib = |bytes: u64| bytes >> 20;
     (needed > available_bytes).then(|| {
+        let (of_ram, fits) = if ram > 0 {
+            (
+                format!(", {} MiB of it RAM of `resident` VMs", mib(ram)),
+                "less of it, `memory = \"synthetic\"` or a larger --scale would fit",
+            )
+        } else {
+            (String::new(), "a scenario of fewer hosts would fit")
+        };
         format!(
-            "{hosts} hosts and {vms} VMs take up to {} MiB of memory, and {} MiB are available\n  \
-             a scenario of fewer hosts would fit; --force runs all the same and marks the run invalid",
+            "{hosts} hosts and {vms} VMs take up to {} MiB of memory{of_ram}, and {} MiB are available\n  \
+             {fits}; --force runs all the same and marks the run invalid",
             mib(needed),
             mib(available_bytes),
         )
     })
+}
+
+/// RAM of VMs that is really there; while one moves it is there twice.
+fn resident_bytes(scenario: &Scenario) -> u64 {
+    let mut each: Vec<u64> = scenario
+        .vms
+        .iter()
+        .filter(|vm| vm.memory == Backing::Resident)
+        .map(|vm| vm.ram_bytes)
+        .collect();
+    each.sort_unstable_by_key(|&bytes| std::cmp::Reverse(bytes));
+    let moving = usize::try_from(scenario.balancer.parallel).unwrap_or(usize::MAX);
+    let twice = each.iter().take(moving);
+    each.iter()
+        .chain(twice)
+        .fold(0, |sum, &bytes| sum.saturating_add(bytes))
 }
 
 /// The better of two measurements of one computer: what else ran meanwhile is not its limit.
@@ -320,6 +373,21 @@ mod tests {
         let best = better(Some(carries(2.0)), Some(carries(3.0)));
         assert_eq!(best, Some(carries(3.0)));
         assert_eq!(better(Some(carries(2.0)), None), Some(carries(2.0)));
+    }
+
+    #[test]
+    fn ram_that_is_there_is_counted_and_twice_while_it_moves() {
+        let mut resident = scenario("");
+        resident.balancer.parallel = 1;
+        assert_eq!(resident_bytes(&resident), 0);
+        resident.vms[0].memory = Backing::Resident;
+        let ram = resident.vms[0].ram_bytes;
+        assert_eq!(resident_bytes(&resident), 2 * ram);
+        resident.vms[1].memory = Backing::Resident;
+        assert_eq!(resident_bytes(&resident), 3 * ram);
+        let why = memory_lacks(&resident, 3 * ram).unwrap();
+        assert!(why.contains("synthetic"), "{why}");
+        assert_eq!(memory_lacks(&resident, 3 * ram + (1 << 30)), None);
     }
 
     #[test]

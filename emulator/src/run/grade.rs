@@ -7,6 +7,7 @@ use crate::control::message::AuditFinding;
 use crate::event::LinkCalibration;
 use crate::ids::HostId;
 use crate::migration::record::{ErrorBudget, MigrationRecord, SourceReport};
+use crate::resident::WritersReport;
 use crate::scenario::Scenario;
 
 /// A certificate's grade; later is worse.
@@ -60,6 +61,10 @@ impl Grade {
 const RATE: [f64; 3] = [0.01, 0.03, 0.10];
 const DELAY_US: [f64; 3] = [200.0, 1_000.0, 5_000.0];
 const SHARE: [f64; 3] = [0.01, 0.03, 0.10];
+
+/// How far RAM may be behind its guest: 5 % of a round of 100 ms, the shortest over which QEMU decides, 20 %,
+/// or all of it.
+const BEHIND_MS: [f64; 3] = [5.0, 20.0, 100.0];
 
 /// Fewest windows whose 95th percentile is not simply the worst of them.
 const WINDOWS_MIN: u32 = 20;
@@ -181,6 +186,16 @@ impl Worst {
         });
     }
 
+    /// What threads wrote, and how late.
+    fn writers(&mut self, writers: &WritersReport) {
+        let behind_ms = writers.behind_ns_mean as f64 / 1e6;
+        self.add(Grade::of(behind_ms, BEHIND_MS), || {
+            format!(
+                "the threads that write the guest's RAM were {behind_ms:.1} ms behind on average"
+            )
+        });
+    }
+
     fn share(&mut self, share: f64, why: impl FnOnce() -> String) {
         self.add(Grade::of(share, SHARE), || {
             let percent = share * 100.0;
@@ -247,6 +262,10 @@ pub fn migration_grade(
             "its links were not watched while it was under way".to_owned()
         }),
     }
+    let source = record.source_report.as_ref();
+    if let Some(writers) = source.and_then(|report| report.writers) {
+        worst.writers(&writers);
+    }
     worst.told()
 }
 
@@ -279,6 +298,24 @@ mod tests {
             reasons,
             ["invalid: link h1-up carried 500.00 Mbit/s, 50.00 % off"]
         );
+    }
+
+    #[test]
+    fn writers_that_do_not_keep_up_are_told() {
+        let grade = |behind_ms: u64| {
+            let mut worst = Worst::new();
+            worst.writers(&WritersReport {
+                behind_ns_mean: behind_ms * 1_000_000,
+                ..WritersReport::default()
+            });
+            worst.told()
+        };
+        assert_eq!(grade(2), (Grade::A, vec![]));
+        assert_eq!(grade(15).0, Grade::B);
+        assert_eq!(grade(90).0, Grade::C);
+        let (worst, reasons) = grade(101);
+        assert_eq!(worst, Grade::Invalid);
+        assert!(reasons[0].contains("101.0 ms behind"), "{reasons:?}");
     }
 
     fn budget() -> ErrorBudget {

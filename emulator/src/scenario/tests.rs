@@ -77,7 +77,7 @@ fn good() -> Scenario {
 }
 
 /// What a text prints when it is refused.
-fn refused(text: &str) -> String {
+pub(super) fn refused(text: &str) -> String {
     match parse(Path::new("bad.toml"), text) {
         Ok(_) => panic!("accepted:\n{text}"),
         Err(error) => error.to_string(),
@@ -292,6 +292,51 @@ fn names_are_unique_and_plain() {
 }
 
 #[test]
+fn contents_are_a_name_or_figures_of_a_vm_or_a_class() {
+    use traces::content::named;
+    let read = |text: &str| parse(Path::new("good.toml"), text).unwrap();
+    assert_eq!(good().vms[0].content, ContentProfile::RANDOM);
+    assert_eq!(good().vms[0].memory, Backing::Synthetic);
+    let text = with(
+        "work = \"batch\"",
+        "memory = \"resident\"\ncontent = \"memcached\"",
+    );
+    let vm = read(&text).vms.pop().unwrap();
+    assert_eq!(Some(vm.content), named("memcached"));
+    assert_eq!(vm.memory, Backing::Resident);
+    let figures = "content = { like = \"redis\", zlib_ratio = 2.5, unchanged_share = 0.25 }";
+    let vm = read(&with("work = \"batch\"", figures)).vms.pop().unwrap();
+    let redis = named("redis").unwrap();
+    assert_eq!(vm.content.zlib_ratio, Some(2.5));
+    assert_eq!(vm.content.rewrite.unchanged_share, 0.25);
+    assert_eq!(vm.content.rewrite.xbzrle_bytes, redis.rewrite.xbzrle_bytes);
+    let class = with(
+        "pages = 9, rate = 20,",
+        "pages = 9, rate = 20, content = \"media\",",
+    );
+    let WriteSource::Classes(classes) = &read(&class).vms[0].writes else {
+        panic!("classes as given");
+    };
+    assert_eq!(classes[1].content, named("media"));
+    assert_eq!(classes[0].content, None);
+    let near = refused(&with("work = \"batch\"", "content = \"memcachd\""));
+    assert!(near.contains("did you mean `memcached`?"), "{near}");
+    let share = refused(&with("work = \"batch\"", "content = { zero_share = 1.5 }"));
+    assert!(share.contains("zero_share"), "{share}");
+}
+
+#[test]
+fn contents_that_cannot_be_are_refused_with_what_is_nearest() {
+    let odd = "content = { lz4_ratio = 10, zlib_ratio = 1.1 }";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("odd.toml");
+    fs::write(&path, with("work = \"batch\"", odd)).unwrap();
+    let error = load_error(&path);
+    assert!(error.contains("no page meets"), "{error}");
+    assert!(error.contains("measured together"), "{error}");
+}
+
+#[test]
 fn links_too_small_for_tcp_are_refused_at_their_k() {
     let text = refused(&with("queue = \"512KB\"", "queue = \"48KB\""));
     assert!(
@@ -447,12 +492,12 @@ fn traces_are_loaded_written_and_read_back() {
     let all = vm_specs(&scenario, &back, [VmId(0), VmId(2)]).unwrap();
     assert_eq!(all[&VmId(2)].key, vm_key(VmId(2)));
     assert!(std::sync::Arc::ptr_eq(
-        &all[&VmId(0)].cpu,
-        &all[&VmId(2)].cpu
+        &all[&VmId(0)].cpu[0],
+        &all[&VmId(2)].cpu[0]
     ));
     let recorded = inputs.get("t").unwrap();
     let twice = recorded.cpu.mean_milli() * 2.0;
-    assert!((all[&VmId(0)].cpu.mean_milli() - twice).abs() < 1e-6);
+    assert!((all[&VmId(0)].cpu[0].mean_milli() - twice).abs() < 1e-6);
     // Divided by k, a recording keeps 1/k of its pages.
     let pages = |scenario: &Scenario| {
         let specs = vm_specs(scenario, &back, [VmId(0)]).unwrap();
@@ -506,7 +551,11 @@ fn a_profile_completes_a_vm_the_same_way_every_time() {
     let replay::Behaviour::Phases(hot) = &memory(0).behaviours[0] else {
         panic!("{:?}", memory(0).behaviours)
     };
-    assert_eq!(hot.phases[0].variation, Some(traces::synth::VARIATION));
+    // Half a core: a second of its time is half a second of its clock.
+    let Some(traces::class::Variation::LogNormal { step_ns, .. }) = hot.phases[0].variation else {
+        panic!("{hot:?}")
+    };
+    assert_eq!(step_ns, 500_000_000);
     assert!(memory(0).resident_pages > 16 * 256);
     // At a quarter of the size everything is a quarter.
     let carried = scale::apply(&scenario, 4).unwrap();

@@ -4,6 +4,7 @@
 
 mod attributes;
 pub mod clock;
+pub mod memory;
 pub mod netlink;
 pub mod netns;
 pub(crate) mod packet;

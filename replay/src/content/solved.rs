@@ -29,6 +29,7 @@ pub(super) fn known(profile: &ContentProfile) -> Option<(Texture, Change)> {
         "parsec" => ([0.6857, 0.7250, 31.500, 0.5250], [631.45, 16.11]),
         "dacapo" => ([0.8448, 1.0000, 12.569, 0.3281], [631.29, 15.81]),
         "media" => ([0.0772, 0.2750, 16.039, 0.6375], [0.0, 0.0]),
+        "mixed" => ([0.7559, 0.7805, 33.123, 0.4727], [0.0, 0.0]),
         _ => return None,
     };
     let texture = Texture {

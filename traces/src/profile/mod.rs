@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use serde::Serialize;
 
 use crate::class::{Coupling, Locality, PageClass, unique_pages};
-use crate::content::{ContentProfile, Rewrite, named as content_named};
+use crate::content::{ContentProfile, named as content_named};
 use derive::{Recorded, RunShare};
 
 /// A profile.
@@ -259,17 +259,8 @@ fn profile(kind: &Kind) -> Profile {
     }
 }
 
-/// Of guests whose pages nobody has looked at: 31 % incompressible (Lagar-Cavilla et al., ASPLOS 2019),
-/// the rest to 0.4 of their size (0.3 to 0.5), 3 % copies (Barker et al., ATC 2012: mostly below 15 %).
+/// Of guests whose pages nobody has looked at: the built-in contents `mixed`.
 #[must_use]
 pub fn default_content() -> ContentProfile {
-    let incompressible = 0.31;
-    let mean_size = incompressible + (1.0 - incompressible) * 0.4;
-    ContentProfile {
-        duplicate_share: Some(0.03),
-        incompressible_share: incompressible,
-        lz4_ratio: Some(1.0 / mean_size),
-        rewrite: Rewrite::WHOLE,
-        ..ContentProfile::RANDOM
-    }
+    content_named("mixed").expect("a built-in profile")
 }

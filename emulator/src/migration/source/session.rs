@@ -3,11 +3,13 @@
 //! `run` reads as the list of phases. Decisions are the engine's (`engine`), bytes the encoder's
 //! (`wire`), batches the transport's; `send` walks the bitmap.
 
+mod log;
 mod send;
 
 use std::io::{ErrorKind, Read};
 
-use replay::{Bitmap, DirtyLog, GuestTime, Reprotect as LogReprotect};
+use log::Log;
+use replay::{Bitmap, GuestTime, Reprotect as LogReprotect};
 
 use super::{Fault, Observer, SourceEnd, SourceError, SourceJob};
 use crate::clock::mono_ns;
@@ -15,7 +17,7 @@ use crate::migration::engine::Engine;
 use crate::migration::engine::step::{Observed, PAGE_BYTES, Pass, Slice, Step};
 use crate::migration::ownership::{SourceAction, SourceEvent, SourceSide};
 use crate::migration::params::Reprotect;
-use crate::migration::record::{Decision, Phase, PhaseSpan, Round};
+use crate::migration::record::{Decision, Phase, PhaseSpan, Round, ThrottleStep};
 use crate::migration::transport::{PageStream, Progress, prepare_socket};
 use crate::migration::wire::cloud_hypervisor::{self as cloud, Request};
 use crate::migration::wire::{Encoder, Format, Header, SHUT_BYTES, decode_shut, xen};
@@ -28,7 +30,7 @@ pub(super) struct Session<'a> {
     format: Format,
     pub(super) engine: Engine,
     pub(super) side: SourceSide,
-    log: DirtyLog,
+    log: Log<'a>,
     dirty: Bitmap,
     remaining_pages: u64,
     /// Where the walk goes on, in address order, wrapping.
@@ -50,6 +52,7 @@ pub(super) struct Session<'a> {
     lost: u64,
     sections: u64,
     published_ns: u64,
+    pub(super) throttles: Vec<ThrottleStep>,
 }
 
 /// How often live figures are renewed within a pass.
@@ -77,7 +80,7 @@ impl<'a> Session<'a> {
             format: job.params.engine.format(),
             engine: engine(job, begin_ns, &Observed::default()),
             side: SourceSide::Running,
-            log: DirtyLog::start(pages, policy, job.guest.guest_time()),
+            log: Log::start(job, policy),
             dirty: Bitmap::full(pages),
             remaining_pages: u64::from(pages),
             cursor: 0,
@@ -97,6 +100,7 @@ impl<'a> Session<'a> {
             lost: 0,
             sections: 0,
             published_ns: begin_ns,
+            throttles: Vec::new(),
         }
     }
 
@@ -316,6 +320,9 @@ impl<'a> Session<'a> {
 
     /// Ends the ownership question as far as the source can; what QMP would call the outcome.
     pub(super) fn conclude(&mut self, error: Option<&SourceError>) -> SourceEnd {
+        if !self.throttles.is_empty() {
+            self.job.guest.throttle(0);
+        }
         let Some(error) = error else {
             if self.side == SourceSide::Waiting {
                 self.side_on(SourceEvent::Failed); // no return path: the control plane's word
@@ -345,19 +352,25 @@ impl<'a> Session<'a> {
     /// Reads the dirty log: the round ends before it, the next begins after it.
     fn sync(&mut self, at: GuestTime, last: bool) {
         self.end_round(mono_ns());
-        let model = self.job.memory.model();
         let skip = Fault::SkipHarvest {
             number: self.round.number + 1,
         };
         let new = if self.job.faults.contains(&skip) {
-            self.log.sync(model, at, &mut Bitmap::new(self.dirty.len()));
+            self.log.sync(at, &mut Bitmap::new(self.dirty.len()));
             0
         } else {
-            self.log.sync(model, at, &mut self.dirty)
+            self.log.sync(at, &mut self.dirty)
         };
         self.remaining_pages += new;
         let now = mono_ns();
         self.engine.synced(now, new, self.remaining_pages);
+        if let Some(percent) = self.engine.take_throttle().filter(|_| !last) {
+            self.job.guest.throttle(percent);
+            self.throttles.push(ThrottleStep {
+                at_ns: now,
+                percent,
+            });
+        }
         self.round.number += 1;
         self.round.paused = last;
         self.begin_round(now, new);

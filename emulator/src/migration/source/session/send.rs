@@ -10,6 +10,8 @@ use crate::migration::guest::GuestMemory;
 use crate::migration::source::Fault;
 use crate::migration::wire::cloud_hypervisor::{self as cloud, Request};
 use crate::migration::wire::{self, Format, xen};
+use crate::resident::Ram;
+use netmodel::sys::memory::Piece;
 use replay::Bitmap;
 use replay::content::Stamp;
 
@@ -20,6 +22,8 @@ static ZEROS: [u8; wire::PAGE_BYTES] = [0; wire::PAGE_BYTES];
 enum Content<'a> {
     Zero,
     Data(Stamp, &'a [u8]),
+    /// In RAM, whatever it is when the kernel reads it.
+    Ram(Piece<'a>),
 }
 
 impl<'a> Session<'a> {
@@ -57,10 +61,9 @@ impl<'a> Session<'a> {
         while next.is_some() {
             batch.clear();
             // The log is peeked at once a batch, and nothing of it is cleared.
-            let (seen_ns, now) = (self.log.last_sync(), self.job.guest.guest_time());
+            let now = self.job.guest.guest_time();
             while let Some(page) = next.filter(|_| batch.len() < most) {
-                let model = self.job.memory.model();
-                if !(pass.skip_rewritten && model.written_in(page, seen_ns, now)) {
+                if !(pass.skip_rewritten && self.log.written_since_sync(page, now)) {
                     self.take(page);
                     if !self.loses(page) {
                         batch.push(page);
@@ -134,6 +137,13 @@ impl<'a> Session<'a> {
             None => *self.batch_time.insert(self.job.guest.guest_time()),
         };
         self.log.before_send(page, now);
+        let ram: Option<&'a Ram> = self.job.ram.as_deref();
+        if let Some(ram) = ram {
+            return match ram.is_zero(page) {
+                true => Content::Zero,
+                false => Content::Ram(ram.piece(page)),
+            };
+        }
         let memory: &'a GuestMemory = &self.job.memory;
         let version = memory.version_at(page, now);
         if memory.is_zero(page, version) {
@@ -161,6 +171,10 @@ impl<'a> Session<'a> {
                 self.out.bytes.header += self.out.put(|bytes| encoder.page_header(page, bytes));
                 self.put_data(stamp, body)
             }
+            Content::Ram(piece) => {
+                self.out.bytes.header += self.out.put(|bytes| encoder.page_header(page, bytes));
+                self.put_ram(piece)
+            }
         }
     }
 
@@ -174,6 +188,7 @@ impl<'a> Session<'a> {
                 self.sent()
             }
             Content::Data(stamp, body) => self.put_data(stamp, body),
+            Content::Ram(piece) => self.put_ram(piece),
         }
     }
 
@@ -181,6 +196,13 @@ impl<'a> Session<'a> {
         self.out
             .put(|bytes| bytes.extend_from_slice(&stamp.encode()));
         self.out.put_body(body);
+        self.out.bytes.normal += PAGE_BYTES;
+        self.round.normal_pages += 1;
+        self.sent()
+    }
+
+    fn put_ram(&mut self, piece: Piece<'a>) -> Result<(), SourceError> {
+        self.out.put_piece(piece);
         self.out.bytes.normal += PAGE_BYTES;
         self.round.normal_pages += 1;
         self.sent()

@@ -1,0 +1,272 @@
+//! Threads that write a VM's RAM, one a vCPU.
+//!
+//! While trace time runs each looks every millisecond how far the guest has come and writes what is due;
+//! while it is held or jumps they leave RAM alone, and go over what was skipped when they run again or
+//! are parked. Parking is acknowledged: then RAM holds exactly what the guest time says, and nobody
+//! writes. Never inside: what is written.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use replay::guest::GuestTime;
+use serde::{Deserialize, Serialize};
+
+use super::writer::STEP_NS;
+use super::{Ram, Share, Writer};
+use crate::clock::mono_ns;
+use crate::migration::guest::GuestMemory;
+
+/// How often it is looked whether a thread that is waited for is still there.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How often RAM is brought up to date in a row: each time takes a small part of the time before.
+const SETTLINGS: u32 = 3;
+
+/// Tells how far a guest has come.
+pub trait GuestClock: Send + Sync {
+    /// Now; `None` while trace time does not run, or the guest is not here.
+    fn running(&self) -> Option<GuestTime>;
+}
+
+/// What vCPU threads did since they were last asked to begin counting.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
+pub struct WritersReport {
+    /// Pages written.
+    pub writes: u64,
+    /// Guest time by which RAM was behind when a thread had a look: the most. A thread that keeps up is
+    /// two steps of a millisecond behind at most, and as late as it was woken.
+    pub behind_ns_max: u64,
+    /// The same on average over looks.
+    pub behind_ns_mean: u64,
+    /// How long it took to bring RAM up to date before the migration, ns.
+    pub settle_ns: u64,
+    /// How long the threads took to stop, the last writes included, ns.
+    pub park_ns: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Wish {
+    Run,
+    Park(GuestTime),
+    Stop,
+}
+
+#[derive(Debug)]
+struct Order {
+    wish: Wish,
+    /// Counts wishes.
+    number: u64,
+    /// Threads that have done what the last wish says.
+    obeyed: u32,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    writes: AtomicU64,
+    looks: AtomicU64,
+    behind_ns: AtomicU64,
+    behind_ns_max: AtomicU64,
+    settle_ns: AtomicU64,
+    park_ns: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    order: Mutex<Order>,
+    changed: Condvar,
+    counters: Counters,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Order> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The threads of one VM; they end with it.
+#[derive(Debug)]
+pub struct Vcpus {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Vcpus {
+    /// Starts `vcpus` threads for a guest whose writes up to `at` are in RAM, or with `fill` are put
+    /// there first.
+    ///
+    /// # Errors
+    /// When the kernel has no thread to give; those started have ended again.
+    pub fn start(
+        memory: &GuestMemory,
+        ram: &Arc<Ram>,
+        vcpus: u32,
+        at: GuestTime,
+        fill: bool,
+        clock: &Arc<dyn GuestClock>,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            order: Mutex::new(Order {
+                wish: Wish::Run,
+                number: 0,
+                obeyed: 0,
+            }),
+            changed: Condvar::new(),
+            counters: Counters::default(),
+        });
+        let mut all = Self {
+            shared,
+            threads: Vec::new(),
+        };
+        let of = vcpus.max(1);
+        for index in 0..of {
+            let writer = Writer::new(memory.clone(), Arc::clone(ram), Share { index, of }, at);
+            let (shared, clock) = (Arc::clone(&all.shared), Arc::clone(clock));
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu-{index}"))
+                .spawn(move || run(writer, fill, &shared, clock.as_ref()))?;
+            all.threads.push(thread);
+        }
+        Ok(all)
+    }
+
+    /// Stops writing at a guest time, not before any that the clock has told. When it returns RAM is
+    /// what it was then.
+    pub fn park(&self, at: GuestTime) {
+        let began = mono_ns();
+        self.wish(Wish::Park(at));
+        let mut order = self.shared.lock();
+        while (order.obeyed as usize) < self.threads.len() && order.wish == Wish::Park(at) {
+            let waited = self.shared.changed.wait_timeout(order, PATIENCE);
+            order = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let died = self.threads.iter().any(JoinHandle::is_finished);
+            assert!(
+                !died,
+                "a vCPU's thread has died: its panic is on standard error"
+            );
+        }
+        let took = mono_ns() - began;
+        self.shared.counters.park_ns.store(took, Ordering::Relaxed);
+    }
+
+    /// Writes again.
+    pub fn unpark(&self) {
+        self.wish(Wish::Run);
+    }
+
+    /// Brings RAM up to date, whatever was skipped, and counts from here on. The guest may run meanwhile:
+    /// what it writes while a long stretch is made up for is made up for as well.
+    pub fn settle(&self, now: impl Fn() -> GuestTime) {
+        let began = mono_ns();
+        for _ in 0..SETTLINGS {
+            self.park(now());
+        }
+        let counters = &self.shared.counters;
+        for counter in [
+            &counters.writes,
+            &counters.looks,
+            &counters.behind_ns,
+            &counters.behind_ns_max,
+        ] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        counters
+            .settle_ns
+            .store(mono_ns() - began, Ordering::Relaxed);
+        self.unpark();
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn report(&self) -> WritersReport {
+        let counters = &self.shared.counters;
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        WritersReport {
+            writes: of(&counters.writes),
+            behind_ns_max: of(&counters.behind_ns_max),
+            behind_ns_mean: of(&counters.behind_ns) / of(&counters.looks).max(1),
+            settle_ns: of(&counters.settle_ns),
+            park_ns: of(&counters.park_ns),
+        }
+    }
+
+    fn wish(&self, wish: Wish) {
+        let mut order = self.shared.lock();
+        order.wish = wish;
+        order.number += 1;
+        order.obeyed = 0;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.wish(Wish::Stop);
+        for thread in self.threads.drain(..) {
+            // One that panicked has told so on standard error.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(mut writer: Writer, fill: bool, shared: &Shared, clock: &dyn GuestClock) {
+    if fill {
+        writer.fill();
+    }
+    let mut obeyed = 0;
+    let mut order = shared.lock();
+    loop {
+        match order.wish {
+            Wish::Stop => return,
+            Wish::Park(_) if obeyed == order.number => {
+                order = shared
+                    .changed
+                    .wait(order)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            Wish::Park(at) => {
+                let number = order.number;
+                drop(order);
+                counted(&mut writer, shared, |writer| writer.reach(at));
+                order = shared.lock();
+                obeyed = number;
+                if order.number == number {
+                    order.obeyed += 1;
+                    shared.changed.notify_all();
+                }
+            }
+            Wish::Run => {
+                let number = order.number;
+                drop(order);
+                if let Some(now) = clock.running() {
+                    look(&writer, shared, now);
+                    counted(&mut writer, shared, |writer| writer.advance(now));
+                }
+                order = shared.lock();
+                if order.number == number {
+                    let step = Duration::from_nanos(STEP_NS);
+                    order = shared
+                        .changed
+                        .wait_timeout(order, step)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0;
+                }
+            }
+        }
+    }
+}
+
+fn look(writer: &Writer, shared: &Shared, now: GuestTime) {
+    let (behind, counters) = (writer.behind_ns(now), &shared.counters);
+    counters.looks.fetch_add(1, Ordering::Relaxed);
+    counters.behind_ns.fetch_add(behind, Ordering::Relaxed);
+    counters.behind_ns_max.fetch_max(behind, Ordering::Relaxed);
+}
+
+fn counted(writer: &mut Writer, shared: &Shared, act: impl FnOnce(&mut Writer)) {
+    let before = writer.writes();
+    act(writer);
+    let more = writer.writes() - before;
+    shared.counters.writes.fetch_add(more, Ordering::Relaxed);
+}
