@@ -87,9 +87,16 @@ impl Warp {
         if within == 0 {
             return from;
         }
-        let gain = u128::from(self.start(step + 1) - from) * u128::from(within);
-        let gain = gain / u128::from(self.step_ns);
-        from + u64::try_from(gain).expect("less than the step's whole gain")
+        let whole = self.start(step + 1) - from;
+        // Steps of seconds fit; dividing 128 bits costs as much as a page's draws.
+        let gain = whole.checked_mul(within).map_or_else(
+            || {
+                let gain = u128::from(whole) * u128::from(within) / u128::from(self.step_ns);
+                u64::try_from(gain).expect("less than the step's whole gain")
+            },
+            |product| product / self.step_ns,
+        );
+        from + gain
     }
 }
 
