@@ -44,6 +44,11 @@ id!(
     "flow#"
 );
 id!(
+    /// A service: index into `Scenario::services`.
+    ServiceId,
+    "service#"
+);
+id!(
     /// A migration of this run, numbered from 1 in the order of their requests.
     MigrationId,
     "migration#"

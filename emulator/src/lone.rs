@@ -12,8 +12,8 @@ use crate::run::progress::Show;
 use crate::run::{self, RunRequest, Unusable};
 use crate::scenario::inputs::{Inputs, unfit};
 use crate::scenario::{
-    Backing, BalancerSpec, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration, Scenario,
-    TraceSource, VmSpec, Work, WriteSource,
+    Backing, BalancerSpec, CpuDemand, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration,
+    Scenario, TraceSource, VmSpec, Work, WriteSource,
 };
 use anyhow::{Result, bail};
 use netmodel::backend::BackendKind;
@@ -155,11 +155,8 @@ impl Lone {
         let moving = 1 + self.company.more_vms;
         // The ends of flows are VMs that do nothing else.
         let idle_bytes = u64::from(self.company.flows) * PAGE_SIZE;
-        let host = |name: &str| HostSpec {
-            name: name.to_owned(),
-            cores: moving,
-            ram_bytes: u64::from(moving) * self.ram_bytes + idle_bytes,
-        };
+        let ram_bytes = u64::from(moving) * self.ram_bytes + idle_bytes;
+        let host = |name: &str| HostSpec::new(name, moving, ram_bytes);
         let (cpu, writes, traces) = self.writes.sources();
         let vm = VmSpec {
             name: "vm".to_owned(),
@@ -167,8 +164,10 @@ impl Lone {
             weight: 1,
             ram_bytes: self.ram_bytes,
             resident_bytes: self.resident_bytes,
-            cpu,
-            cpu_scale_milli: 1000,
+            cpu: vec![CpuDemand {
+                source: cpu,
+                ..CpuDemand::constant(0)
+            }],
             writes,
             content: self.content,
             memory: self.memory,
@@ -195,6 +194,7 @@ impl Lone {
             hosts: vec![host("source"), host("destination")],
             vms,
             flows,
+            services: Vec::new(),
             network: NetworkSpec {
                 backend: self.backend,
                 topology,

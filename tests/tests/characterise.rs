@@ -193,7 +193,27 @@ fn a_completed_trace_is_marked_and_its_seed_is_all_it_needs() {
             "{line}"
         );
     }
-    // What is completed is not completed again, and what is not there is said.
+}
+
+#[test]
+fn what_cannot_be_completed_is_refused() {
+    let sandbox = Sandbox::new();
+    let log = log(&sandbox);
+    let place = |name: &str| sandbox.work().join(name).to_str().unwrap().to_owned();
+    let synth = |profile: &str, more: &[&str], out: &str| {
+        let command = [
+            "trace",
+            "synth",
+            &log,
+            "--profile",
+            profile,
+            "-o",
+            &place(out),
+        ];
+        run(&sandbox, &[&command, &MAP, more])
+    };
+    synth("web", &["--memory", "1GiB"], "one").expect_code(0);
+    // What is completed is not completed again.
     let again = [
         "trace",
         "synth",
@@ -205,34 +225,55 @@ fn a_completed_trace_is_marked_and_its_seed_is_all_it_needs() {
     ];
     let again = sandbox.run(&again);
     assert_eq!(again.code, Some(2), "{again:?}");
-    let command = [
-        "trace",
-        "synth",
-        &log,
-        "--profile",
-        "wbe",
-        "-o",
-        &place("none"),
-    ];
-    let unknown = run(&sandbox, &[&command, &MAP]);
+    let unknown = synth("wbe", &["--memory", "1GiB"], "none");
     assert!(
         unknown.code == Some(2) && unknown.stderr.contains("kv-write"),
         "{unknown:?}"
     );
-    let command = [
-        "trace",
-        "synth",
-        &log,
-        "--profile",
-        "web",
-        "-o",
-        &place("none"),
-    ];
-    let unknown = run(&sandbox, &[&command, &MAP]);
+    let unknown = synth("web", &[], "none");
     assert!(
         unknown.code == Some(2) && unknown.stderr.contains("--memory"),
         "{unknown:?}"
     );
+}
+
+/// One VM of a completed bundle, and one whose profile the scenario names; both move.
+fn two_ways(name: &str) -> String {
+    format!(
+        r#"
+        duration = "10m"
+        [traces.t]
+        file = "fleet"
+        vm = "{name}"
+        [network]
+        link = {{ rate = "500Mbit", queue = "512KB" }}
+        [[hosts]]
+        name = "h"
+        count = 2
+        cores = 2
+        ram = "1GiB"
+        [[vms]]
+        name = "bundle"
+        ram = "64MiB"
+        cpu = {{ trace = "t" }}
+        writes = {{ fitted = "t" }}
+        host = "h1"
+        [[vms]]
+        name = "profile"
+        ram = "64MiB"
+        cpu = {{ trace = "t" }}
+        writes = {{ profile = "web" }}
+        host = "h1"
+        [[migrations]]
+        at = "5m"
+        vm = "bundle"
+        to = "h2"
+        [[migrations]]
+        at = "6m"
+        vm = "profile"
+        to = "h2"
+        "#
+    )
 }
 
 /// A fleet of which only CPU was recorded, completed, run with a migration; the results say what it was.
@@ -269,41 +310,7 @@ fn a_planetlab_day_is_completed_and_run() {
         bundle.to_str().unwrap(),
     ];
     sandbox.run(&command).expect_code(0);
-    let scenario = format!(
-        r#"
-        duration = "10m"
-        [traces.t]
-        file = "fleet"
-        vm = "{name}"
-        [network]
-        link = {{ rate = "500Mbit", queue = "512KB" }}
-        [[hosts]]
-        name = "h"
-        count = 2
-        cores = 2
-        ram = "1GiB"
-        [[vms]]
-        name = "bundle"
-        ram = "64MiB"
-        cpu = {{ trace = "t" }}
-        writes = {{ fitted = "t" }}
-        host = "h1"
-        [[vms]]
-        name = "profile"
-        ram = "64MiB"
-        cpu = {{ trace = "t" }}
-        writes = {{ profile = "web" }}
-        host = "h1"
-        [[migrations]]
-        at = "5m"
-        vm = "bundle"
-        to = "h2"
-        [[migrations]]
-        at = "6m"
-        vm = "profile"
-        to = "h2"
-        "#
-    );
+    let scenario = two_ways(&name);
     let scenario = sandbox.file("fleet.toml", scenario);
     let told = sandbox.run(&["check", &scenario]).expect_code(0).stdout;
     assert!(

@@ -7,13 +7,16 @@ use std::fs;
 
 /// Real runs of a program at a rate: their figures, and the median of them.
 fn real(program: &str, mbit: u64, figure: &str) -> f64 {
-    let lines = fs::read_to_string(repository().join("traces/library/guest/runs.jsonl")).unwrap();
+    let lines = fs::read_to_string(repository().join("traces/library/guest/runs.jsonl"))
+        .expect("as it was recorded");
     let lines = lines
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).expect("a run"));
     let of = lines.filter(|run| run["program"] == program && run["link_mbit"] == mbit);
     let completed = of.filter(|run| run["status"] == "completed");
-    let mut values: Vec<f64> = completed.map(|run| run[figure].as_f64().unwrap()).collect();
+    let mut values: Vec<f64> = completed
+        .map(|run| run[figure].as_f64().expect("as it was recorded"))
+        .collect();
     assert!(values.len() >= 4, "{program} at {mbit} Mbit/s: {values:?}");
     values.sort_by(f64::total_cmp);
     f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
@@ -23,19 +26,31 @@ fn real(program: &str, mbit: u64, figure: &str) -> f64 {
 /// less the zero ones among them, less those of the recording.
 fn resident(sandbox: &Sandbox, program: &str) -> u64 {
     let folder = repository().join("traces/library/guest");
-    let sidecar = fs::read(folder.join(format!("{program}-guest.json"))).unwrap();
-    let sidecar: Value = serde_json::from_slice(&sidecar).unwrap();
-    let touched = sidecar["totals"]["pages"].as_u64().unwrap();
-    let last = &sidecar["census"].as_array().unwrap().last().unwrap()["pages"];
+    let sidecar =
+        fs::read(folder.join(format!("{program}-guest.json"))).expect("as it was recorded");
+    let sidecar: Value = serde_json::from_slice(&sidecar).expect("as it was recorded");
+    let touched = sidecar["totals"]["pages"]
+        .as_u64()
+        .expect("as it was recorded");
+    let last = &sidecar["census"]
+        .as_array()
+        .expect("as it was recorded")
+        .last()
+        .expect("as it was recorded")["pages"];
     let (zero, looked_at) = (
-        last["zero"].as_u64().unwrap(),
-        last["sampled"].as_u64().unwrap(),
+        last["zero"].as_u64().expect("as it was recorded"),
+        last["sampled"].as_u64().expect("as it was recorded"),
     );
     let recording = folder.join(format!("{program}-guest.mbpw"));
-    let shown = ["trace", "show", recording.to_str().unwrap(), "--json"];
+    let shown = [
+        "trace",
+        "show",
+        recording.to_str().expect("as it was recorded"),
+        "--json",
+    ];
     let written = sandbox.run(&shown).expect_code(0).json()[0]["pages"]
         .as_u64()
-        .unwrap();
+        .expect("as it was recorded");
     (touched - touched * zero / looked_at - written) * 4096
 }
 

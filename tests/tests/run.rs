@@ -7,13 +7,14 @@ use std::fs;
 use std::path::Path;
 
 /// What DESIGN §8 promises of a run directory.
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "run.json",
     "events.jsonl.zst",
     "migrations.jsonl",
     "hosts.parquet",
     "vms.parquet",
     "migrations.parquet",
+    "services.parquet",
     "links.parquet",
     "summary.json",
     "report.html",
@@ -59,7 +60,7 @@ fn a_run_leaves_every_file_and_every_migration_verified() {
     let header = json_file(&dir.join("run.json"));
     assert_eq!(header["outcome"], "completed");
     assert_eq!(header["seed"], 7);
-    assert_eq!(header["schema"], 2);
+    assert_eq!(header["schema"], 3);
     let summary = json_file(&dir.join("summary.json"));
     assert_eq!(summary["trace_s"], 240.0);
     let completed = &summary["metrics"]["migrations_completed"]["value"];

@@ -190,3 +190,106 @@ fn real_pace_takes_as_long_as_it_says() {
     let (_, jumps) = run("warp");
     assert!(jumps > 0);
 }
+
+/// `client` sends to `far` and moves from h1 to h2 meanwhile, the clock running throughout.
+const FOLLOWED: &str = r#"
+name = "followed"
+duration = "6s"
+pace = "real"
+
+[network]
+link = { rate = "100Mbit", delay = "1ms", queue = "128KB" }
+
+[[hosts]]
+name = "h"
+count = 3
+cores = 2
+ram = "1GiB"
+
+[[vms]]
+name = "client"
+ram = "16MiB"
+resident = "1MiB"
+host = "h1"
+
+[[vms]]
+name = "far"
+ram = "16MiB"
+host = "h3"
+
+[[flows]]
+from = "client"
+to = "far"
+rate = "8Mbit"
+
+[balancer]
+policy = "none"
+interval = "1s"
+
+[[migrations]]
+at = "2s"
+vm = "client"
+to = "h2"
+"#;
+
+#[test]
+fn a_flow_follows_its_vm_to_the_links_of_its_new_host() {
+    let Some(_turn) = turn("a_flow_follows_its_vm_to_the_links_of_its_new_host") else {
+        return;
+    };
+    let sandbox = Sandbox::new();
+    let path = sandbox.file("followed.toml", FOLLOWED);
+    sandbox.run_scenario(&path, &[]).expect_code(0);
+    let events = seen(&sandbox.work().join("out")).0;
+    let moved = |event: &migbed::event::Event| match event.kind {
+        EventKind::FlowMoved { gap_ns, .. } => Some(gap_ns),
+        _ => None,
+    };
+    let gaps: Vec<u64> = events.iter().filter_map(moved).collect();
+    assert_eq!(gaps.len(), 1, "one move, one gap");
+    assert!(gaps[0] > 0 && gaps[0] < 3_000_000_000, "{gaps:?}");
+    let opened: Vec<u32> = events
+        .iter()
+        .filter_map(|event| match event.kind {
+            EventKind::FlowOpened { from, .. } => Some(from.0),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(opened, [0, 1]);
+    let closed: Vec<(u64, u64)> = events
+        .iter()
+        .filter_map(|event| match event.kind {
+            EventKind::FlowClosed {
+                received_bytes,
+                open_ns,
+                ..
+            } => Some((received_bytes, open_ns)),
+            _ => None,
+        })
+        .collect();
+    // A megabyte a second at either place, never more: nothing is caught up with.
+    assert_eq!(closed.len(), 2);
+    for (bytes, open_ns) in closed {
+        assert!(bytes > 1_000_000, "{bytes}");
+        let bps = bytes as f64 * 8e9 / open_ns as f64;
+        assert!(bps < 8.2e6, "{bps}");
+    }
+    // What the links carried when the flow had moved, and at the end.
+    let at = |event: &migbed::event::Event| matches!(event.kind, EventKind::FlowOpened { from, .. } if from.0 == 1);
+    let since = events.iter().position(at).expect("the flow went on");
+    let out = |link: &str, event: &migbed::event::Event| match &event.kind {
+        EventKind::LinkSample(sample) if sample.link == link => Some(sample.wire_bytes_out),
+        _ => None,
+    };
+    let after = |link: &str| {
+        let seen: Vec<u64> = events[since..]
+            .iter()
+            .filter_map(|e| out(link, e))
+            .collect();
+        let (first, last) = (seen.first(), seen.last());
+        last.expect("links are sampled") - first.expect("links are sampled")
+    };
+    let (old, new) = (after("h1-up"), after("h2-up"));
+    assert!(new > 1_000_000, "h2 sends {new} bytes");
+    assert!(old < 100_000, "h1 still sends {old} bytes");
+}

@@ -11,6 +11,17 @@ pub struct CpuSample {
     pub milli: u32,
 }
 
+/// How demand spread within an interval, as far as the source says. What it does not say is absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct CpuSpread {
+    /// Least demand, thousandths of a core.
+    pub min: Option<u32>,
+    /// 95th percentile over the interval's time.
+    pub p95: Option<u32>,
+    /// Most demand.
+    pub max: Option<u32>,
+}
+
 /// CPU demand of one VM: consecutive intervals of constant demand, repeated for ever.
 ///
 /// Intervals are contiguous from trace instant 0; gaps of the source have been filled by the
@@ -20,6 +31,8 @@ pub struct CpuTrace {
     samples: Vec<CpuSample>,
     /// `ends[i]` is the end of `samples[i]`, so that look-up is a binary search.
     ends: Vec<u64>,
+    /// One a sample, or none at all when the source says nothing of any.
+    spreads: Vec<CpuSpread>,
 }
 
 /// A CPU trace that cannot be replayed.
@@ -59,8 +72,26 @@ impl CpuTrace {
         if samples.is_empty() {
             Err(CpuTraceError::Empty)
         } else {
-            Ok(Self { samples, ends })
+            let spreads = Vec::new();
+            Ok(Self {
+                samples,
+                ends,
+                spreads,
+            })
         }
+    }
+
+    /// The same trace, with what is known of demand within its intervals: one entry each, those
+    /// that are missing at the end unknown.
+    #[must_use]
+    pub fn with_spreads(mut self, mut spreads: Vec<CpuSpread>) -> Self {
+        if spreads.iter().all(|spread| *spread == CpuSpread::default()) {
+            spreads.clear();
+        } else {
+            spreads.resize(self.samples.len(), CpuSpread::default());
+        }
+        self.spreads = spreads;
+        self
     }
 
     /// A trace that asks for the same share for ever.
@@ -70,7 +101,45 @@ impl CpuTrace {
         Self {
             samples: vec![CpuSample { dur_ns, milli }],
             ends: vec![dur_ns],
+            spreads: Vec::new(),
         }
+    }
+
+    /// Every demand changed by a function, that of [`CpuSpread`] too.
+    #[must_use]
+    pub fn map(&self, to: impl Fn(u32) -> u32) -> Self {
+        let sample = |s: &CpuSample| CpuSample {
+            milli: to(s.milli),
+            ..*s
+        };
+        let spread = |s: &CpuSpread| CpuSpread {
+            min: s.min.map(&to),
+            p95: s.p95.map(&to),
+            max: s.max.map(&to),
+        };
+        Self {
+            samples: self.samples.iter().map(sample).collect(),
+            ends: self.ends.clone(),
+            spreads: self.spreads.iter().map(spread).collect(),
+        }
+    }
+
+    /// What is known of demand within interval `index`.
+    #[must_use]
+    pub fn spread(&self, index: usize) -> CpuSpread {
+        self.spreads.get(index).copied().unwrap_or_default()
+    }
+
+    /// Whether anything is known of demand within intervals.
+    #[must_use]
+    pub fn has_spreads(&self) -> bool {
+        !self.spreads.is_empty()
+    }
+
+    /// Whether the maximum of any interval is known.
+    #[must_use]
+    pub fn has_maximum(&self) -> bool {
+        self.spreads.iter().any(|spread| spread.max.is_some())
     }
 
     /// The intervals.

@@ -15,6 +15,7 @@ pub mod fit;
 pub mod forecast;
 pub mod import;
 pub mod profile;
+pub mod resample;
 pub mod stats;
 pub mod store;
 pub mod synth;

@@ -11,7 +11,7 @@ use crate::class::{
     ClassPhase, Coupling, Locality, PageClass, PhasedClasses, Variation, unique_pages,
 };
 use crate::profile::Profile;
-use crate::units::{NS_PER_S, round_u32};
+use crate::units::{NS_PER_MS, NS_PER_S, round_u32, round_u64};
 
 /// How much the guests of a fleet write (rule 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -74,6 +74,8 @@ pub struct Choices {
     pub d1: f64,
     /// Shares of touched memory that D(2 h) and D(24 h) were drawn to be.
     pub long_windows: Option<[f64; 2]>,
+    /// Rule 6.
+    pub variation: Variation,
 }
 
 /// What a guest writes.
@@ -115,12 +117,8 @@ pub const FLEET_D1: [f64; 4] = [4_500.0, 60.0, 25_000.0, 37_000.0];
 /// Rule 4: D(2 h) and D(24 h) as shares of touched memory (VeCycle).
 pub const LONG_WINDOWS: [[f64; 2]; 2] = [[0.3, 0.5], [0.5, 0.8]];
 const LONG_S: [f64; 2] = [7_200.0, 86_400.0];
-/// Rule 6: the rates of consecutive seconds.
-pub const VARIATION: Variation = Variation::LogNormal {
-    cv: 0.3,
-    correlation: 0.7,
-    step_ns: NS_PER_S,
-};
+/// Rule 6: deviation over mean of the rates, and correlation of their logarithm, of consecutive seconds.
+pub const VARIATION: [f64; 2] = [0.3, 0.7];
 /// Rule 1: used over provisioned memory, where the trace does not say: Beta(2, 2), median 0.5 (Pond).
 const USED_SHARE: (f64, f64) = (2.0, 2.0);
 /// No more of touched memory is written in a second than this.
@@ -184,6 +182,7 @@ pub fn complete(
     } else {
         cold(touched, free, long, reached)
     };
+    let variation = variation(clock_s);
     let hot = PhasedClasses {
         coupling: profile.coupling,
         phases: vec![ClassPhase {
@@ -191,7 +190,7 @@ pub fn complete(
             length_ns: 3_600 * NS_PER_S,
             first_page: 0,
             classes: placed(&classes, profile),
-            variation: Some(VARIATION),
+            variation: Some(variation.clone()),
         }],
     };
     let mut completed = Completed {
@@ -210,6 +209,7 @@ pub fn complete(
             rate_scale,
             d1: 0.0,
             long_windows: (!profile.all_memory).then_some(long),
+            variation,
         },
     };
     completed.choices.d1 = completed.unique_pages(1.0, known.mean_cores);
@@ -225,6 +225,17 @@ fn touched(known: &Known, u: f64) -> (u32, Option<f64>) {
         return (pages.max(1), Some(share));
     };
     (used.min(known.ram_pages).max(1), None)
+}
+
+/// Steps of a second of running time: on the clock of CPU time, as much as the guest uses in one on
+/// average; at least a millisecond, for guests that use none.
+fn variation(clock_s: f64) -> Variation {
+    let [cv, correlation] = VARIATION;
+    Variation::LogNormal {
+        cv,
+        correlation,
+        step_ns: round_u64(clock_s * NS_PER_S as f64).max(NS_PER_MS),
+    }
 }
 
 /// A number in (0, 1) that depends on nothing but its arguments (splitmix64 over them).

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use traces::class::{Locality, Variation, unique_pages};
 use traces::profile::{all, named};
-use traces::synth::{Completed, FLEET_D1, Known, LONG_WINDOWS, Marginal, VARIATION, complete};
+use traces::synth::{Completed, FLEET_D1, Known, LONG_WINDOWS, Marginal, complete};
 use traces::units::round_usize;
 
 fn known(mean_cores: f64) -> Known {
@@ -97,20 +97,20 @@ fn used_memory_is_as_recorded_or_half_by_the_median() {
 
 #[test]
 fn consecutive_seconds_vary_as_in_real_rounds() {
-    let completed = complete(
-        &named("kv-write").unwrap(),
-        Marginal::Profile,
-        &known(0.2),
-        1,
-        1,
-    );
-    let expected = Variation::LogNormal {
-        cv: 0.3,
-        correlation: 0.7,
-        step_ns: 1_000_000_000,
-    };
-    assert_eq!(completed.hot.phases[0].variation, Some(expected.clone()));
-    assert_eq!(VARIATION, expected);
+    for (name, cores, step_ns) in [
+        ("kv-write", 0.2, 200_000_000),
+        ("compiler", 0.2, 1_000_000_000),
+        ("kv-write", 0.0, 1_000_000),
+    ] {
+        let profile = named(name).unwrap();
+        let completed = complete(&profile, Marginal::Profile, &known(cores), 1, 1);
+        let expected = Variation::LogNormal {
+            cv: 0.3,
+            correlation: 0.7,
+            step_ns,
+        };
+        assert_eq!(completed.hot.phases[0].variation, Some(expected));
+    }
 }
 
 #[test]

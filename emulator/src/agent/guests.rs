@@ -60,6 +60,10 @@ impl SourceGuest for Guest {
         }
     }
 
+    fn throttle(&self, percent: u8) {
+        Self::here(self.runtime.throttle(self.vm, percent, Self::now()));
+    }
+
     fn take_state(&self) -> VmState {
         Self::here(self.runtime.hand_over(self.vm, Self::now()))
     }

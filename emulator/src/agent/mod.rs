@@ -4,14 +4,16 @@
 //! timeline and the balancer live in `migbed`), shaping (the fabric's).
 //!
 //! Threads: the main one reads control messages and obeys; one a migration and end, one a tenant
-//! flow and end. All write to the control socket themselves: a message that has been sent is on the
-//! socket before anything after it happens, which is what makes a commit record one.
+//! flow and end, one a connection of a service and end. All write to the control socket themselves:
+//! a message that has been sent is on the socket before anything after it happens, which is what
+//! makes a commit record one.
 
 mod guests;
 mod migrations;
 mod net;
 mod residents;
 mod runtime;
+mod service;
 mod tenant;
 mod vms;
 
@@ -20,16 +22,17 @@ use crate::control::channel::{
     BlockingReceiver, BlockingSender, ControlError, check_protocol, inherited,
 };
 use crate::control::message::{AgentSetup, FromAgent, PROTOCOL, ToAgent, VmPlacement};
-use crate::ids::VmId;
+use crate::ids::{ServiceId, VmId};
 use crate::scenario::Backing;
 use anyhow::{Context, Result, anyhow, bail};
 use migrations::{Arriving, Migrations};
 use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
 use runtime::Runtime;
+use service::{Asking, Closed, Services};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tenant::Tenants;
+use tenant::{Outgoing, Tenants};
 use vms::VmFactory;
 
 /// The agent's process.
@@ -66,18 +69,17 @@ struct Agent {
     vms: VmFactory,
     migrations: Migrations,
     tenants: Tenants,
+    services: Services,
 }
+
+/// Requests of one message: frames are bounded.
+const REQUESTS_MAX: usize = 4096;
 
 impl Agent {
     fn new(setup: AgentSetup, out: Arc<BlockingSender>) -> Self {
-        let spec = replay::host::HostSpec {
-            cores: setup.spec.cores,
-            speed_milli: 1000,
-            ram_pages: setup.spec.ram_bytes / traces::units::PAGE_SIZE,
-            overcommit_milli: setup.overcommit_milli,
-        };
+        let spec = crate::cluster::host_spec(&setup.spec);
         let runtime = Arc::new(Runtime::new(setup.host, spec, MonoNs(mono_ns())));
-        let vms = VmFactory::new(setup.inputs.clone(), setup.divided_by);
+        let vms = VmFactory::new(setup.inputs.clone(), setup.divided_by, setup.seed);
         let migrations = Migrations::new(Arc::clone(&runtime), Arc::clone(&out));
         Self {
             setup,
@@ -86,7 +88,14 @@ impl Agent {
             vms,
             migrations,
             tenants: Tenants::default(),
+            services: Services::default(),
         }
+    }
+
+    /// Whether a VM runs here, as its flows ask it; nobody's always do.
+    fn runs(&self, vm: Option<VmId>) -> tenant::Runs {
+        let runtime = Arc::clone(&self.runtime);
+        Box::new(move || vm.is_none_or(|vm| runtime.runs(vm)))
     }
 
     /// Any port of this host.
@@ -128,7 +137,12 @@ impl Agent {
                 })?;
             }
             ToAgent::Sample { seq, at_ns } => self.sample(seq, MonoNs(at_ns))?,
-            ToAgent::OpenSink(_)
+            ToAgent::OpenServer { .. }
+            | ToAgent::OpenClient { .. }
+            | ToAgent::Redirect { .. }
+            | ToAgent::CloseServer(_)
+            | ToAgent::CloseClient(_) => self.service(message)?,
+            ToAgent::OpenSink { .. }
             | ToAgent::OpenFlow { .. }
             | ToAgent::CloseFlow(_)
             | ToAgent::FlowStats => self.tenant(&message)?,
@@ -154,19 +168,97 @@ impl Agent {
             host,
             vms,
         })?;
+        for (service, answered) in self.services.answered() {
+            self.answered(service, &answered)?;
+        }
+        Ok(())
+    }
+
+    fn answered(&self, service: ServiceId, answered: &Closed) -> Result<(), ControlError> {
+        let batches = answered.requests.chunks(REQUESTS_MAX);
+        for requests in batches {
+            let (requests, cut) = (requests.to_vec(), Vec::new());
+            self.out.send(&FromAgent::Answered {
+                service,
+                requests,
+                cut,
+            })?;
+        }
+        for cut in answered.cut.chunks(REQUESTS_MAX) {
+            let (requests, cut) = (Vec::new(), cut.to_vec());
+            self.out.send(&FromAgent::Answered {
+                service,
+                requests,
+                cut,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn service(&mut self, message: ToAgent) -> Result<(), ControlError> {
+        match message {
+            ToAgent::OpenServer { service, vm } => {
+                let at = (self.any_port(), &*self.setup.congestion);
+                let opened = self.services.open_server(service, vm, &self.runtime, at);
+                let port = opened.map_err(|error| error.to_string());
+                self.out.send(&FromAgent::ServerReady { service, port })?;
+            }
+            ToAgent::OpenClient {
+                service,
+                to,
+                spec,
+                vm,
+                since_ns,
+                seed,
+            } => {
+                let asking = Asking {
+                    to,
+                    spec: *spec,
+                    since_ns,
+                    seed,
+                    congestion: self.setup.congestion.clone(),
+                };
+                let runs = self.runs(vm);
+                if let Err(error) = self.services.open_client(service, asking, runs) {
+                    let warning = format!("{service}: {error}");
+                    self.out.send(&FromAgent::Warning(warning))?;
+                }
+            }
+            ToAgent::Redirect { service, to } => self.services.redirect(service, to),
+            ToAgent::CloseServer(service) => self.services.close_server(service),
+            ToAgent::CloseClient(service) => {
+                if let Some(closed) = self.services.close_client(service) {
+                    self.answered(service, &closed)?;
+                }
+            }
+            _ => {}
+        }
         Ok(())
     }
 
     fn tenant(&mut self, message: &ToAgent) -> Result<(), ControlError> {
         let congestion = &self.setup.congestion;
         match *message {
-            ToAgent::OpenSink(flow) => {
-                let opened = self.tenants.open_sink(flow, self.any_port(), congestion);
+            ToAgent::OpenSink { flow, vm } => {
+                let (at, runs) = (self.any_port(), self.runs(vm));
+                let opened = self.tenants.open_sink(flow, at, runs, congestion);
                 let port = opened.map_err(|error| error.to_string());
                 self.out.send(&FromAgent::SinkReady { flow, port })?;
             }
-            ToAgent::OpenFlow { flow, to, rate_bps } => {
-                if let Err(error) = self.tenants.open_source(flow, to, rate_bps, congestion) {
+            ToAgent::OpenFlow {
+                flow,
+                to,
+                vm,
+                rate_bps,
+                since_ns,
+            } => {
+                let out = Outgoing {
+                    to,
+                    rate_bps,
+                    since_ns,
+                };
+                let runs = self.runs(vm);
+                if let Err(error) = self.tenants.open_source(flow, out, runs, congestion) {
                     self.out
                         .send(&FromAgent::Warning(format!("{flow}: {error}")))?;
                 }
@@ -177,6 +269,7 @@ impl Agent {
                         flow,
                         received_bytes: closed.received_bytes,
                         open_ns: closed.open_ns,
+                        carried_ns: closed.carried_ns,
                     })?;
                 }
             }

@@ -63,7 +63,7 @@ pub(super) fn connect(to: SocketAddr, congestion: &str) -> Result<TcpStream, Soc
     })
 }
 
-/// Listens at `at` (port 0: any) for one peer.
+/// Listens at `at` (port 0: any).
 ///
 /// # Errors
 /// When the address is not ours or the congestion control is not allowed.
@@ -74,7 +74,8 @@ pub(super) fn listen(at: SocketAddr, congestion: &str) -> Result<TcpListener, So
             SocketAddr::V4(v4) => socket::bind(fd.as_raw_fd(), &SockaddrIn::from(v4))?,
             SocketAddr::V6(v6) => socket::bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?,
         }
-        socket::listen(&fd, Backlog::new(8)?)?;
+        // As many as a service may have connections: a SYN that finds no room is sent again after 1 s.
+        socket::listen(&fd, Backlog::new(256)?)?;
         Ok(TcpListener::from(fd))
     };
     attempt().map_err(|errno| SocketError {

@@ -4,13 +4,17 @@
 //! through here. An instant is never asked of the host twice backwards: whoever comes second with
 //! an earlier reading gets the later one's state, microseconds off and consistent.
 
+use crate::clock::mono_ns;
 use crate::event::{HostSample, VmSample};
 use crate::ids::{HostId, VmId};
+use replay::Throttle;
 use replay::clock::{Clock, ClockError, MonoNs, Segment, SegmentKind, TraceNs};
 use replay::guest::GuestTime;
-use replay::host::{Host, HostError, HostSpec, VmSpec, VmState, VmTotals};
+use replay::host::{Host, HostError, HostSpec, Progress, VmSpec, VmState, VmTotals};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A host cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +61,12 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct Runtime {
     inner: Mutex<Inner>,
+    /// Rates may have changed: whoever waits for a request looks again.
+    changed: Condvar,
 }
+
+/// Whoever waits for a request looks at least so often.
+const LOOK: Duration = Duration::from_millis(20);
 
 impl Runtime {
     /// An empty host at trace instant 0, the clock held.
@@ -79,7 +88,54 @@ impl Runtime {
                 sampled_pressure_ns: 0,
                 left: Vec::new(),
             }),
+            changed: Condvar::new(),
         }
+    }
+
+    /// Has everybody who waits for a request look again.
+    pub(super) fn look(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Has a VM do some work, `cpu_ns` of a reference core, and waits until it is served. False when
+    /// the VM has left, or `gone` is set.
+    pub(super) fn serve(&self, vm: VmId, cpu_ns: u64, gone: &AtomicBool) -> bool {
+        let mut inner = self.lock();
+        let Ok(key) = inner.resident(vm).map(|resident| resident.key) else {
+            return false;
+        };
+        if inner.reach(MonoNs(mono_ns())).is_err() {
+            return false;
+        }
+        let Ok(ticket) = inner.host.ask(key, cpu_ns) else {
+            return false;
+        };
+        let served = loop {
+            let now = MonoNs(mono_ns());
+            if gone.load(Ordering::Acquire) || inner.reach(now).is_err() {
+                break false;
+            }
+            let progress = match inner.host.is_paused(key) {
+                Ok(false) => inner.host.progress(key, ticket),
+                Ok(true) => Ok(Progress::Stalled),
+                Err(error) => Err(error),
+            };
+            let wait = match progress {
+                Err(_) => break false,
+                Ok(Progress::Served) => break true,
+                Ok(Progress::Stalled) => LOOK,
+                Ok(Progress::At(at)) => inner.clock.mono_at(at).map_or(LOOK, |at| {
+                    Duration::from_nanos(at.0.saturating_sub(now.0)).min(LOOK)
+                }),
+            };
+            let waited = self.changed.wait_timeout(inner, wait);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        };
+        // A VM that has left has taken its requests with it.
+        let _ = inner.host.answered(key);
+        drop(inner);
+        self.look();
+        served
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -97,6 +153,7 @@ impl Runtime {
         if segment.trace > inner.host.now() {
             inner.host.advance(segment.trace)?;
         }
+        self.look();
         Ok(())
     }
 
@@ -179,6 +236,7 @@ impl Runtime {
         let mut inner = self.lock();
         inner.reach(now)?;
         let key = inner.resident(vm)?.key;
+        self.look();
         Ok(inner.host.pause(key)?)
     }
 
@@ -192,7 +250,28 @@ impl Runtime {
         let resident = inner.vms.get_mut(&vm).ok_or(RuntimeError::NoVm { vm })?;
         resident.departing = None;
         let key = resident.key;
+        self.look();
         Ok(inner.host.resume(key)?)
+    }
+
+    /// Takes this percentage of the VM's CPU time; more than 99 is 99.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub(super) fn throttle(&self, vm: VmId, percent: u8, now: MonoNs) -> Result<(), RuntimeError> {
+        let mut inner = self.lock();
+        inner.reach(now)?;
+        let key = inner.resident(vm)?.key;
+        let throttle = Throttle::new(percent.min(99)).expect("at most 99");
+        inner.host.set_throttle(key, throttle)?;
+        Ok(())
+    }
+
+    /// Whether a VM is here and not paused.
+    pub(super) fn runs(&self, vm: VmId) -> bool {
+        let inner = self.lock();
+        let resident = inner.vms.get(&vm);
+        resident.is_some_and(|resident| matches!(inner.host.is_paused(resident.key), Ok(false)))
     }
 
     /// What moves with a paused VM. It stays here, paused, until [`Runtime::release`] or
@@ -217,6 +296,7 @@ impl Runtime {
     pub(super) fn release(&self, vm: VmId) -> Result<(), RuntimeError> {
         let mut inner = self.lock();
         let sample = inner.sample_vm(vm)?;
+        self.look();
         if let Some(resident) = inner.vms.remove(&vm) {
             inner.host.remove(resident.key)?;
         }

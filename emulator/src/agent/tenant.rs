@@ -54,10 +54,25 @@ impl Stop {
     }
 }
 
+/// Whether the VM an end belongs to runs: a paused guest neither sends nor receives.
+pub(super) type Runs = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// How often an end whose VM is paused looks again; short against the shortest downtime.
+const PAUSED_LOOK_NS: u64 = 200_000;
+
+/// What a sink has seen.
+#[derive(Debug, Default)]
+struct Received {
+    bytes: AtomicU64,
+    /// Monotonic ns; 0 before.
+    first_ns: AtomicU64,
+    last_ns: AtomicU64,
+}
+
 #[derive(Debug)]
 struct Sink {
     stop: Arc<Stop>,
-    received: Arc<AtomicU64>,
+    received: Arc<Received>,
     opened_ns: u64,
     address: SocketAddr,
     thread: JoinHandle<()>,
@@ -83,6 +98,19 @@ pub(super) struct ClosedSink {
     pub received_bytes: u64,
     /// How long it was open.
     pub open_ns: u64,
+    /// First and last payload, monotonic ns.
+    pub carried_ns: Option<(u64, u64)>,
+}
+
+/// A flow to be sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outgoing {
+    /// Where its sink listens.
+    pub to: SocketAddr,
+    /// Payload bit/s, or as much as TCP gives.
+    pub rate_bps: Option<u64>,
+    /// Begin of its schedule, monotonic ns.
+    pub since_ns: u64,
 }
 
 impl Tenants {
@@ -94,17 +122,18 @@ impl Tenants {
         &mut self,
         flow: FlowId,
         host: SocketAddr,
+        runs: Runs,
         congestion: &str,
     ) -> Result<u16, TenantError> {
         let listener = net::listen(host, congestion)?;
         let address = listener.local_addr()?;
-        let (stop, received) = (Arc::new(Stop::default()), Arc::new(AtomicU64::new(0)));
+        let (stop, received) = (Arc::new(Stop::default()), Arc::new(Received::default()));
         let thread = {
             let (stop, received) = (Arc::clone(&stop), Arc::clone(&received));
             std::thread::Builder::new()
                 .name(format!("sink-{}", flow.0))
                 .stack_size(THREAD_STACK)
-                .spawn(move || receive(&listener, &stop, &received))?
+                .spawn(move || receive(&listener, &stop, &received, &runs))?
         };
         let sink = Sink {
             stop,
@@ -124,11 +153,11 @@ impl Tenants {
     pub(super) fn open_source(
         &mut self,
         flow: FlowId,
-        to: SocketAddr,
-        rate_bps: Option<u64>,
+        out: Outgoing,
+        runs: Runs,
         congestion: &str,
     ) -> Result<(), TenantError> {
-        let stream = net::connect(to, congestion)?;
+        let stream = net::connect(out.to, congestion)?;
         let stop = Arc::new(Stop::default());
         stop.adopt(&stream)?;
         let thread = {
@@ -137,9 +166,9 @@ impl Tenants {
                 .name(format!("flow-{}", flow.0))
                 .stack_size(THREAD_STACK)
                 .spawn(move || {
-                    let sent = match rate_bps {
-                        Some(rate) => send_paced(stream, rate, &stop),
-                        None => send_elastic(stream, &stop),
+                    let sent = match out.rate_bps {
+                        Some(rate) => send_paced(stream, rate, out.since_ns, &stop, &runs),
+                        None => send_elastic(stream, &stop, &runs),
                     };
                     // A flow ends by being shut down; any other error ends it too, and the sink's
                     // byte count shows it.
@@ -155,7 +184,7 @@ impl Tenants {
     pub(super) fn received(&self) -> Vec<(FlowId, u64)> {
         self.sinks
             .iter()
-            .map(|(&flow, sink)| (flow, sink.received.load(Ordering::Relaxed)))
+            .map(|(&flow, sink)| (flow, sink.received.bytes.load(Ordering::Relaxed)))
             .collect()
     }
 
@@ -171,8 +200,12 @@ impl Tenants {
             // A sink nobody has connected to waits in accept: wake it.
             drop(TcpStream::connect(sink.address));
             let _ = sink.thread.join();
+            let received = &sink.received;
+            let at = |instant: &AtomicU64| instant.load(Ordering::Relaxed);
+            let (first_ns, last_ns) = (at(&received.first_ns), at(&received.last_ns));
             ClosedSink {
-                received_bytes: sink.received.load(Ordering::Relaxed),
+                received_bytes: at(&received.bytes),
+                carried_ns: (first_ns > 0).then_some((first_ns, last_ns)),
                 open_ns: mono_ns().saturating_sub(sink.opened_ns),
             }
         })
@@ -182,7 +215,7 @@ impl Tenants {
 /// Flow threads are shallow; a thousand of them should not reserve gigabytes.
 const THREAD_STACK: usize = 128 << 10;
 
-fn receive(listener: &TcpListener, stop: &Stop, received: &AtomicU64) {
+fn receive(listener: &TcpListener, stop: &Stop, received: &Received, runs: &Runs) {
     let Ok((mut stream, _)) = listener.accept() else {
         return;
     };
@@ -194,36 +227,61 @@ fn receive(listener: &TcpListener, stop: &Stop, received: &AtomicU64) {
         if read == 0 {
             return;
         }
-        received.fetch_add(read as u64, Ordering::Relaxed);
+        let now = mono_ns();
+        if received.bytes.fetch_add(read as u64, Ordering::Relaxed) == 0 {
+            received.first_ns.store(now, Ordering::Relaxed);
+        }
+        received.last_ns.store(now, Ordering::Relaxed);
+        wait_to_run(stop, runs);
     }
 }
 
-fn send_elastic(mut stream: TcpStream, stop: &Stop) -> io::Result<()> {
+/// Waits while the VM is paused, or until the flow is closed.
+fn wait_to_run(stop: &Stop, runs: &Runs) {
+    while !runs() && !stop.asked.load(Ordering::Acquire) {
+        sleep_until(mono_ns() + PAUSED_LOOK_NS);
+    }
+}
+
+fn send_elastic(mut stream: TcpStream, stop: &Stop, runs: &Runs) -> io::Result<()> {
     let chunk = vec![0u8; CHUNK];
     while !stop.asked.load(Ordering::Acquire) {
         stream.write_all(&chunk)?;
+        wait_to_run(stop, runs);
     }
     Ok(())
 }
 
-/// Writes what the rate allows every 5 ms. What TCP does not take in time is not caught up with: a
-/// request that found the network full is late, not sent twice as fast later.
-fn send_paced(mut stream: TcpStream, rate_bps: u64, stop: &Stop) -> io::Result<()> {
+/// Bytes due up to the end of a step, counted from the begin of the schedule.
+fn due_bytes(rate_bps: u64, steps: u64) -> u128 {
+    // Rate, steps and 5 ms are below 2^63, 2^42 (584 years) and 2^23: the product fits.
+    u128::from(rate_bps) * u128::from(steps) * u128::from(PACE_NS) / 8_000_000_000
+}
+
+/// Writes what the rate allows every 5 ms, at the instants of a schedule that began at `since_ns`.
+/// What TCP does not take in time, what was due while the VM was paused or before it came here, is not
+/// caught up with: a request that found nobody is late, not sent twice as fast later.
+fn send_paced(
+    mut stream: TcpStream,
+    rate_bps: u64,
+    since_ns: u64,
+    stop: &Stop,
+    runs: &Runs,
+) -> io::Result<()> {
     let chunk = vec![0u8; CHUNK];
-    let (begun, mut step, mut carried) = (mono_ns(), 0u64, 0u64);
+    let passed = || mono_ns().saturating_sub(since_ns) / PACE_NS;
+    let mut step = passed();
     while !stop.asked.load(Ordering::Acquire) {
-        // rate ≤ 2^63 and 5 ms: the product fits u128; the remainder is carried, so no drift.
-        let bits_ns = u128::from(rate_bps) * u128::from(PACE_NS) + u128::from(carried);
-        let bytes = u64::try_from(bits_ns / 8_000_000_000).unwrap_or(u64::MAX);
-        carried = u64::try_from(bits_ns % 8_000_000_000).unwrap_or(0);
-        let mut left = bytes;
+        let due = due_bytes(rate_bps, step + 1) - due_bytes(rate_bps, step);
+        let mut left = u64::try_from(due).unwrap_or(u64::MAX);
         while left > 0 {
             let now = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
             stream.write_all(&chunk[..now])?;
             left -= now as u64;
         }
-        step = (step + 1).max((mono_ns() - begun) / PACE_NS);
-        sleep_until(begun + step * PACE_NS);
+        wait_to_run(stop, runs);
+        step = (step + 1).max(passed());
+        sleep_until(since_ns + step * PACE_NS);
     }
     Ok(())
 }
@@ -239,10 +297,16 @@ mod tests {
     /// The rate a flow of 40 Mbit/s reaches in a second.
     fn paced() -> f64 {
         let (mut tenants, flow) = (Tenants::default(), FlowId(1));
-        let port = tenants.open_sink(flow, loopback(), "cubic").unwrap();
-        let to = SocketAddr::new(loopback().ip(), port);
+        let port = tenants
+            .open_sink(flow, loopback(), Box::new(|| true), "cubic")
+            .unwrap();
+        let out = Outgoing {
+            to: SocketAddr::new(loopback().ip(), port),
+            rate_bps: Some(40_000_000),
+            since_ns: mono_ns(),
+        };
         tenants
-            .open_source(flow, to, Some(40_000_000), "cubic")
+            .open_source(flow, out, Box::new(|| true), "cubic")
             .unwrap();
         let begun = mono_ns();
         sleep_until(begun + 1_000_000_000);
@@ -265,8 +329,48 @@ mod tests {
     #[test]
     fn closing_does_not_wait_for_a_peer() {
         let mut tenants = Tenants::default();
-        tenants.open_sink(FlowId(7), loopback(), "cubic").unwrap();
+        tenants
+            .open_sink(FlowId(7), loopback(), Box::new(|| true), "cubic")
+            .unwrap();
         assert_eq!(tenants.close(FlowId(7)).unwrap().received_bytes, 0);
         assert!(tenants.close(FlowId(7)).is_none());
+    }
+
+    #[test]
+    fn a_schedule_neither_drifts_nor_catches_up() {
+        // 12345 bit/s: 7.715625 bytes a step.
+        let sent: u128 = (0..1600)
+            .map(|step| due_bytes(12_345, step + 1) - due_bytes(12_345, step))
+            .sum();
+        assert_eq!(sent, 12_345, "8 s of it");
+    }
+
+    #[test]
+    fn a_paused_guest_sends_nothing() {
+        let (mut tenants, flow) = (Tenants::default(), FlowId(1));
+        let port = tenants
+            .open_sink(flow, loopback(), Box::new(|| true), "cubic")
+            .unwrap();
+        let out = Outgoing {
+            to: SocketAddr::new(loopback().ip(), port),
+            rate_bps: Some(8_000_000),
+            since_ns: mono_ns(),
+        };
+        let running = Arc::new(AtomicBool::new(true));
+        let runs = Arc::clone(&running);
+        let runs: Runs = Box::new(move || runs.load(Ordering::Relaxed));
+        tenants.open_source(flow, out, runs, "cubic").unwrap();
+        let wait = |ns| sleep_until(mono_ns() + ns);
+        wait(100_000_000);
+        running.store(false, Ordering::Relaxed);
+        wait(20_000_000);
+        let before = tenants.received()[0].1;
+        assert!(before > 0);
+        wait(100_000_000);
+        assert_eq!(tenants.received()[0].1, before);
+        running.store(true, Ordering::Relaxed);
+        wait(50_000_000);
+        assert!(tenants.received()[0].1 > before);
+        tenants.close(flow).unwrap();
     }
 }

@@ -23,15 +23,17 @@ pub(super) struct VmFactory {
     inputs_dir: PathBuf,
     /// Space scale the scenario was divided by.
     divided_by: u32,
+    seed: u64,
     inputs: Inputs,
     known: BTreeMap<VmId, replay::VmSpec>,
 }
 
 impl VmFactory {
-    pub(super) fn new(inputs_dir: PathBuf, divided_by: u32) -> Self {
+    pub(super) fn new(inputs_dir: PathBuf, divided_by: u32, seed: u64) -> Self {
         Self {
             inputs_dir,
             divided_by,
+            seed,
             inputs: Inputs::default(),
             known: BTreeMap::new(),
         }
@@ -47,7 +49,7 @@ impl VmFactory {
             return Ok(spec.clone());
         }
         self.inputs.read_more(&self.inputs_dir, &Needs::of_vm(vm))?;
-        let spec = vm_spec_of(&self.inputs, self.divided_by, id, vm)?;
+        let spec = vm_spec_of(&self.inputs, self.divided_by, self.seed, id, vm)?;
         self.known.insert(id, spec.clone());
         Ok(spec)
     }

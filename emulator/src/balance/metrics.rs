@@ -142,7 +142,7 @@ struct VmSums {
 /// Collects samples and migrations; [`finish`](Self::finish) computes.
 #[derive(Debug, Clone)]
 pub struct MetricsBuilder {
-    cores: Vec<u32>,
+    capacity_milli: Vec<u64>,
     slots: Vec<Vec<HostSlot>>,
     hosts: Vec<HostSums>,
     vms: Vec<VmSums>,
@@ -150,13 +150,14 @@ pub struct MetricsBuilder {
 }
 
 impl MetricsBuilder {
-    /// Hosts by their cores, and the number of VMs; indices are the ids.
+    /// Hosts by what their cores come to, in thousandths of the reference core, and the number of
+    /// VMs; indices are the ids.
     #[must_use]
-    pub fn new(cores: &[u32], vms: usize) -> Self {
+    pub fn new(capacity_milli: &[u64], vms: usize) -> Self {
         Self {
-            cores: cores.to_vec(),
-            slots: vec![Vec::new(); cores.len()],
-            hosts: vec![HostSums::default(); cores.len()],
+            capacity_milli: capacity_milli.to_vec(),
+            slots: vec![Vec::new(); capacity_milli.len()],
+            hosts: vec![HostSums::default(); capacity_milli.len()],
             vms: vec![VmSums::default(); vms],
             migrations: Vec::new(),
         }
@@ -166,11 +167,12 @@ impl MetricsBuilder {
     /// ignored.
     pub fn add_host_sample(&mut self, t_ns: u64, sample: &HostSample) {
         let index = sample.host.index();
-        let (Some(&cores), true) = (self.cores.get(index), sample.span_ns > 0) else {
+        let capacity = self.capacity_milli.get(index);
+        let (Some(&capacity_milli), true) = (capacity, sample.span_ns > 0) else {
             return;
         };
-        let capacity = u128::from(sample.span_ns) * u128::from(cores.max(1));
-        let load = u128::from(sample.granted_core_ns) * u128::from(UNIT) / capacity;
+        let capacity = u128::from(sample.span_ns) * u128::from(capacity_milli.max(1));
+        let load = u128::from(sample.granted_core_ns) * u128::from(UNIT) * 1000 / capacity;
         self.slots[index].push(HostSlot {
             end_ns: t_ns,
             span_ns: sample.span_ns.min(t_ns),

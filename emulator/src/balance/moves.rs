@@ -33,8 +33,46 @@ pub struct Placement {
     pub host: HostId,
     /// RAM it takes there.
     pub ram_bytes: u64,
+    /// vCPUs it has.
+    pub vcpus: u32,
     /// Lost or stranded.
     pub gone: bool,
+}
+
+/// What a VM takes of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// RAM.
+    pub ram_bytes: u64,
+    /// vCPUs.
+    pub vcpus: u32,
+}
+
+/// What a host admits, its overcommit limits included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// RAM of VMs.
+    pub ram_bytes: u64,
+    /// vCPUs of VMs; `None`: any number.
+    pub vcpus: Option<u64>,
+}
+
+impl Room {
+    /// Any number of vCPUs.
+    #[must_use]
+    pub fn of_ram(ram_bytes: u64) -> Self {
+        let vcpus = None;
+        Self { ram_bytes, vcpus }
+    }
+
+    /// What a host of a scenario admits.
+    #[must_use]
+    pub fn of(host: &crate::scenario::HostSpec) -> Self {
+        Self {
+            ram_bytes: host.admitted_bytes(),
+            vcpus: host.admitted_vcpus(),
+        }
+    }
 }
 
 /// An accepted move.
@@ -97,6 +135,18 @@ pub enum Rejection {
         /// Not used and not reserved.
         free_bytes: u64,
     },
+    /// Too many vCPUs for the host's overcommit limit, counting what is on its way there.
+    #[error("{vm} has {vcpus} vCPUs; {host} admits {free} more")]
+    NoVcpus {
+        /// The VM.
+        vm: VmId,
+        /// The destination.
+        host: HostId,
+        /// vCPUs of the VM.
+        vcpus: u32,
+        /// Admitted, not used and not reserved.
+        free: u64,
+    },
     /// No such migration queued or running.
     #[error("{0} is neither queued nor running")]
     UnknownMigration(MigrationId),
@@ -124,19 +174,48 @@ pub enum Outcome {
 }
 
 #[derive(Debug, Clone)]
-struct Room {
-    ram_bytes: u64,
+struct Filling {
+    room: Room,
     used_bytes: u64,
     reserved_bytes: u64,
+    /// Of VMs here and on their way here.
+    vcpus: u64,
     running: u32,
     lost: bool,
+}
+
+impl Filling {
+    /// Whether a VM may come.
+    fn admits(&self, vm: VmId, host: HostId, of: &Placement) -> Result<(), Rejection> {
+        let taken = self.used_bytes + self.reserved_bytes;
+        let free_bytes = self.room.ram_bytes.saturating_sub(taken);
+        let needed_bytes = of.ram_bytes;
+        if needed_bytes > free_bytes {
+            return Err(Rejection::NoRam {
+                vm,
+                host,
+                needed_bytes,
+                free_bytes,
+            });
+        }
+        let free = self.room.vcpus.map(|all| all.saturating_sub(self.vcpus));
+        match free {
+            Some(free) if u64::from(of.vcpus) > free => Err(Rejection::NoVcpus {
+                vm,
+                host,
+                vcpus: of.vcpus,
+                free,
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The arbiter.
 #[derive(Debug, Clone)]
 pub struct Mover {
     limits: Limits,
-    hosts: Vec<Room>,
+    hosts: Vec<Filling>,
     vms: Vec<Placement>,
     /// Queued and running, by number, which is the order of the queue.
     moves: BTreeMap<MigrationId, Move>,
@@ -146,25 +225,28 @@ pub struct Mover {
 }
 
 impl Mover {
-    /// Hosts by their RAM, VMs by where they start and their RAM; indices are the ids.
+    /// Hosts by what they admit, VMs by where they start and their size; indices are the ids.
     ///
     /// # Panics
     /// When a VM starts on a host that does not exist: a checked scenario has none.
     #[must_use]
-    pub fn new(limits: Limits, host_ram_bytes: &[u64], vms: &[(HostId, u64)]) -> Self {
-        let room = |&ram_bytes: &u64| Room {
-            ram_bytes,
+    pub fn new(limits: Limits, rooms: &[Room], vms: &[(HostId, Size)]) -> Self {
+        let empty = |&room: &Room| Filling {
+            room,
             used_bytes: 0,
             reserved_bytes: 0,
+            vcpus: 0,
             running: 0,
             lost: false,
         };
-        let mut hosts: Vec<Room> = host_ram_bytes.iter().map(room).collect();
-        let vms = vms.iter().map(|&(host, ram_bytes)| {
+        let mut hosts: Vec<Filling> = rooms.iter().map(empty).collect();
+        let vms = vms.iter().map(|&(host, Size { ram_bytes, vcpus })| {
             hosts[host.index()].used_bytes += ram_bytes;
+            hosts[host.index()].vcpus += u64::from(vcpus);
             Placement {
                 host,
                 ram_bytes,
+                vcpus,
                 gone: false,
             }
         });
@@ -212,19 +294,9 @@ impl Mover {
         if room.lost {
             return Err(Rejection::HostLost(destination));
         }
-        let free_bytes = room
-            .ram_bytes
-            .saturating_sub(room.used_bytes + room.reserved_bytes);
-        let needed_bytes = placement.ram_bytes;
-        if needed_bytes > free_bytes {
-            return Err(Rejection::NoRam {
-                vm,
-                host: destination,
-                needed_bytes,
-                free_bytes,
-            });
-        }
-        room.reserved_bytes += needed_bytes;
+        room.admits(vm, destination, &placement)?;
+        room.reserved_bytes += placement.ram_bytes;
+        room.vcpus += u64::from(placement.vcpus);
         self.last_id += 1;
         let id = MigrationId(self.last_id);
         let source = placement.host;
@@ -307,8 +379,9 @@ impl Mover {
             self.hosts[done.destination.index()].running -= 1;
         }
         let placement = &mut self.vms[done.vm.index()];
-        let ram_bytes = placement.ram_bytes;
+        let (ram_bytes, vcpus) = (placement.ram_bytes, u64::from(placement.vcpus));
         self.hosts[done.destination.index()].reserved_bytes -= ram_bytes;
+        self.hosts[done.destination.index()].vcpus -= vcpus;
         let owner = if outcome == Outcome::Moved {
             done.destination
         } else {
@@ -325,11 +398,14 @@ impl Mover {
             Outcome::Moved => {
                 placement.host = done.destination;
                 self.hosts[done.source.index()].used_bytes -= ram_bytes;
+                self.hosts[done.source.index()].vcpus -= vcpus;
                 self.hosts[done.destination.index()].used_bytes += ram_bytes;
+                self.hosts[done.destination.index()].vcpus += vcpus;
             }
             Outcome::Gone => {
                 placement.gone = true;
                 self.hosts[done.source.index()].used_bytes -= ram_bytes;
+                self.hosts[done.source.index()].vcpus -= vcpus;
             }
         }
         Ok(done)
@@ -355,6 +431,7 @@ impl Mover {
             if placement.host == host && !placement.gone && !self.by_vm.contains_key(&vm) {
                 placement.gone = true;
                 self.hosts[host.index()].used_bytes -= placement.ram_bytes;
+                self.hosts[host.index()].vcpus -= u64::from(placement.vcpus);
                 gone.push(vm);
             }
         }

@@ -23,10 +23,18 @@ pub struct View {
 pub struct HostView {
     /// Which.
     pub id: HostId,
-    /// Cores.
+    /// Cores; 0 of a host that has been lost.
     pub cores: u32,
-    /// RAM for VMs.
+    /// Speed of a core; 1 is the reference core that `cpu_used` and `cpu_demand` are in.
+    pub speed: f64,
+    /// RAM.
     pub ram_bytes: u64,
+    /// RAM of VMs that is admitted: `ram_bytes` times the overcommit limit.
+    pub ram_admitted_bytes: u64,
+    /// vCPUs of VMs that are admitted; `None`: any number.
+    pub vcpus_admitted: Option<u64>,
+    /// vCPUs of the VMs placed on it, incoming ones included.
+    pub vcpus_used: u64,
     /// RAM of the VMs placed on it, incoming ones included.
     pub ram_used_bytes: u64,
     /// Cores granted to its VMs.
@@ -37,8 +45,16 @@ pub struct HostView {
     pub pressure_some: f64,
     /// Bits a second of its link to the switch; `None` is unshaped.
     pub link_bps: Option<u64>,
-    /// Latest samples of `cpu_used / cores`, oldest first (for policies that look at history).
+    /// Latest samples of `cpu_used / (cores × speed)`, oldest first (for policies that look at history).
     pub history: Vec<f64>,
+}
+
+impl HostView {
+    /// What its cores come to, in reference cores.
+    #[must_use]
+    pub fn capacity(&self) -> f64 {
+        f64::from(self.cores) * self.speed
+    }
 }
 
 /// One VM, averaged over the window.

@@ -5,7 +5,8 @@ use super::backend::BackendArg;
 use super::output::say;
 use crate::lone::{Company, Lone, Pattern, Writes, classes};
 use crate::migration::params::{
-    ENGINES, EngineKind, MigrationParams, Reprotect, TIMEOUT_STRATEGIES, TimeoutStrategy,
+    AutoConvergeParams, ENGINES, EngineKind, MigrationParams, Reprotect, TIMEOUT_STRATEGIES,
+    TimeoutStrategy,
 };
 use crate::migration::record::{MigrationRecord, Status};
 use crate::run::Unusable;
@@ -99,6 +100,9 @@ pub(super) struct MigrateArgs {
     /// What the destination takes to load the device state.
     #[arg(long, value_parser = time_ns)]
     load_time: Option<u64>,
+    /// QEMU's auto-converge, with its default throttle.
+    #[arg(long)]
+    auto_converge: bool,
     /// Cloud Hypervisor's timeout; an hour without it.
     #[arg(long, value_parser = time_ns)]
     timeout: Option<u64>,
@@ -233,6 +237,7 @@ impl MigrateArgs {
             ("max-bandwidth", self.max_bandwidth.is_some()),
             ("return-path", self.return_path.is_some()),
             ("reprotect", self.reprotect_at_sync),
+            ("auto-converge", self.auto_converge),
             ("timeout", self.timeout.is_some()),
             ("timeout-strategy", self.timeout_strategy.is_some()),
         ];
@@ -257,6 +262,10 @@ impl MigrateArgs {
             },
             load_time: ms(self.load_time).unwrap_or(base.load_time),
             completion_timeout: ms(self.completion_timeout),
+            auto_converge: AutoConvergeParams {
+                enabled: self.auto_converge,
+                ..base.auto_converge
+            },
             timeout: ms(self.timeout).unwrap_or(base.timeout),
             timeout_strategy: self.timeout_strategy.unwrap_or(base.timeout_strategy),
             ..base

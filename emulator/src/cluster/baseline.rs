@@ -29,8 +29,10 @@ pub fn baseline(
     step_ns: u64,
 ) -> Result<Baseline, ClusterError> {
     let mut cluster = Cluster::new(hosts, vms, 0)?;
-    let cores: Vec<u32> = hosts.iter().map(|host| host.cores).collect();
-    let mut metrics = MetricsBuilder::new(&cores, vms.len());
+    let capacity_milli =
+        |host: &replay::HostSpec| u64::from(host.cores) * u64::from(host.speed_milli);
+    let capacity: Vec<u64> = hosts.iter().map(capacity_milli).collect();
+    let mut metrics = MetricsBuilder::new(&capacity, vms.len());
     while cluster.now_ns() < span_ns {
         let next_ns = cluster.now_ns().saturating_add(step_ns.max(1)).min(span_ns);
         cluster.advance(next_ns)?;

@@ -18,14 +18,15 @@ use replay::{Host, TraceNs, VmState};
 use std::collections::{BTreeMap, BTreeSet};
 use traces::units::PAGE_SIZE;
 
-/// The model's host for a scenario's: cores of reference speed, RAM not overcommitted.
+/// The model's host for a scenario's.
 #[must_use]
 pub fn host_spec(spec: &crate::scenario::HostSpec) -> replay::HostSpec {
     replay::HostSpec {
         cores: spec.cores,
-        speed_milli: 1000,
+        speed_milli: spec.speed_milli,
         ram_pages: spec.ram_bytes / PAGE_SIZE,
-        overcommit_milli: 1000,
+        ram_overcommit_milli: spec.ram_overcommit_milli,
+        cpu_overcommit_milli: spec.cpu_overcommit_milli,
     }
 }
 

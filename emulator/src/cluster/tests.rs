@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::balance::metrics::{MetricsBuilder, MigrationFact};
-use crate::balance::moves::{Limits, Mover, Outcome};
+use crate::balance::moves::{Limits, Mover, Outcome, Room, Size};
 use crate::balance::policy;
 use crate::balance::view::Action;
 use crate::scenario::BalancerSpec;
@@ -16,11 +16,7 @@ const S: u64 = 1_000_000_000;
 fn hosts(cores: &[u32]) -> Vec<replay::HostSpec> {
     let spec = |&cores: &u32| {
         let ram_bytes = 8 << 30;
-        host_spec(&crate::scenario::HostSpec {
-            name: String::new(),
-            cores,
-            ram_bytes,
-        })
+        host_spec(&crate::scenario::HostSpec::new("", cores, ram_bytes))
     };
     cores.iter().map(spec).collect()
 }
@@ -37,7 +33,7 @@ fn vm(key: u64, cpu: CpuTrace, host: u32) -> (replay::VmSpec, HostId) {
         key,
         vcpus: 2,
         weight: 1,
-        cpu: Arc::new(cpu),
+        cpu: vec![Arc::new(cpu)],
         trace_offset_ns: key * 7 * S,
         work: Work::default(),
         memory,
@@ -52,6 +48,15 @@ fn bursts(levels: &[u32]) -> CpuTrace {
         milli,
     };
     CpuTrace::new(levels.iter().map(sample).collect()).unwrap()
+}
+
+/// Where VMs are for an arbiter.
+fn placed(vms: &[(replay::VmSpec, HostId)]) -> Vec<(HostId, Size)> {
+    let size = |vm: &replay::VmSpec| Size {
+        ram_bytes: 1 << 30,
+        vcpus: vm.vcpus,
+    };
+    vms.iter().map(|(vm, host)| (*host, size(vm))).collect()
 }
 
 /// Everything on host 0 of three, which is too much for it.
@@ -176,19 +181,15 @@ fn run(policy_name: &str, minutes: u64) -> (crate::balance::metrics::ClusterMetr
     };
     let mut policy = policy(&spec).unwrap();
     let mut cluster = Cluster::new(&hosts, &vms, 0).unwrap();
-    let placed: Vec<_> = vms.iter().map(|(_, host)| (*host, 1u64 << 30)).collect();
+    let placed = placed(&vms);
     let limits = Limits {
         parallel: 2,
         parallel_per_host: 2,
     };
-    let mut mover = Mover::new(limits, &[8 << 30; 3], &placed);
-    let facts = HostFacts {
-        cores: 4,
-        ram_bytes: 8 << 30,
-        link_bps: None,
-    };
+    let mut mover = Mover::new(limits, &[Room::of_ram(8 << 30); 3], &placed);
+    let facts = HostFacts::new(&crate::scenario::HostSpec::new("", 4, 8 << 30), None);
     let mut builder = ViewBuilder::new(&[facts; 3], &[2; 6], spec.window_ns);
-    let mut metrics = MetricsBuilder::new(&[4, 4, 4], 6);
+    let mut metrics = MetricsBuilder::new(&[4000; 3], 6);
     for tick in 1..=minutes * 3 {
         let now_ns = tick * spec.interval_ns;
         cluster.advance(now_ns).unwrap();

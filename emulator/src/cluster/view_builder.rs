@@ -1,7 +1,7 @@
 //! From samples to what a balancer sees. The real run and the modelled cluster feed the same one.
 
 use super::Samples;
-use crate::balance::moves::Placement;
+use crate::balance::moves::{Placement, Room};
 use crate::balance::view::{HostView, MigrationView, View, VmView};
 use crate::event::{HostSample, VmSample};
 use crate::ids::{HostId, VmId};
@@ -19,10 +19,33 @@ const HISTORY_MAX: usize = 64;
 pub struct HostFacts {
     /// Cores.
     pub cores: u32,
-    /// RAM for VMs, bytes.
+    /// Speed of a core, thousandths of the reference core.
+    pub speed_milli: u32,
+    /// RAM, bytes.
     pub ram_bytes: u64,
+    /// What it admits.
+    pub room: Room,
     /// Bits a second of its link; `None` is unshaped.
     pub link_bps: Option<u64>,
+}
+
+impl HostFacts {
+    /// What a scenario says of a host.
+    #[must_use]
+    pub fn new(host: &crate::scenario::HostSpec, link_bps: Option<u64>) -> Self {
+        Self {
+            cores: host.cores,
+            speed_milli: host.speed_milli,
+            ram_bytes: host.ram_bytes,
+            room: Room::of(host),
+            link_bps,
+        }
+    }
+
+    /// What its cores come to, in reference cores.
+    fn capacity(&self) -> f64 {
+        f64::from(self.cores.max(1)) * f64::from(self.speed_milli) / 1000.0
+    }
 }
 
 /// Integrals over `(end_ns - span_ns, end_ns]`.
@@ -172,44 +195,37 @@ impl ViewBuilder {
     ) -> View {
         let fresh = self.last_tick != Some(tick);
         self.last_tick = Some(tick);
-        let mut ram_used = vec![0u64; self.hosts.len()];
-        for placement in placements.iter().filter(|p| !p.gone) {
-            if let Some(used) = ram_used.get_mut(placement.host.index()) {
-                *used = used.saturating_add(placement.ram_bytes);
-            }
-        }
-        for migration in &migrations {
-            let ram = placements
-                .get(migration.vm.index())
-                .map_or(0, |p| p.ram_bytes);
-            if let Some(used) = ram_used.get_mut(migration.destination.index()) {
-                *used = used.saturating_add(ram);
-            }
-        }
+        let taken = taken(self.hosts.len(), placements, &migrations);
         let window_ns = self.window_ns;
-        let hosts = (0..).map(HostId).zip(&mut self.hosts).zip(ram_used);
+        let hosts = (0..).map(HostId).zip(&mut self.hosts).zip(taken);
         let hosts = hosts
-            .map(|((id, (facts, ring, history)), ram_used_bytes)| {
-                let mean = ring.mean(t_ns, window_ns);
-                if fresh {
-                    if history.len() == HISTORY_MAX {
-                        history.pop_front();
+            .map(
+                |((id, (facts, ring, history)), (ram_used_bytes, vcpus_used))| {
+                    let mean = ring.mean(t_ns, window_ns);
+                    if fresh {
+                        if history.len() == HISTORY_MAX {
+                            history.pop_front();
+                        }
+                        history.push_back(mean.granted_cores / facts.capacity());
                     }
-                    history.push_back(mean.granted_cores / f64::from(facts.cores.max(1)));
-                }
-                let up = !lost.contains(&id);
-                HostView {
-                    id,
-                    cores: if up { facts.cores } else { 0 },
-                    ram_bytes: if up { facts.ram_bytes } else { 0 },
-                    ram_used_bytes,
-                    cpu_used: mean.granted_cores,
-                    cpu_demand: mean.demand_cores,
-                    pressure_some: mean.pressure,
-                    link_bps: facts.link_bps,
-                    history: history.iter().copied().collect(),
-                }
-            })
+                    let up = !lost.contains(&id);
+                    HostView {
+                        id,
+                        cores: if up { facts.cores } else { 0 },
+                        speed: f64::from(facts.speed_milli) / 1000.0,
+                        ram_bytes: if up { facts.ram_bytes } else { 0 },
+                        ram_admitted_bytes: if up { facts.room.ram_bytes } else { 0 },
+                        vcpus_admitted: if up { facts.room.vcpus } else { Some(0) },
+                        vcpus_used,
+                        ram_used_bytes,
+                        cpu_used: mean.granted_cores,
+                        cpu_demand: mean.demand_cores,
+                        pressure_some: mean.pressure,
+                        link_bps: facts.link_bps,
+                        history: history.iter().copied().collect(),
+                    }
+                },
+            )
             .collect();
         let moving: BTreeSet<VmId> = migrations.iter().map(|m| m.vm).collect();
         let vms = (0..).map(VmId).zip(&self.vms).zip(placements);
@@ -238,6 +254,24 @@ impl ViewBuilder {
     }
 }
 
+/// RAM and vCPUs of the VMs on each host and on their way to it.
+fn taken(hosts: usize, placements: &[Placement], migrations: &[MigrationView]) -> Vec<(u64, u64)> {
+    let mut taken = vec![(0u64, 0u64); hosts];
+    let coming = migrations.iter().filter_map(|migration| {
+        let placement = placements.get(migration.vm.index())?;
+        Some((migration.destination, placement))
+    });
+    let here = placements.iter().filter(|placement| !placement.gone);
+    let here = here.map(|placement| (placement.host, placement));
+    for (host, placement) in here.chain(coming) {
+        if let Some((ram, vcpus)) = taken.get_mut(host.index()) {
+            *ram = ram.saturating_add(placement.ram_bytes);
+            *vcpus = vcpus.saturating_add(u64::from(placement.vcpus));
+        }
+    }
+    taken
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,7 +294,12 @@ mod tests {
     fn builder(window_s: u64) -> ViewBuilder {
         let facts = HostFacts {
             cores: 4,
+            speed_milli: 1000,
             ram_bytes: 100,
+            room: Room {
+                vcpus: Some(6),
+                ..Room::of_ram(150)
+            },
             link_bps: Some(1_000_000_000),
         };
         ViewBuilder::new(&[facts, facts], &[2, 2], window_s * S)
@@ -270,6 +309,7 @@ mod tests {
         [0, 0].map(|host| Placement {
             host: HostId(host),
             ram_bytes: 10,
+            vcpus: 2,
             gone: false,
         })
     }
@@ -303,6 +343,16 @@ mod tests {
             (view.hosts[0].ram_used_bytes, view.hosts[1].ram_used_bytes),
             (20, 10)
         );
+        let of = |host: usize| {
+            let host = &view.hosts[host];
+            (
+                host.ram_admitted_bytes,
+                host.vcpus_admitted,
+                host.vcpus_used,
+            )
+        };
+        assert_eq!(of(0), (150, Some(6), 4));
+        assert_eq!(of(1), (0, Some(0), 2), "a lost host admits nothing");
         assert_eq!(
             (view.vms[0].migrating, view.vms[1].migrating),
             (false, true)

@@ -2,10 +2,10 @@
 //! protocol version, and a peer of another version is refused.
 
 use crate::event::{HostSample, LinkCalibration, LinkSample, VmSample};
-use crate::ids::{FlowId, HostId, MigrationId, VmId};
+use crate::ids::{FlowId, HostId, MigrationId, ServiceId, VmId};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport, TcpSample};
-use crate::scenario::{HostSpec, NetworkSpec, VmSpec};
+use crate::scenario::{HostSpec, NetworkSpec, ServiceSpec, VmSpec};
 use netmodel::backend::BackendKind;
 use netmodel::capacity::{Capacity, Demand};
 use netmodel::link::LinkSpec;
@@ -67,8 +67,6 @@ pub struct MachineSetup {
     pub inputs: PathBuf,
     /// Seed of the scenario.
     pub seed: u64,
-    /// RAM admission: asked RAM may be this share of a host's, in thousandths.
-    pub overcommit_milli: u32,
     /// Space scale the scenario's sizes were divided by.
     pub divided_by: u32,
     /// Whether to load every link before the run and compare it with its spec.
@@ -280,18 +278,61 @@ pub enum ToAgent {
         committed: bool,
     },
     /// Listen for a tenant flow; answer [`FromAgent::SinkReady`].
-    OpenSink(FlowId),
+    OpenSink {
+        /// Which.
+        flow: FlowId,
+        /// Whose: while it is paused here nothing is received.
+        vm: Option<VmId>,
+    },
     /// Send a tenant flow.
     OpenFlow {
         /// Which.
         flow: FlowId,
         /// Where its sink listens.
         to: SocketAddr,
+        /// Whose: while it is paused here nothing is sent.
+        vm: Option<VmId>,
         /// Payload bit/s, or as much as TCP gives.
         rate_bps: Option<u64>,
+        /// When its schedule began, monotonic ns: what is due before now is not sent.
+        since_ns: u64,
     },
     /// Stop sending or receiving a flow; the sink answers [`FromAgent::FlowClosed`].
     CloseFlow(FlowId),
+    /// Answer a service's requests for a VM; answer [`FromAgent::ServerReady`].
+    OpenServer {
+        /// Which.
+        service: ServiceId,
+        /// Whose CPU serves them.
+        vm: VmId,
+    },
+    /// Ask a service; what was answered comes with samples and at the end, as
+    /// [`FromAgent::Answered`].
+    OpenClient {
+        /// Which.
+        service: ServiceId,
+        /// Where it is answered.
+        to: SocketAddr,
+        /// When and how.
+        spec: Box<ServiceSpec>,
+        /// Whose: while it is paused nothing is asked.
+        vm: Option<VmId>,
+        /// From when on, monotonic ns.
+        since_ns: u64,
+        /// Of the arrivals.
+        seed: u64,
+    },
+    /// A service is answered elsewhere from now on: ask again what was under way.
+    Redirect {
+        /// Which.
+        service: ServiceId,
+        /// Where.
+        to: SocketAddr,
+    },
+    /// Stop answering.
+    CloseServer(ServiceId),
+    /// Stop asking.
+    CloseClient(ServiceId),
     /// Answer [`FromAgent::FlowBytes`] for every sink of this agent.
     FlowStats,
     /// End.
@@ -315,8 +356,6 @@ pub struct AgentSetup {
     pub seed: u64,
     /// Congestion control of every socket.
     pub congestion: String,
-    /// RAM admission, thousandths.
-    pub overcommit_milli: u32,
     /// Space scale the scenario's sizes were divided by.
     pub divided_by: u32,
 }
@@ -412,6 +451,24 @@ pub enum FromAgent {
         received_bytes: u64,
         /// How long it was open, ns.
         open_ns: u64,
+        /// First and last payload that came, monotonic ns.
+        carried_ns: Option<(u64, u64)>,
+    },
+    /// Answering a service, or not.
+    ServerReady {
+        /// Which.
+        service: ServiceId,
+        /// Port, or why not.
+        port: Result<u16, String>,
+    },
+    /// What became of requests since the last time.
+    Answered {
+        /// Which.
+        service: ServiceId,
+        /// When each was due, monotonic ns, and how long after that the answer was there, µs.
+        requests: Vec<(u64, u64)>,
+        /// Due and not answered when the client was closed.
+        cut: Vec<u64>,
     },
     /// Read before trusting the numbers.
     Warning(String),

@@ -250,6 +250,8 @@ fn is_landmark(kind: &EventKind) -> bool {
             | EventKind::Placed { .. }
             | EventKind::FlowOpened { .. }
             | EventKind::FlowClosed { .. }
+            | EventKind::FlowMoved { .. }
+            | EventKind::Requests { .. }
     )
 }
 

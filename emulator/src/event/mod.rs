@@ -6,7 +6,7 @@
 
 pub mod log;
 
-use crate::ids::{FlowId, HostId, MigrationId, VmId};
+use crate::ids::{FlowId, HostId, MigrationId, ServiceId, VmId};
 use crate::migration::record::{MigrationRecord, Phase};
 use netmodel::link::LinkSpec;
 use serde::{Deserialize, Serialize};
@@ -124,6 +124,25 @@ pub enum EventKind {
         received_bytes: u64,
         /// How long it was open, ns.
         open_ns: u64,
+    },
+    /// An end of a tenant flow moved with its VM, and the flow goes on between other hosts.
+    FlowMoved {
+        /// Which.
+        flow: FlowId,
+        /// From the last payload received at the old place to the first at the new one, ns.
+        gap_ns: u64,
+    },
+    /// What became of requests of a service.
+    Requests {
+        /// Which.
+        service: ServiceId,
+        /// When the first was due, monotonic ns.
+        since_ns: u64,
+        /// Those that were answered: when each was due after `since_ns`, and how long after that the
+        /// answer was there, µs.
+        answered: Vec<(u64, u64)>,
+        /// Those that were not, when the clock stopped: when each was due, µs after `since_ns`.
+        cut: Vec<u64>,
     },
     /// A link was changed in place, as the schedule asks. The event's instants are those of the
     /// change, or of the landing of the jump that passed it.

@@ -3,7 +3,7 @@
 //! Never inside: the migration itself.
 
 use crate::ids::{HostId, VmId};
-use crate::scenario::{CpuSource, Endpoint, FlowSpec, VmSpec, WriteSource};
+use crate::scenario::{CpuDemand, Endpoint, FlowSpec, VmSpec, WriteSource};
 use netmodel::link::LinkSpec;
 use netmodel::schedule::{Change, Schedule};
 use netmodel::topology::Topology;
@@ -30,7 +30,7 @@ impl Company {
                 name,
                 ram_bytes: PAGE_SIZE,
                 resident_bytes: 0,
-                cpu: CpuSource::Constant(0),
+                cpu: vec![CpuDemand::constant(0)],
                 writes: WriteSource::Idle,
                 host,
                 ..like.clone()

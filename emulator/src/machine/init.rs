@@ -167,7 +167,6 @@ impl Init {
                 inputs: setup.inputs.clone(),
                 seed: setup.seed,
                 congestion: setup.network.congestion.clone(),
-                overcommit_milli: setup.overcommit_milli,
                 divided_by: setup.divided_by,
             };
             self.agents

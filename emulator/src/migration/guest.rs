@@ -19,6 +19,8 @@ pub trait SourceGuest: Send + Sync {
     fn pause(&self) -> GuestTime;
     /// Lets it run again here: the migration failed before the commit point.
     fn resume(&self);
+    /// Takes this percentage of its CPUs' time, at most 99; 0 is none.
+    fn throttle(&self, percent: u8);
     /// What moves with it besides memory. Called while it is paused.
     fn take_state(&self) -> VmState;
 }

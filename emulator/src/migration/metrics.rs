@@ -56,6 +56,10 @@ pub fn query_migrate(report: &SourceReport, ram_bytes: u64) -> Value {
     if let (true, Some(stop_ns)) = (completed, report.stop_ns) {
         answer["downtime"] = json!(ms_between(stop_ns, report.end_ns));
     }
+    if let Some(last) = report.throttles.last() {
+        // QEMU tells it while the throttle is on; kept here, so that it can be read afterwards.
+        answer["cpu-throttle-percentage"] = json!(last.percent);
+    }
     if let Some(error) = &report.error {
         answer["error-desc"] = json!(error);
     }
@@ -320,6 +324,7 @@ mod tests {
             phases: Vec::new(),
             rounds: vec![round(1000, 500, false), round(200, 0, true)],
             decisions: Vec::new(),
+            throttles: Vec::new(),
             bytes: BytesByKind {
                 normal: 4_915_200,
                 header: 14_100,

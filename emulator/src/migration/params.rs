@@ -33,6 +33,39 @@ pub struct MigrationParams {
     pub timeout: u64,
     /// What it does then.
     pub timeout_strategy: TimeoutStrategy,
+    /// QEMU's auto-converge.
+    pub auto_converge: AutoConvergeParams,
+}
+
+/// QEMU's `auto-converge` and its parameters, with its defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct AutoConvergeParams {
+    /// Whether the capability is on.
+    pub enabled: bool,
+    /// Percent of what was sent in a period that has to be dirtied in it.
+    pub throttle_trigger_threshold: u64,
+    /// Percent of the CPUs' time taken first.
+    pub cpu_throttle_initial: u8,
+    /// … and more each time.
+    pub cpu_throttle_increment: u8,
+    /// … and at most.
+    pub max_cpu_throttle: u8,
+    /// Smaller steps near the end.
+    pub cpu_throttle_tailslow: bool,
+}
+
+impl Default for AutoConvergeParams {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            throttle_trigger_threshold: 50,
+            cpu_throttle_initial: 20,
+            cpu_throttle_increment: 10,
+            max_cpu_throttle: 99,
+            cpu_throttle_tailslow: false,
+        }
+    }
 }
 
 /// The program whose decisions are taken.
@@ -92,6 +125,12 @@ impl EngineKind {
     pub fn has(self, option: &str) -> bool {
         match option {
             "max-bandwidth" | "avail-switchover-bandwidth" => self == Self::Qemu,
+            "auto-converge"
+            | "throttle-trigger-threshold"
+            | "cpu-throttle-initial"
+            | "cpu-throttle-increment"
+            | "max-cpu-throttle"
+            | "cpu-throttle-tailslow" => self == Self::Qemu,
             // The others wait for the destination always.
             "return-path" => self.format() == Format::Qemu,
             // They re-arm the log as they read it.
@@ -139,6 +178,7 @@ impl Default for MigrationParams {
             completion_timeout: None,
             timeout: 3_600_000,
             timeout_strategy: TimeoutStrategy::Cancel,
+            auto_converge: AutoConvergeParams::default(),
         }
     }
 }

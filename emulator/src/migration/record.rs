@@ -76,6 +76,15 @@ pub struct Decision {
     pub switchover: bool,
 }
 
+/// A change of the auto-converge throttle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThrottleStep {
+    /// Monotonic ns.
+    pub at_ns: u64,
+    /// Percent of the CPUs' time from then on.
+    pub percent: u8,
+}
+
 /// Bytes handed to the socket, by kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct BytesByKind {
@@ -170,6 +179,9 @@ pub struct SourceReport {
     pub rounds: Vec<Round>,
     /// Decisions that read the log or stopped the guest.
     pub decisions: Vec<Decision>,
+    /// Steps of auto-converge's throttle.
+    #[serde(default)]
+    pub throttles: Vec<ThrottleStep>,
     /// Bytes.
     pub bytes: BytesByKind,
     /// QMP's `precopy-bytes`: RAM bytes (pages, their headers, 8 a slice) put into the stream
@@ -247,6 +259,7 @@ impl SourceReport {
             phases: Vec::new(),
             rounds: Vec::new(),
             decisions: Vec::new(),
+            throttles: Vec::new(),
             bytes: BytesByKind::default(),
             precopy_bytes: 0,
             downtime_bytes: 0,

@@ -205,6 +205,7 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
         phases: session.phases,
         rounds: session.rounds,
         decisions: session.decisions,
+        throttles: session.throttles,
         bytes: session.out.bytes,
         precopy_bytes: session.precopy_bytes,
         downtime_bytes: session.downtime_bytes,

@@ -16,7 +16,7 @@ use super::destination::{
 use super::engine::EngineUnits;
 use super::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
 use super::ownership::{DestinationSide, SourceSide};
-use super::params::{MigrationParams, Reprotect};
+use super::params::{AutoConvergeParams, MigrationParams, Reprotect};
 use super::record::Status;
 use super::source::{Fault, NoObserver, SourceEnd, SourceJob, SourceOutcome, run_source};
 use super::transport::SourceControl;
@@ -36,6 +36,7 @@ struct TestGuest {
     running: Arc<AtomicUsize>,
     clock: Mutex<(Option<u64>, u64)>,
     refuse: bool,
+    throttled: Mutex<Vec<u8>>,
 }
 
 impl TestGuest {
@@ -46,6 +47,7 @@ impl TestGuest {
             running: Arc::clone(running),
             clock,
             refuse: false,
+            throttled: Mutex::default(),
         })
     }
 
@@ -87,6 +89,10 @@ impl SourceGuest for TestGuest {
     fn resume(&self) {
         let before = self.run_ns();
         self.start(before);
+    }
+
+    fn throttle(&self, percent: u8) {
+        self.throttled.lock().unwrap().push(percent);
     }
 
     fn take_state(&self) -> VmState {
@@ -341,6 +347,39 @@ fn without_a_return_path_the_source_completes_first_and_keeps_the_guest_until_to
     assert_eq!(world.running.load(Ordering::SeqCst), 1);
 }
 
+#[test]
+fn auto_converge_throttles_step_by_step_and_lets_go_at_the_end() {
+    let world = World::new(50.0);
+    let (client, server) = pair();
+    let mut source = world.source_job(
+        MigrationParams {
+            auto_converge: AutoConvergeParams {
+                enabled: true,
+                ..AutoConvergeParams::default()
+            },
+            ..params()
+        },
+        client,
+    );
+    // Two looks of a second each before each step.
+    source.deadline_ns = Some(mono_ns() + 5_500_000_000);
+    let destination = world.destination_job(server);
+    let sent = std::thread::scope(|scope| {
+        scope.spawn(|| run_destination(&destination));
+        let sent = run_source(&source, &NoObserver);
+        drop(source);
+        sent
+    });
+    assert_eq!(
+        sent.end,
+        SourceEnd::Cancelled,
+        "this test's guest does not slow down"
+    );
+    let steps: Vec<u8> = sent.report.throttles.iter().map(|s| s.percent).collect();
+    assert_eq!(steps, [20, 30], "{:?}", sent.report.throttles);
+    assert_eq!(*world.source.throttled.lock().unwrap(), [20, 30, 0]);
+}
+
 /// At-sync protection, where a harvest thrown away is not found again by the next.
 #[test]
 fn mistakes_of_the_source_fail_verification() {
@@ -538,6 +577,7 @@ fn a_destination_that_cannot_commit_sends_the_guest_back() {
     let mut world = World::new(1.0);
     let refusing = TestGuest {
         refuse: true,
+        throttled: Mutex::default(),
         ..Arc::into_inner(world.destination).unwrap()
     };
     world.destination = Arc::new(refusing);

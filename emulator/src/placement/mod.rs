@@ -42,10 +42,12 @@ impl Rule {
 pub struct HostRoom {
     /// For messages.
     pub name: String,
-    /// Cores.
-    pub cores: u32,
-    /// RAM for VMs, bytes.
+    /// What its cores come to, thousandths of the reference core.
+    pub capacity_milli: u64,
+    /// RAM of VMs that is admitted, bytes.
     pub ram_bytes: u64,
+    /// vCPUs that are admitted; `None`: any number.
+    pub vcpus: Option<u64>,
 }
 
 /// What a VM needs.
@@ -55,6 +57,8 @@ pub struct VmNeed {
     pub name: String,
     /// RAM, bytes.
     pub ram_bytes: u64,
+    /// Its vCPUs.
+    pub vcpus: u32,
     /// Mean demand, cores.
     pub cpu_mean: f64,
     /// The host the scenario names, if it names one.
@@ -102,6 +106,35 @@ pub enum PlacementError {
         /// What it had.
         ram_bytes: u64,
     },
+    /// No host that has the RAM admits its vCPUs.
+    #[error("VM {index} `{vm}` has {vcpus} vCPUs; no host with RAM for it admits so many more")]
+    NoVcpus {
+        /// Index of the VM.
+        index: usize,
+        /// Its name.
+        vm: String,
+        /// Its vCPUs.
+        vcpus: u32,
+    },
+    /// The host the scenario names does not admit its vCPUs.
+    #[error(
+        "VM {index} `{vm}` has {vcpus} vCPUs; `{host}`, where it is to start, admits {left} more \
+         of {admitted}"
+    )]
+    PinnedVcpus {
+        /// Index of the VM.
+        index: usize,
+        /// Its name.
+        vm: String,
+        /// Its vCPUs.
+        vcpus: u32,
+        /// The host.
+        host: String,
+        /// What it still admits.
+        left: u64,
+        /// What it admits when empty.
+        admitted: u64,
+    },
     /// The scenario names a host that does not exist.
     #[error("VM {index} `{vm}` is to start on {host}, which does not exist")]
     UnknownHost {
@@ -119,7 +152,20 @@ pub enum PlacementError {
 
 struct Filling {
     ram_left: u64,
+    /// `None`: any number.
+    vcpus_left: Option<u64>,
     cpu: f64,
+}
+
+impl Filling {
+    fn fits(&self, vm: &VmNeed) -> bool {
+        self.ram_left >= vm.ram_bytes && self.admits(vm)
+    }
+
+    fn admits(&self, vm: &VmNeed) -> bool {
+        self.vcpus_left
+            .is_none_or(|left| left >= u64::from(vm.vcpus))
+    }
 }
 
 /// A host for every VM, in the order of the VMs. Pinned VMs are placed first, whatever their place
@@ -139,6 +185,7 @@ pub fn place(
         .iter()
         .map(|host| Filling {
             ram_left: host.ram_bytes,
+            vcpus_left: host.vcpus,
             cpu: 0.0,
         })
         .collect();
@@ -160,6 +207,16 @@ pub fn place(
                 host: hosts[host.index()].name.clone(),
                 free_bytes: filling.ram_left,
                 ram_bytes: hosts[host.index()].ram_bytes,
+            });
+        }
+        if !filling.admits(vm) {
+            return Err(PlacementError::PinnedVcpus {
+                index,
+                vm: vm.name.clone(),
+                vcpus: vm.vcpus,
+                host: hosts[host.index()].name.clone(),
+                left: filling.vcpus_left.unwrap_or(u64::MAX),
+                admitted: hosts[host.index()].vcpus.unwrap_or(u64::MAX),
             });
         }
         take(filling, vm);
@@ -184,6 +241,7 @@ pub fn place(
 
 fn take(filling: &mut Filling, vm: &VmNeed) {
     filling.ram_left -= vm.ram_bytes;
+    filling.vcpus_left = filling.vcpus_left.map(|left| left - u64::from(vm.vcpus));
     filling.cpu += vm.cpu_mean;
 }
 
@@ -194,7 +252,7 @@ fn choose(
     vm: &VmNeed,
     next: usize,
 ) -> Option<usize> {
-    let mut fitting = (0..state.len()).filter(|&i| state[i].ram_left >= vm.ram_bytes);
+    let mut fitting = (0..state.len()).filter(|&i| state[i].fits(vm));
     match rule {
         Rule::FirstFit => fitting.next(),
         // Distance round the list from where the last one left off.
@@ -202,7 +260,7 @@ fn choose(
         Rule::BestFit => {
             // Booked share of the cores once it is there; all that stay within count as equal.
             let over = |i: usize| {
-                let cores = f64::from(hosts[i].cores.max(1));
+                let cores = hosts[i].capacity_milli.max(1) as f64 / 1000.0;
                 ((state[i].cpu + vm.cpu_mean) / cores).max(1.0)
             };
             fitting.min_by(|&a, &b| {
@@ -215,6 +273,10 @@ fn choose(
 }
 
 fn no_room(index: usize, vm: &VmNeed, hosts: &[HostRoom], state: &[Filling]) -> PlacementError {
+    if state.iter().any(|filling| filling.ram_left >= vm.ram_bytes) {
+        let (vm, vcpus) = (vm.name.clone(), vm.vcpus);
+        return PlacementError::NoVcpus { index, vm, vcpus };
+    }
     let emptiest = (0..state.len())
         .rev()
         .max_by_key(|&i| state[i].ram_left)
@@ -237,8 +299,9 @@ mod tests {
     fn hosts(rooms: &[(u32, u64)]) -> Vec<HostRoom> {
         let host = |(i, &(cores, ram_bytes)): (usize, &(u32, u64))| HostRoom {
             name: format!("h{}", i + 1),
-            cores,
+            capacity_milli: u64::from(cores) * 1000,
             ram_bytes,
+            vcpus: None,
         };
         rooms.iter().enumerate().map(host).collect()
     }
@@ -247,6 +310,7 @@ mod tests {
         let vm = |(i, &(ram_bytes, cpu_mean)): (usize, &(u64, f64))| VmNeed {
             name: format!("v{}", i + 1),
             ram_bytes,
+            vcpus: 2,
             cpu_mean,
             pinned: None,
         };
@@ -323,6 +387,42 @@ mod tests {
         assert_eq!(
             place(Rule::BestFit, &[], &pinned),
             Err(PlacementError::NoHosts)
+        );
+    }
+
+    #[test]
+    fn vcpus_are_admitted_up_to_the_limit() {
+        let mut rooms = hosts(&[(4, 99), (4, 99)]);
+        rooms[0].vcpus = Some(3);
+        rooms[1].vcpus = Some(4);
+        let mut needs = vms(&[(1, 0.0); 3]);
+        let placed = place(Rule::FirstFit, &rooms, &needs).unwrap();
+        assert_eq!(placed, [HostId(0), HostId(1), HostId(1)]);
+        needs.push(needs[0].clone());
+        let error = place(Rule::FirstFit, &rooms, &needs).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("no host with RAM for it admits so many"),
+            "{error}"
+        );
+        needs.truncate(2);
+        for need in &mut needs {
+            need.pinned = Some(HostId(0));
+        }
+        let error = place(Rule::FirstFit, &rooms, &needs).unwrap_err();
+        assert!(error.to_string().contains("admits 1 more of 3"), "{error}");
+    }
+
+    #[test]
+    fn a_fast_host_carries_more() {
+        let mut rooms = hosts(&[(2, 8), (2, 9)]);
+        rooms[1].capacity_milli = 6000;
+        let placed = place(Rule::BestFit, &rooms, &vms(&[(1, 3.0)])).unwrap();
+        assert_eq!(
+            placed,
+            [HostId(1)],
+            "2 cores do not carry 3, 2 of threefold speed do"
         );
     }
 

@@ -42,8 +42,8 @@ fn axis(r: &Report<'_>) -> Axis {
 }
 
 /// Demand and grant over capacity; `None` where nothing was sampled.
-fn loads(bin: &Bin, cores: u32) -> Option<(f64, f64)> {
-    let capacity = f64::from(cores.max(1)) * bin.span_ns as f64;
+fn loads(bin: &Bin, capacity_milli: u64) -> Option<(f64, f64)> {
+    let capacity = capacity_milli.max(1) as f64 / 1000.0 * bin.span_ns as f64;
     (bin.span_ns > 0).then(|| (bin.demand as f64 / capacity, bin.granted as f64 / capacity))
 }
 
@@ -60,7 +60,7 @@ fn curves(r: &Report<'_>) -> String {
         let y = |load: f64| base - load.min(highest) / highest * (ROW - 12.0);
         row_name(&mut out, &host.name, base - ROW / 2.0 + 6.0, r.mean_load(n));
         if let Some(bins) = r.all.bins.hosts.get(n) {
-            out.push_str(&area(r, &axis, (bins, host.cores), base, &y));
+            out.push_str(&area(r, &axis, (bins, host.capacity_milli()), base, &y));
         }
         let (right, full) = (WIDTH - RIGHT, y(1.0));
         let _ = write!(
@@ -77,7 +77,7 @@ fn curves(r: &Report<'_>) -> String {
 fn highest(r: &Report<'_>) -> f64 {
     let hosts = r.header.scenario.hosts.iter().zip(&r.all.bins.hosts);
     hosts
-        .flat_map(|(h, bins)| bins.iter().filter_map(|b| loads(b, h.cores)))
+        .flat_map(|(h, bins)| bins.iter().filter_map(|b| loads(b, h.capacity_milli())))
         .map(|(demand, _)| demand)
         .fold(0.0, f64::max)
 }
@@ -112,7 +112,7 @@ pub(super) fn short(name: &str, most: usize) -> String {
 fn area(
     r: &Report<'_>,
     axis: &Axis,
-    (bins, cores): (&[Bin], u32),
+    (bins, capacity_milli): (&[Bin], u64),
     base: f64,
     y: &dyn Fn(f64) -> f64,
 ) -> String {
@@ -120,7 +120,7 @@ fn area(
     let width = r.all.bins.width_ns as f64 / 1e9;
     let mut pen_down = false;
     for (n, bin) in bins.iter().enumerate() {
-        let Some((asked, got)) = loads(bin, cores) else {
+        let Some((asked, got)) = loads(bin, capacity_milli) else {
             pen_down = false;
             continue;
         };
@@ -210,7 +210,7 @@ fn heat_cell(
         demand: a.demand + b.demand,
         granted: a.granted + b.granted,
     });
-    let Some((demand, granted)) = loads(&total, host.cores) else {
+    let Some((demand, granted)) = loads(&total, host.capacity_milli()) else {
         return;
     };
     let width = r.all.bins.width_ns as f64 / 1e9;
@@ -254,7 +254,7 @@ fn bands(r: &Report<'_>) -> String {
     for n in 0..bins {
         let hosts = r.header.scenario.hosts.iter().zip(&r.all.bins.hosts);
         let mut at: Vec<f64> = hosts
-            .filter_map(|(h, b)| loads(b.get(n)?, h.cores))
+            .filter_map(|(h, b)| loads(b.get(n)?, h.capacity_milli()))
             .map(|(d, _)| d)
             .collect();
         at.sort_by(f64::total_cmp);

@@ -8,6 +8,7 @@ mod certificate;
 mod chart;
 mod hosts;
 pub mod html;
+mod latency;
 mod migrations;
 mod page;
 mod plot;

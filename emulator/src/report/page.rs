@@ -18,7 +18,8 @@ pub(super) struct Report<'a> {
 impl Report<'_> {
     /// Mean of granted over capacity of a host, over what was sampled.
     pub(super) fn mean_load(&self, host: usize) -> Option<f64> {
-        let cores = f64::from(self.header.scenario.hosts.get(host)?.cores.max(1));
+        let capacity_milli = self.header.scenario.hosts.get(host)?.capacity_milli();
+        let cores = capacity_milli.max(1) as f64 / 1000.0;
         let bins = self.all.bins.hosts.get(host)?;
         let granted: f64 = bins.iter().map(|b| b.granted as f64).sum();
         let span: f64 = bins.iter().map(|b| b.span_ns as f64).sum();
@@ -64,6 +65,10 @@ pub(super) fn page(r: &Report<'_>) -> String {
     if !s.flows.is_empty() {
         section(&mut out, "Tenant flows", FLOWS_NOTE, &flows(s));
     }
+    if !s.services.is_empty() {
+        let body = services(s);
+        section(&mut out, "Services", SERVICES_NOTE, &body);
+    }
     section(
         &mut out,
         "Models against this run",
@@ -102,6 +107,9 @@ const LINKS_NOTE: &str = "What the scenario asks, what was measured under load b
     the counters after it. Rates on the wire; lateness of departures is the emulation's own.";
 const FLOWS_NOTE: &str =
     "Real TCP beside the migrations; open only while something was on the wire.";
+const SERVICES_NOTE: &str = "Latency of real requests from when they were due, ms: over the run, and \
+    before (2 s), during and after (2 s) each migration of the VM that answers. Bars go from the median \
+    to the 99th percentile, the tick is the highest; the scale is logarithmic.";
 const MODELS_NOTE: &str = "What each model said before a migration began against what was then \
     measured: median and 90th percentile of |guess − measured| / measured; “leans” is the median \
     with its sign.";
@@ -298,6 +306,37 @@ fn flows(s: &Summary) -> String {
         &rows,
         true,
     )
+}
+
+fn services(s: &Summary) -> String {
+    const ROWS_MAX: usize = 200;
+    let row = |r: &crate::results::services::ServiceRow| {
+        let ms = |of: fn(&crate::results::services::Latency) -> f64| {
+            Cell::number(r.latency.as_ref().map(of), figure)
+        };
+        let window = match r.migration {
+            Some(id) => format!("{} migration {id}", r.window),
+            None => "whole run".to_owned(),
+        };
+        vec![
+            Cell::text(&format!("{} ({})", r.service, r.server)),
+            Cell::text(&window),
+            Cell::number(Some(r.answered as f64), figure),
+            Cell::number(Some(r.cut as f64), figure),
+            ms(|l| l.p50_ms),
+            ms(|l| l.p90_ms),
+            ms(|l| l.p99_ms),
+            ms(|l| l.p999_ms),
+            ms(|l| l.max_ms),
+        ]
+    };
+    let rows: Vec<_> = s.services.iter().take(ROWS_MAX).map(row).collect();
+    let head = [
+        "service", "window", "answered", "cut", "median", "p90", "p99", "p99.9", "max",
+    ];
+    let mut out = super::latency::plot(&s.services[..s.services.len().min(ROWS_MAX)]);
+    out.push_str(&table(&head, &rows, true));
+    out
 }
 
 fn provenance(r: &Report<'_>) -> String {

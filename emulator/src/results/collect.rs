@@ -4,11 +4,13 @@
 
 use super::metrics::Usage;
 use super::run_json::RunHeader;
+use super::services::Requests;
 use super::{ResultsError, RunDir};
 use crate::event::log::read_events;
 use crate::event::{Event, EventKind, HostSample, LinkCalibration, LinkSample, SpanKind};
-use crate::ids::{FlowId, HostId, MigrationId, VmId};
+use crate::ids::{FlowId, HostId, MigrationId, ServiceId, VmId};
 use crate::migration::record::MigrationRecord;
+use crate::scenario::HostSpec;
 use netmodel::link::LinkSpec;
 use std::collections::BTreeMap;
 
@@ -53,6 +55,8 @@ pub struct Collected {
     pub ticks_ns: Vec<u64>,
     /// Tenant flows: payload received and ns open, summed.
     pub flows: BTreeMap<FlowId, (u64, u64)>,
+    /// Requests of services: 16 bytes each.
+    pub requests: BTreeMap<ServiceId, Requests>,
     /// Warnings in order, the first [`TEXTS_MAX`].
     pub warnings: Vec<String>,
     /// All warnings.
@@ -231,9 +235,10 @@ pub fn collect(
 ) -> Result<Collected, ResultsError> {
     let mut reader = read_events(run.path())?;
     let scenario = &header.scenario;
-    let cores: Vec<u32> = scenario.hosts.iter().map(|h| h.cores).collect();
+    let hosts = scenario.hosts.iter();
+    let capacity: Vec<u64> = hosts.map(HostSpec::capacity_milli).collect();
     let mut all = Collected::new(
-        Usage::new(&cores, scenario.vms.len()),
+        Usage::new(&capacity, scenario.vms.len()),
         Bins::new(scenario.duration_ns, scenario.hosts.len()),
     );
     let mut first = true;
@@ -272,6 +277,7 @@ impl Collected {
             rejections: BTreeMap::new(),
             ticks_ns: Vec::new(),
             flows: BTreeMap::new(),
+            requests: BTreeMap::new(),
             warnings: Vec::new(),
             warnings_total: 0,
             lost_hosts: Vec::new(),
@@ -279,6 +285,22 @@ impl Collected {
             audit: None,
             outcome: None,
             cut: false,
+        }
+    }
+
+    fn requests(&mut self, kind: EventKind) {
+        if let EventKind::Requests {
+            service,
+            since_ns,
+            answered,
+            cut,
+        } = kind
+        {
+            let due_ns = |us: u64| since_ns.saturating_add(us.saturating_mul(1000));
+            let of = self.requests.entry(service).or_default();
+            let answered = answered.into_iter().map(|(us, took)| (due_ns(us), took));
+            of.answered.extend(answered);
+            of.cut.extend(cut.into_iter().map(due_ns));
         }
     }
 
@@ -329,6 +351,7 @@ impl Collected {
                 sum.0 += received_bytes;
                 sum.1 += open_ns;
             }
+            EventKind::Requests { .. } => self.requests(kind),
             EventKind::Warning { message } => {
                 self.warnings_total += 1;
                 if self.warnings.len() < TEXTS_MAX {
@@ -341,7 +364,8 @@ impl Collected {
             EventKind::RunEnded { outcome } => self.outcome = Some(outcome),
             EventKind::Placed { .. }
             | EventKind::MigrationPhase { .. }
-            | EventKind::FlowOpened { .. } => {}
+            | EventKind::FlowOpened { .. }
+            | EventKind::FlowMoved { .. } => {}
         }
     }
 

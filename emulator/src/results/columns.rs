@@ -102,6 +102,12 @@ pub const HOSTS: &[Column] = &[
         "cores of the host, as the scenario says",
     ),
     column(
+        "speed",
+        Float,
+        Measured,
+        "speed of a core, in reference cores, as the scenario says",
+    ),
+    column(
         "demand_core_s",
         Float,
         Modelled,
@@ -123,7 +129,7 @@ pub const HOSTS: &[Column] = &[
         "load",
         Float,
         Modelled,
-        "granted core-seconds / (cores x span)",
+        "granted core-seconds / (cores x speed x span)",
     ),
     column(
         "pressure_some_s",
@@ -460,4 +466,54 @@ pub const TABLES: &[(&str, &[Column])] = &[
     ("vms.parquet", VMS),
     ("links.parquet", LINKS),
     ("migrations.parquet", MIGRATIONS),
+    ("services.parquet", SERVICES),
+];
+
+/// `services.parquet`.
+pub const SERVICES: &[Column] = &[
+    column("service", Text, Measured, "service by name"),
+    column("server", Text, Measured, "VM that answers"),
+    column("client", Text, Measured, "VM that asks, or internet"),
+    column(
+        "window",
+        Text,
+        Measured,
+        "run; or before, during, after a migration of the server",
+    ),
+    column("migration", Int, Measured, "its number; 0: the whole run"),
+    column(
+        "from_mono_ns",
+        Int,
+        Measured,
+        "begin of the window, monotonic ns",
+    ),
+    column(
+        "span_s",
+        Float,
+        Measured,
+        "length of the window, seconds of the clock",
+    ),
+    column(
+        "answered",
+        Int,
+        Measured,
+        "requests that were due in it and were answered",
+    ),
+    column(
+        "cut",
+        Int,
+        Measured,
+        "requests that were due in it and were not when the clock stopped",
+    ),
+    column(
+        "mean_ms",
+        Float,
+        Measured,
+        "latency from when they were due, mean",
+    ),
+    column("p50_ms", Float, Measured, "the same, median"),
+    column("p90_ms", Float, Measured, "the same, 90th percentile"),
+    column("p99_ms", Float, Measured, "the same, 99th percentile"),
+    column("p999_ms", Float, Measured, "the same, 99.9th percentile"),
+    column("max_ms", Float, Measured, "the same, maximum"),
 ];

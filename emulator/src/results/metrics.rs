@@ -14,11 +14,11 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// For hosts of so many cores, by id, and so many VMs.
+    /// For hosts by what their cores come to, in thousandths of the reference core, and so many VMs.
     #[must_use]
-    pub fn new(cores: &[u32], vms: usize) -> Self {
+    pub fn new(capacity_milli: &[u64], vms: usize) -> Self {
         Self {
-            builder: MetricsBuilder::new(cores, vms),
+            builder: MetricsBuilder::new(capacity_milli, vms),
             hosts: false,
             vms: false,
         }

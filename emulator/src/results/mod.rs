@@ -8,6 +8,7 @@ pub mod collect;
 pub mod columns;
 pub mod metrics;
 pub mod run_json;
+pub mod services;
 pub mod summary;
 pub mod table;
 mod tables;
@@ -190,7 +191,7 @@ pub fn rebuild(run: &RunDir) -> Result<(), ResultsError> {
     let header = run.header()?;
     let mut writer = tables::Tables::create(run, &header)?;
     let collected = collect::collect(run, &header, |event| writer.event(event))?;
-    writer.finish()?;
+    writer.finish(&services::rows(&header, &collected))?;
     let summary = summary::summarise(&header, &collected);
     let path = run.file("summary.json");
     let mut text = serde_json::to_string_pretty(&summary).map_err(|source| ResultsError::Json {

@@ -52,6 +52,9 @@ pub struct Summary {
     pub model_errors: Vec<ModelErrors>,
     /// Payload of tenant flows.
     pub flows: Vec<FlowRow>,
+    /// Latency of services, as in `services.parquet`.
+    #[serde(default)]
+    pub services: Vec<super::services::ServiceRow>,
     /// Refused moves by reason.
     pub rejections: BTreeMap<String, u64>,
     /// What to read before trusting the numbers.
@@ -136,6 +139,7 @@ pub fn summarise(header: &RunHeader, all: &Collected) -> Summary {
         links: all.links.iter().map(link_row).collect(),
         model_errors: model_errors(&all.migrations),
         flows: flows(header, all),
+        services: super::services::rows(header, all),
         rejections: all.rejections.clone(),
         warnings: warnings(header, all),
         verdict: String::new(),

@@ -1,7 +1,8 @@
-//! The four Parquet tables and `migrations.jsonl`, written while the events pass by.
+//! The five Parquet tables and `migrations.jsonl`, written while the events pass by.
 
-use super::columns::{HOSTS, LINKS, MIGRATIONS, VMS};
+use super::columns::{HOSTS, LINKS, MIGRATIONS, SERVICES, VMS};
 use super::run_json::RunHeader;
+use super::services::{Latency, ServiceRow};
 use super::table::{TableWriter, Value};
 use super::{ResultsError, RunDir, io_error, temporary};
 use crate::event::{Event, EventKind, HostSample, LinkCalibration, LinkSample, VmSample};
@@ -18,6 +19,7 @@ pub(super) struct Tables<'a> {
     vms: TableWriter,
     links: TableWriter,
     migrations: TableWriter,
+    services: TableWriter,
     jsonl: BufWriter<File>,
     jsonl_path: PathBuf,
     calibrated: BTreeMap<String, LinkCalibration>,
@@ -35,6 +37,7 @@ impl<'a> Tables<'a> {
             vms: table("vms.parquet", VMS)?,
             links: table("links.parquet", LINKS)?,
             migrations: table("migrations.parquet", MIGRATIONS)?,
+            services: table("services.parquet", SERVICES)?,
             jsonl: BufWriter::new(jsonl),
             jsonl_path,
             calibrated: BTreeMap::new(),
@@ -66,17 +69,21 @@ impl<'a> Tables<'a> {
         }
     }
 
-    pub(super) fn finish(self) -> Result<(), ResultsError> {
+    pub(super) fn finish(self, rows: &[ServiceRow]) -> Result<(), ResultsError> {
         let Self {
             hosts,
             vms,
             links,
             migrations,
+            mut services,
             mut jsonl,
             jsonl_path,
             ..
         } = self;
-        for table in [hosts, vms, links, migrations] {
+        for row in rows {
+            services.row(service_row(row))?;
+        }
+        for table in [hosts, vms, links, migrations, services] {
             table.finish()?;
         }
         jsonl.flush().map_err(io_error(&jsonl_path))?;
@@ -89,17 +96,16 @@ fn seconds(ns: u64) -> f64 {
 }
 
 fn host_row(at: [Value; 2], s: &HostSample, header: &RunHeader) -> Vec<Value> {
-    let cores = header
-        .scenario
-        .hosts
-        .get(s.host.index())
-        .map_or(0, |h| h.cores);
-    let capacity = f64::from(cores) * s.span_ns as f64;
+    let host = header.scenario.hosts.get(s.host.index());
+    let (cores, speed_milli) = host.map_or((0, 0), |h| (h.cores, h.speed_milli));
+    let speed = f64::from(speed_milli) / 1000.0;
+    let capacity = f64::from(cores) * speed * s.span_ns as f64;
     let mut row = Vec::from(at);
     row.extend([
         header.host_name(s.host).as_str().into(),
         seconds(s.span_ns).into(),
         cores.into(),
+        speed.into(),
         seconds(s.demand_core_ns).into(),
         seconds(s.granted_core_ns).into(),
         seconds(s.demand_core_ns.saturating_sub(s.granted_core_ns)).into(),
@@ -218,6 +224,27 @@ fn budget_row(budget: Option<&ErrorBudget>) -> [Value; 11] {
         of(|b| b.path_idle_share),
         of(|b| b.path_idle_emulator_share),
         of(|b| b.steal_share),
+    ]
+}
+
+fn service_row(r: &ServiceRow) -> Vec<Value> {
+    let ms = |figure: fn(&Latency) -> f64| r.latency.as_ref().map(figure).into();
+    vec![
+        r.service.as_str().into(),
+        r.server.as_str().into(),
+        r.client.as_str().into(),
+        r.window.as_str().into(),
+        r.migration.unwrap_or(0).into(),
+        r.from_mono_ns.into(),
+        r.span_s.into(),
+        r.answered.into(),
+        r.cut.into(),
+        ms(|l| l.mean_ms),
+        ms(|l| l.p50_ms),
+        ms(|l| l.p90_ms),
+        ms(|l| l.p99_ms),
+        ms(|l| l.p999_ms),
+        ms(|l| l.max_ms),
     ]
 }
 

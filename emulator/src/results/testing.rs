@@ -6,7 +6,7 @@ use crate::event::log::EventLog;
 use crate::event::{
     Event, EventKind, HostSample, LinkCalibration, LinkSample, SCHEMA, SpanKind, VmSample,
 };
-use crate::ids::{FlowId, HostId, MigrationId, VmId};
+use crate::ids::{FlowId, HostId, MigrationId, ServiceId, VmId};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::*;
 use crate::scenario::*;
@@ -69,11 +69,7 @@ pub(crate) fn header(e: Example) -> RunHeader {
 }
 
 fn scenario(e: Example) -> Scenario {
-    let host = |h| HostSpec {
-        name: format!("h{}", h + 1),
-        cores: CORES,
-        ram_bytes: 64 << 30,
-    };
+    let host = |h| HostSpec::new(format!("h{}", h + 1), CORES, 64 << 30);
     let vm = |v: u32| VmSpec {
         name: if v == 3 {
             "db<3>&co".into()
@@ -84,8 +80,7 @@ fn scenario(e: Example) -> Scenario {
         weight: 1024,
         ram_bytes: 512 << 20,
         resident_bytes: 128 << 20,
-        cpu: CpuSource::Constant(0),
-        cpu_scale_milli: 1000,
+        cpu: vec![CpuDemand::constant(0)],
         writes: WriteSource::Idle,
         content: traces::content::ContentProfile::default(),
         memory: Backing::default(),
@@ -107,6 +102,16 @@ fn scenario(e: Example) -> Scenario {
             from: Endpoint::Vm(VmId(0)),
             to: Endpoint::Vm(VmId(1)),
             rate_bps: None,
+        }],
+        services: vec![ServiceSpec {
+            name: "shop".into(),
+            server: VmId(0),
+            client: Endpoint::Vm(VmId(1)),
+            arrivals: Arrivals::Paced { rate_milli: 1000 },
+            connections: 1,
+            request_bytes: 100,
+            response_bytes: 1000,
+            cpu_ns: 0,
         }],
         network: NetworkSpec {
             backend: Some(BackendKind::Relay),
@@ -394,6 +399,13 @@ impl Maker {
             received_bytes: 1 << 30,
             open_ns: 9 * S,
         });
+        let since_ns = 1_000 * S;
+        self.put(EventKind::Requests {
+            service: ServiceId(0),
+            since_ns,
+            answered: (0..100).map(|n| (n * 1_000_000, 500 + 10 * n)).collect(),
+            cut: vec![100_000_000],
+        });
         self.put(EventKind::Warning {
             message: "timer lateness <p99> over 50 µs & more".into(),
         });
@@ -578,6 +590,7 @@ fn source_report(
         phases: Vec::new(),
         rounds,
         decisions: Vec::new(),
+        throttles: Vec::new(),
         bytes: BytesByKind {
             normal,
             header: 900,

@@ -7,11 +7,12 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::RowAccessor;
 use std::collections::BTreeMap;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "hosts.parquet",
     "vms.parquet",
     "links.parquet",
     "migrations.parquet",
+    "services.parquet",
     "migrations.jsonl",
     "summary.json",
 ];

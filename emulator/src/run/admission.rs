@@ -3,7 +3,7 @@
 
 use crate::ids::HostId;
 use crate::results::write_atomically;
-use crate::scenario::{Backing, Endpoint, Scenario};
+use crate::scenario::{Arrivals, Backing, Endpoint, Scenario};
 use netmodel::backend::BackendKind;
 use netmodel::capacity::{self, Capacity, Demand, Load};
 use netmodel::link::LinkSpec;
@@ -22,7 +22,7 @@ pub enum Admission {
 }
 
 /// What may enter the network at once: as many migrations as the balancer may have under way, on
-/// the fastest ways there are, and every tenant flow; no host more than its own link lets in.
+/// the fastest ways there are, every tenant flow and every service; no host more than its own link lets in.
 /// Unshaped links ask for what there is, and so for nothing.
 #[must_use]
 pub fn demand(scenario: &Scenario) -> Demand {
@@ -34,11 +34,28 @@ pub fn demand(scenario: &Scenario) -> Demand {
     for (host, bps) in migrations(scenario) {
         add(host, bps);
     }
-    for flow in &scenario.flows {
-        let host = |end: Endpoint| match end {
-            Endpoint::Vm(vm) => Some(scenario.vms[vm.index()].host),
-            Endpoint::Internet => scenario.network.internet,
+    let host = |end: Endpoint| match end {
+        Endpoint::Vm(vm) => Some(scenario.vms[vm.index()].host),
+        Endpoint::Internet => scenario.network.internet,
+    };
+    for service in &scenario.services {
+        let (Some(server), Some(client)) =
+            (host(Endpoint::Vm(service.server)), host(service.client))
+        else {
+            continue;
         };
+        let sides = [
+            (client, server, service.request_bytes),
+            (server, client, service.response_bytes),
+        ];
+        for (from, to, bytes) in sides.into_iter().filter(|(from, to, _)| from != to) {
+            add(
+                from,
+                requests_bps(service.arrivals, bytes).min(bottleneck(scenario, from, to)),
+            );
+        }
+    }
+    for flow in &scenario.flows {
         let (Some(from), Some(to)) = (host(flow.from), host(flow.to)) else {
             continue;
         };
@@ -66,6 +83,16 @@ pub fn demand(scenario: &Scenario) -> Demand {
             .filter_map(load)
             .filter(|l| l.rate_bps > 0)
             .collect(),
+    }
+}
+
+/// What a service's messages of so many bytes come to; a closed loop takes what it gets.
+fn requests_bps(arrivals: Arrivals, bytes: u32) -> u64 {
+    match arrivals {
+        Arrivals::Poisson { rate_milli } | Arrivals::Paced { rate_milli } => {
+            rate_milli.saturating_mul(u64::from(bytes) * 8) / 1000
+        }
+        Arrivals::Closed { .. } => u64::MAX,
     }
 }
 

@@ -120,6 +120,12 @@ impl Ongoing {
         self.committed_ns = Some(at_ns);
     }
 
+    /// Whether the destination runs the guest, as far as it has said so.
+    #[must_use]
+    pub fn is_committed(&self) -> bool {
+        self.committed_ns.is_some()
+    }
+
     /// The source is through.
     pub fn source_done(&mut self, done: SourceDone) {
         self.source = Part::Done(done);

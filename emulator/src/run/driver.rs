@@ -10,8 +10,9 @@ use super::flows::FlowBook;
 use super::grade::{self, Grade};
 use super::predict::Predictor;
 use super::progress::Progress;
+use super::services::ServiceBook;
 use super::span::{Sampling, schedule};
-use crate::balance::moves::{Limits, Mover};
+use crate::balance::moves::{Limits, Mover, Room, Size};
 use crate::balance::view::Policy;
 use crate::clock::mono_ns;
 use crate::cluster::view_builder::{HostFacts, ViewBuilder};
@@ -23,7 +24,7 @@ use crate::event::{Event, EventKind, LinkSample};
 use crate::ids::{HostId, MigrationId, VmId};
 use crate::machine::launch::Machine;
 use crate::migration::record::MigrationRecord;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, VmSpec};
 use crate::timeline::{Command, Input, SteadyDetector, Timeline};
 use replay::clock::{Clock, MonoNs, Segment, SegmentKind, TraceNs};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -81,6 +82,7 @@ pub(super) struct Driver<'a> {
     pub(super) ongoing: BTreeMap<MigrationId, Ongoing>,
     pub(super) migrations: Vec<MigrationRecord>,
     pub(super) flows: FlowBook,
+    pub(super) services: ServiceBook,
     lost: BTreeSet<HostId>,
     pub(super) links: Vec<LinkSample>,
     findings: Vec<AuditFinding>,
@@ -102,19 +104,19 @@ impl<'a> Driver<'a> {
             .hosts
             .iter()
             .zip((0..).map(HostId))
-            .map(|(host, id)| HostFacts {
-                cores: host.cores,
-                ram_bytes: host.ram_bytes,
-                link_bps: scenario.network.up(id).rate.map(|rate| rate.bps()),
+            .map(|(host, id)| {
+                let rate = scenario.network.up(id).rate;
+                HostFacts::new(host, rate.map(|rate| rate.bps()))
             })
             .collect();
         let vcpus: Vec<u32> = scenario.vms.iter().map(|vm| vm.vcpus).collect();
-        let ram: Vec<u64> = scenario.hosts.iter().map(|host| host.ram_bytes).collect();
-        let placed: Vec<(HostId, u64)> = scenario
-            .vms
-            .iter()
-            .map(|vm| (vm.host, vm.ram_bytes))
-            .collect();
+        let rooms: Vec<Room> = scenario.hosts.iter().map(Room::of).collect();
+        let size = |vm: &VmSpec| Size {
+            ram_bytes: vm.ram_bytes,
+            vcpus: vm.vcpus,
+        };
+        let placed: Vec<(HostId, Size)> =
+            scenario.vms.iter().map(|vm| (vm.host, size(vm))).collect();
         let balancer = &scenario.balancer;
         let limits = Limits {
             parallel: balancer.parallel,
@@ -148,10 +150,11 @@ impl<'a> Driver<'a> {
             policy,
             tick: 0,
             planned_done: 0,
-            mover: Mover::new(limits, &ram, &placed),
+            mover: Mover::new(limits, &rooms, &placed),
             ongoing: BTreeMap::new(),
             migrations: Vec::new(),
             flows: FlowBook::new(scenario.flows.clone()),
+            services: ServiceBook::default(),
             lost: BTreeSet::new(),
             links: Vec::new(),
             findings: Vec::new(),
@@ -320,13 +323,15 @@ impl<'a> Driver<'a> {
             Command::Decide { balancer } => self.decide(balancer).await,
             Command::Hold => {
                 self.segment(SegmentKind::Hold, mono_ns(), false).await?;
+                self.open_services().await?;
                 self.open_flows().await?;
                 self.settle_flows()
             }
             Command::OpenFlows => self.open_flows().await,
             Command::Run => {
-                self.segment(SegmentKind::Run, mono_ns() + GO_AHEAD_NS, true)
-                    .await
+                let at_ns = mono_ns() + GO_AHEAD_NS;
+                self.segment(SegmentKind::Run, at_ns, true).await?;
+                self.ask_services(at_ns).await
             }
             Command::StartMigrations => self.start_migrations().await,
             Command::WakeAt { trace_ns } => {
@@ -334,6 +339,7 @@ impl<'a> Driver<'a> {
                 Ok(())
             }
             Command::Drain => {
+                self.close_services().await?;
                 self.close_flows().await?;
                 Ok(self.machine.send(&ToMachine::Drain).await?)
             }
@@ -477,6 +483,9 @@ impl<'a> Driver<'a> {
             FromAgent::SinkReady { .. }
             | FromAgent::FlowBytes(_)
             | FromAgent::FlowClosed { .. } => self.heard_traffic(message).await,
+            FromAgent::ServerReady { .. } | FromAgent::Answered { .. } => {
+                self.heard_service(host, message).await
+            }
             FromAgent::IncomingReady { .. }
             | FromAgent::Phase { .. }
             | FromAgent::Committed { .. }

@@ -49,6 +49,22 @@ pub struct FlowBook {
     states: BTreeMap<FlowId, FlowState>,
     /// Payload received by flows that are open, as last reported.
     received: BTreeMap<FlowId, u64>,
+    /// When the schedule of a flow that is open began, monotonic ns; kept when an end moves.
+    since_ns: BTreeMap<FlowId, u64>,
+    moves: BTreeMap<FlowId, Moving>,
+}
+
+/// A flow an end of which has moved: what is known of the gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moving {
+    /// The old sink has been told to close.
+    Closing,
+    /// It has said when it got its last payload; the new one is open.
+    Left {
+        last_ns: u64,
+        /// It moved once more, and is closing again.
+        closing: bool,
+    },
 }
 
 impl FlowBook {
@@ -59,7 +75,28 @@ impl FlowBook {
             specs,
             states: BTreeMap::new(),
             received: BTreeMap::new(),
+            since_ns: BTreeMap::new(),
+            moves: BTreeMap::new(),
         }
+    }
+
+    fn place(end: Endpoint, network: &NetworkSpec, hosts: &[Option<HostId>]) -> Option<HostId> {
+        match end {
+            Endpoint::Vm(vm) => hosts[vm.index()],
+            Endpoint::Internet => network.internet,
+        }
+    }
+
+    /// Flows that run between other hosts than those their ends are on.
+    #[must_use]
+    pub fn misplaced(&self, network: &NetworkSpec, hosts: &[Option<HostId>]) -> Vec<FlowId> {
+        let place = |end| Self::place(end, network, hosts);
+        let wrong = |(flow, state): &(&FlowId, &FlowState)| {
+            let (spec, (from, to)) = (self.spec(**flow), state.ends());
+            (place(spec.from), place(spec.to)) != (Some(from), Some(to))
+        };
+        let states = self.states.iter().filter(wrong);
+        states.map(|(&flow, _)| flow).collect()
     }
 
     /// What a flow is.
@@ -85,10 +122,7 @@ impl FlowBook {
         hosts: &[Option<HostId>],
         all: bool,
     ) -> BTreeMap<FlowId, (HostId, HostId)> {
-        let place = |end: Endpoint| match end {
-            Endpoint::Vm(vm) => hosts[vm.index()],
-            Endpoint::Internet => network.internet,
-        };
+        let place = |end| Self::place(end, network, hosts);
         let mut left: BTreeMap<FlowId, (HostId, HostId)> = (0..)
             .map(FlowId)
             .zip(&self.specs)
@@ -122,6 +156,43 @@ impl FlowBook {
     /// The sink of a flow was asked for.
     pub fn asked(&mut self, flow: FlowId, from: HostId, to: HostId) {
         self.states.insert(flow, FlowState::Asked { from, to });
+    }
+
+    /// When the schedule of a flow began: now, unless it has.
+    pub fn since_ns(&mut self, flow: FlowId, now_ns: u64) -> u64 {
+        *self.since_ns.entry(flow).or_insert(now_ns)
+    }
+
+    /// A flow is closed because an end of it moved; its schedule goes on.
+    pub fn leaving(&mut self, flow: FlowId) {
+        match self.moves.entry(flow).or_insert(Moving::Closing) {
+            Moving::Closing => {}
+            Moving::Left { closing, .. } => *closing = true,
+        }
+    }
+
+    /// A sink has closed, and had its first and last payload at these instants. Returns the gap
+    /// before the first, when the flow came from elsewhere.
+    pub fn sink_closed(&mut self, flow: FlowId, carried_ns: Option<(u64, u64)>) -> Option<u64> {
+        let (before, closing) = match self.moves.remove(&flow)? {
+            Moving::Closing => (None, true),
+            Moving::Left { last_ns, closing } => (Some(last_ns), closing),
+        };
+        // A place at which nothing arrived is part of the gap.
+        if let (Some(last_ns), true) = (carried_ns.map(|(_, last)| last).or(before), closing) {
+            let left = Moving::Left {
+                last_ns,
+                closing: false,
+            };
+            self.moves.insert(flow, left);
+        }
+        let ((first_ns, _), before) = carried_ns.zip(before)?;
+        Some(first_ns.saturating_sub(before))
+    }
+
+    /// All flows are closed: what opens next begins anew.
+    pub fn all_closed(&mut self) {
+        self.since_ns.clear();
     }
 
     /// A flow is sending; `None` when it is not wanted any more.
@@ -295,5 +366,45 @@ mod tests {
         book.closed(FlowId(0));
         assert_eq!(book.opened(FlowId(0)), None);
         assert!(book.all_open());
+    }
+
+    #[test]
+    fn a_flow_follows_its_vm_and_the_gap_is_counted() {
+        let mut book = book(&[(0, 1), (0, 2)]);
+        let network = star();
+        book.asked(FlowId(0), HostId(0), HostId(1));
+        book.asked(FlowId(1), HostId(0), HostId(2));
+        let before = on(&[0, 1, 2]);
+        assert!(book.misplaced(&network, &before).is_empty());
+        assert_eq!(book.since_ns(FlowId(0), 100), 100);
+        // VM 1 moves to host 0, where VM 0 is: its flow has to close though it is not needed there.
+        let moved = on(&[0, 0, 2]);
+        assert_eq!(book.misplaced(&network, &moved), [FlowId(0)]);
+        assert!(
+            !book
+                .needed(&network, &MOVE, &moved, true)
+                .contains_key(&FlowId(0))
+        );
+        book.leaving(FlowId(0));
+        book.closed(FlowId(0));
+        assert_eq!(book.sink_closed(FlowId(0), Some((110, 200))), None);
+        // It leaves again: the schedule is the old one, the gap ends with the first payload.
+        assert_eq!(book.since_ns(FlowId(0), 300), 100);
+        book.leaving(FlowId(0));
+        assert_eq!(book.sink_closed(FlowId(0), Some((340, 400))), Some(140));
+        book.leaving(FlowId(0));
+        assert_eq!(
+            book.sink_closed(FlowId(0), None),
+            None,
+            "nothing came there"
+        );
+        assert_eq!(book.sink_closed(FlowId(0), Some((460, 470))), Some(60));
+        assert_eq!(
+            book.sink_closed(FlowId(0), Some((500, 600))),
+            None,
+            "closed for good"
+        );
+        // A flow that never moved has no gap.
+        assert_eq!(book.sink_closed(FlowId(1), Some((1, 2))), None);
     }
 }

@@ -102,7 +102,6 @@ async fn on_machine(
         network: scenario.network.clone(),
         inputs: PathBuf::new(),
         seed: scenario.seed,
-        overcommit_milli: 1000,
         divided_by: scenario.divided_by,
         calibrate: true,
         backend,

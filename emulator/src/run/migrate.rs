@@ -120,7 +120,10 @@ impl Driver<'_> {
             }
             FromAgent::Committed { migration, at_ns } => {
                 self.update(migration, |ongoing| ongoing.committed(at_ns))
-                    .await
+                    .await?;
+                // Services and flows go on from and to where it runs now.
+                self.follow_services().await?;
+                self.open_flows().await
             }
             FromAgent::SourceDone {
                 migration,

@@ -16,9 +16,11 @@ pub mod links;
 mod migrate;
 mod predict;
 pub mod progress;
+mod services;
 mod span;
 mod traffic;
 
+pub use self::span::SERVICE_MARGIN_NS;
 use crate::balance;
 use crate::clock::{mono_ns, unix_s};
 use crate::control::channel::check_protocol;
@@ -352,7 +354,6 @@ fn setup(
         network: scenario.network.clone(),
         inputs: absolute(&dir.inputs())?,
         seed: scenario.seed,
-        overcommit_milli: 1000,
         divided_by: scenario.divided_by,
         calibrate: request.calibrate,
         backend,
@@ -391,11 +392,8 @@ async fn build(
 
 /// A process each: the emulated hosts, and whoever stands for everything outside.
 fn processes(scenario: &Scenario) -> Vec<HostSpec> {
-    let outside = scenario.network.internet.map(|_| HostSpec {
-        name: INTERNET.to_owned(),
-        cores: 1,
-        ram_bytes: 0,
-    });
+    let outside = scenario.network.internet;
+    let outside = outside.map(|_| HostSpec::new(INTERNET, 1, 0));
     scenario.hosts.iter().cloned().chain(outside).collect()
 }
 

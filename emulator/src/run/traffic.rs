@@ -5,8 +5,8 @@ use super::driver::Driver;
 use crate::clock::mono_ns;
 use crate::control::message::{FromAgent, ToAgent};
 use crate::event::EventKind;
-use crate::ids::{FlowId, HostId};
-use crate::scenario::Pace;
+use crate::ids::{FlowId, HostId, VmId};
+use crate::scenario::{Endpoint, Pace};
 use crate::timeline::{Input, SteadyDetector, SteadyParams};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,13 +14,25 @@ use std::time::Duration;
 /// Two polls make a throughput, three a comparison.
 const POLL_NS: u64 = 500_000_000;
 
+/// The VM an end belongs to, if it is one's.
+fn vm_of(end: Endpoint) -> Option<VmId> {
+    match end {
+        Endpoint::Vm(vm) => Some(vm),
+        Endpoint::Internet => None,
+    }
+}
+
 impl Driver<'_> {
-    /// Where every VM is; `None` for those that are gone.
-    fn vm_hosts(&self) -> Vec<Option<HostId>> {
+    /// Where every VM runs, from the switchover on at the destination; `None` for those that are gone.
+    pub(super) fn vm_hosts(&self) -> Vec<Option<HostId>> {
         let placements = self.mover.placements().iter();
-        placements
+        let mut hosts: Vec<Option<HostId>> = placements
             .map(|placement| (!placement.gone).then_some(placement.host))
-            .collect()
+            .collect();
+        for ongoing in self.ongoing.values().filter(|o| o.is_committed()) {
+            hosts[ongoing.of.vm.index()] = Some(ongoing.of.destination);
+        }
+        hosts
     }
 
     /// Opens what has to be open, and closes what runs between the wrong hosts since a VM moved.
@@ -33,21 +45,17 @@ impl Driver<'_> {
             .collect();
         let all = self.scenario.pace == Pace::Real;
         let network = &self.scenario.network;
-        let needed = self.flows.needed(network, &moves, &self.vm_hosts(), all);
-        let misplaced: Vec<FlowId> = self
-            .flows
-            .states()
-            .iter()
-            .filter(|(flow, state)| needed.get(flow).is_some_and(|&ends| ends != state.ends()))
-            .map(|(&flow, _)| flow)
-            .collect();
-        for flow in misplaced {
+        let hosts = self.vm_hosts();
+        let needed = self.flows.needed(network, &moves, &hosts, all);
+        for flow in self.flows.misplaced(network, &hosts) {
+            self.flows.leaving(flow);
             self.close_flow(flow).await?;
         }
         for (flow, (from, to)) in needed {
             if !self.flows.states().contains_key(&flow) {
                 self.flows.asked(flow, from, to);
-                self.tell(to, ToAgent::OpenSink(flow)).await?;
+                let vm = vm_of(self.flows.spec(flow).to);
+                self.tell(to, ToAgent::OpenSink { flow, vm }).await?;
             }
         }
         Ok(())
@@ -68,6 +76,7 @@ impl Driver<'_> {
         for flow in self.flows.states().keys().copied().collect::<Vec<_>>() {
             self.close_flow(flow).await?;
         }
+        self.flows.all_closed();
         Ok(())
     }
 
@@ -111,13 +120,17 @@ impl Driver<'_> {
             } => {
                 if let Some((from, to)) = self.flows.opened(flow) {
                     let to_address = SocketAddr::new(self.ready.addresses[to.index()].ip(), port);
-                    let rate_bps = self.flows.spec(flow).rate_bps;
+                    let since_ns = self.flows.since_ns(flow, mono_ns());
+                    let spec = self.flows.spec(flow);
+                    let (rate_bps, vm) = (spec.rate_bps, vm_of(spec.from));
                     self.tell(
                         from,
                         ToAgent::OpenFlow {
                             flow,
                             to: to_address,
+                            vm,
                             rate_bps,
+                            since_ns,
                         },
                     )
                     .await?;
@@ -136,12 +149,16 @@ impl Driver<'_> {
                 flow,
                 received_bytes,
                 open_ns,
+                carried_ns,
             } => {
                 self.write(EventKind::FlowClosed {
                     flow,
                     received_bytes,
                     open_ns,
                 })?;
+                if let Some(gap_ns) = self.flows.sink_closed(flow, carried_ns) {
+                    self.write(EventKind::FlowMoved { flow, gap_ns })?;
+                }
             }
             _ => {}
         }

@@ -3,12 +3,16 @@
 mod network;
 
 use self::network::served;
-use super::{CpuSource, Endpoint, INTERNET, Scenario, VmSpec, WriteSource, net_host};
+use super::{
+    Arrivals, CpuDemand, CpuSource, Endpoint, HostSpec, INTERNET, Scenario, VmSpec, WriteSource,
+    net_host,
+};
 use crate::ids::HostId;
 use crate::units::{show_size, show_time};
 use comfy_table::{Table, presets};
 use std::collections::BTreeMap;
 use traces::content::{ContentProfile, NAMES, named};
+use traces::resample::Resample;
 
 /// Hosts, VMs, links, flows and the balancer of a scenario, as `migbed check` shows them. Things
 /// that are alike and follow one another share a row.
@@ -45,6 +49,7 @@ pub fn explain(scenario: &Scenario) -> String {
         ("VMs", vms(scenario)),
         ("Traces", traces(scenario)),
         ("Flows", flows(scenario)),
+        ("Services", services(scenario)),
         ("Planned migrations", planned(scenario)),
         ("Balancer", balancer(scenario)),
     ] {
@@ -96,8 +101,10 @@ fn hosts(scenario: &Scenario) -> Table {
     let mut table = table(&[
         "host",
         "cores",
+        "speed",
         "RAM",
         "RAM of its VMs",
+        "limits",
         "link up",
         "link down",
     ]);
@@ -114,8 +121,10 @@ fn hosts(scenario: &Scenario) -> Table {
             let used = used.get(&id.index()).copied().unwrap_or(0);
             let cells = [
                 host.cores.to_string(),
+                (f64::from(host.speed_milli) / 1000.0).to_string(),
                 show_size(host.ram_bytes),
                 show_size(used),
+                limits(host),
                 served(network.topology.uplink(net_host(id))),
                 served(network.topology.downlink(net_host(id))),
             ];
@@ -123,6 +132,15 @@ fn hosts(scenario: &Scenario) -> Table {
         });
     grouped(&mut table, rows);
     table
+}
+
+/// What is admitted.
+fn limits(host: &HostSpec) -> String {
+    let ram = format!("{} RAM", show_size(host.admitted_bytes()));
+    match host.admitted_vcpus() {
+        Some(vcpus) => format!("{ram}, {vcpus} vCPUs"),
+        None => ram,
+    }
 }
 
 fn vms(scenario: &Scenario) -> Table {
@@ -177,10 +195,22 @@ fn vms(scenario: &Scenario) -> Table {
 }
 
 fn cpu(vm: &VmSpec) -> String {
-    let scale = f64::from(vm.cpu_scale_milli) / 1000.0;
-    match &vm.cpu {
-        CpuSource::Trace(name) if vm.cpu_scale_milli == 1000 => name.clone(),
-        CpuSource::Trace(name) => format!("{name} × {scale}"),
+    let parts: Vec<String> = vm.cpu.iter().map(demand).collect();
+    match &parts[..] {
+        [one] => one.clone(),
+        each => format!("each vCPU: {}", each.join(", ")),
+    }
+}
+
+fn demand(demand: &CpuDemand) -> String {
+    let scale = f64::from(demand.scale_milli) / 1000.0;
+    let within = match demand.resample {
+        Resample::Hold => String::new(),
+        other => format!(", {} at {}", other.name(), show_time(demand.resolution_ns)),
+    };
+    match &demand.source {
+        CpuSource::Trace(name) if demand.scale_milli == 1000 => format!("{name}{within}"),
+        CpuSource::Trace(name) => format!("{name} × {scale}{within}"),
         CpuSource::Constant(milli) => {
             format!("{} cores", f64::from(*milli) / 1000.0 * scale)
         }
@@ -230,16 +260,45 @@ fn traces(scenario: &Scenario) -> Table {
     table
 }
 
+fn end_name(scenario: &Scenario, end: Endpoint) -> String {
+    match end {
+        Endpoint::Vm(vm) => scenario.vms[vm.index()].name.clone(),
+        Endpoint::Internet => INTERNET.to_owned(),
+    }
+}
+
 fn flows(scenario: &Scenario) -> Table {
     let mut table = table(&["from", "to", "rate"]);
     for flow in &scenario.flows {
         let rate = flow.rate_bps.and_then(netmodel::units::BitRate::from_bps);
-        let name = |end: Endpoint| match end {
-            Endpoint::Vm(vm) => scenario.vms[vm.index()].name.clone(),
-            Endpoint::Internet => INTERNET.to_owned(),
-        };
+        let name = |end| end_name(scenario, end);
         let rate = rate.map_or_else(|| "elastic".into(), |rate| rate.to_string());
         table.add_row(vec![name(flow.from), name(flow.to), rate]);
+    }
+    table
+}
+
+fn services(scenario: &Scenario) -> Table {
+    let mut table = table(&[
+        "service", "server", "client", "requests", "at once", "request", "answer", "CPU",
+    ]);
+    for service in &scenario.services {
+        let rate = |milli: u64| milli as f64 / 1000.0;
+        let requests = match service.arrivals {
+            Arrivals::Poisson { rate_milli } => format!("{} a second, poisson", rate(rate_milli)),
+            Arrivals::Paced { rate_milli } => format!("{} a second, paced", rate(rate_milli)),
+            Arrivals::Closed { think_ns } => format!("{} after an answer", show_time(think_ns)),
+        };
+        table.add_row(vec![
+            service.name.clone(),
+            end_name(scenario, Endpoint::Vm(service.server)),
+            end_name(scenario, service.client),
+            requests,
+            service.connections.to_string(),
+            show_size(u64::from(service.request_bytes)),
+            show_size(u64::from(service.response_bytes)),
+            show_time(service.cpu_ns),
+        ]);
     }
     table
 }

@@ -4,6 +4,8 @@
 //! (`raw` and `check` turn a TOML file into this, once, and point at what is wrong with it).
 
 mod check;
+#[cfg(test)]
+mod demand_tests;
 mod explain;
 pub mod inputs;
 mod link_trace;
@@ -13,6 +15,8 @@ pub mod origin;
 mod problem;
 mod raw;
 pub mod scale;
+#[cfg(test)]
+mod service_tests;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +35,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use traces::class::PageClass;
 use traces::content::ContentProfile;
+use traces::resample::Resample;
 use traces::synth::Marginal;
 
 /// A scenario that can be run.
@@ -57,6 +62,8 @@ pub struct Scenario {
     pub vms: Vec<VmSpec>,
     /// Tenant flows; the index is the `FlowId`.
     pub flows: Vec<FlowSpec>,
+    /// Services; the index is the `ServiceId`.
+    pub services: Vec<ServiceSpec>,
     /// The network.
     pub network: NetworkSpec,
     /// The balancer.
@@ -96,8 +103,47 @@ pub struct HostSpec {
     pub name: String,
     /// Cores.
     pub cores: u32,
-    /// RAM for VMs, bytes.
+    /// Speed of a core, in thousandths of the reference core that demand is stated in.
+    pub speed_milli: u32,
+    /// RAM, bytes.
     pub ram_bytes: u64,
+    /// RAM of VMs that is admitted, in thousandths of `ram_bytes`.
+    pub ram_overcommit_milli: u32,
+    /// vCPUs that are admitted, in thousandths of `cores`; `None`: any number.
+    pub cpu_overcommit_milli: Option<u32>,
+}
+
+impl HostSpec {
+    /// A host of reference cores that admits as much RAM as it has, and any number of vCPUs.
+    #[must_use]
+    pub fn new(name: impl Into<String>, cores: u32, ram_bytes: u64) -> Self {
+        Self {
+            name: name.into(),
+            cores,
+            speed_milli: 1000,
+            ram_bytes,
+            ram_overcommit_milli: 1000,
+            cpu_overcommit_milli: None,
+        }
+    }
+
+    /// RAM of VMs that is admitted, in whole pages.
+    #[must_use]
+    pub fn admitted_bytes(&self) -> u64 {
+        crate::cluster::host_spec(self).admitted_pages() * traces::units::PAGE_SIZE
+    }
+
+    /// vCPUs that are admitted, if there is a limit.
+    #[must_use]
+    pub fn admitted_vcpus(&self) -> Option<u64> {
+        crate::cluster::host_spec(self).admitted_vcpus()
+    }
+
+    /// What its cores come to, in thousandths of the reference core.
+    #[must_use]
+    pub fn capacity_milli(&self) -> u64 {
+        u64::from(self.cores) * u64::from(self.speed_milli)
+    }
 }
 
 /// An emulated VM.
@@ -113,10 +159,8 @@ pub struct VmSpec {
     pub ram_bytes: u64,
     /// Bytes that are not zero from the start, beyond the pages its behaviour writes.
     pub resident_bytes: u64,
-    /// CPU demand.
-    pub cpu: CpuSource,
-    /// Multiplies the demand, in thousandths (1000 = as recorded).
-    pub cpu_scale_milli: u32,
+    /// CPU demand: of all vCPUs together, or one entry for each.
+    pub cpu: Vec<CpuDemand>,
     /// Page writes.
     pub writes: WriteSource,
     /// What its pages hold.
@@ -131,6 +175,44 @@ pub struct VmSpec {
     pub work: Work,
     /// Where it starts.
     pub host: HostId,
+}
+
+/// CPU demand of a VM or of a vCPU.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CpuDemand {
+    /// Where it comes from.
+    pub source: CpuSource,
+    /// Multiplies it, in thousandths (1000 = as recorded).
+    pub scale_milli: u32,
+    /// What it does within the trace's intervals.
+    pub resample: Resample,
+    /// In steps of this length, when it is not held.
+    pub resolution_ns: u64,
+}
+
+impl CpuDemand {
+    /// The same for ever, in thousandths of a core.
+    #[must_use]
+    pub fn constant(milli: u32) -> Self {
+        Self {
+            source: CpuSource::Constant(milli),
+            scale_milli: 1000,
+            resample: Resample::Hold,
+            resolution_ns: Self::RESOLUTION_NS,
+        }
+    }
+
+    /// A second: the length of the finest series that clusters keep.
+    pub const RESOLUTION_NS: u64 = traces::units::NS_PER_S;
+
+    /// The trace it is replayed from.
+    #[must_use]
+    pub fn trace(&self) -> Option<&str> {
+        match &self.source {
+            CpuSource::Trace(name) => Some(name),
+            CpuSource::Constant(_) => None,
+        }
+    }
 }
 
 /// What stands behind a VM's RAM.
@@ -216,6 +298,49 @@ pub struct FlowSpec {
     pub to: Endpoint,
     /// Bits a second of payload; `None` is elastic: as much as TCP gives.
     pub rate_bps: Option<u64>,
+}
+
+/// Requests that a VM answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// Unique name.
+    pub name: String,
+    /// The VM that answers.
+    pub server: VmId,
+    /// Who asks.
+    pub client: Endpoint,
+    /// When.
+    pub arrivals: Arrivals,
+    /// Most requests under way at once; in closed loop, as many as there are.
+    pub connections: u32,
+    /// Bytes of a request.
+    pub request_bytes: u32,
+    /// Bytes of an answer.
+    pub response_bytes: u32,
+    /// CPU time a request takes of the server, of a reference core.
+    pub cpu_ns: u64,
+}
+
+/// When requests are made.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arrivals {
+    /// Whatever becomes of those before, at random: a Poisson process of so many a thousand
+    /// seconds.
+    Poisson {
+        /// Thousandths of a request a second.
+        rate_milli: u64,
+    },
+    /// The same, evenly.
+    Paced {
+        /// Thousandths of a request a second.
+        rate_milli: u64,
+    },
+    /// On each connection so long after the answer to the one before.
+    Closed {
+        /// ns.
+        think_ns: u64,
+    },
 }
 
 /// The network.

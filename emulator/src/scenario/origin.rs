@@ -4,8 +4,9 @@
 //! the provenance of a file's columns (bundles carry theirs).
 
 use super::inputs::Inputs;
-use super::{CpuSource, Scenario, VmSpec, WriteSource};
+use super::{CpuDemand, Scenario, VmSpec, WriteSource};
 use serde::{Deserialize, Serialize};
+use traces::resample::Resample;
 use traces::units::Provenance;
 
 /// One column of one or several VMs that are alike in it.
@@ -57,31 +58,49 @@ pub fn origins(scenario: &Scenario, inputs: &Inputs) -> Vec<Origin> {
 
 const STATED: &str = "as the scenario states";
 
+/// Of several vCPUs the least of what is said of each: what is made up makes up the whole.
 fn cpu(vm: &VmSpec, inputs: &Inputs) -> (Provenance, String) {
-    let CpuSource::Trace(name) = &vm.cpu else {
+    let each: Vec<_> = vm.cpu.iter().map(|of| demand(of, inputs)).collect();
+    let rank = |provenance: Provenance| match provenance {
+        Provenance::Recorded => 0,
+        Provenance::Derived => 1,
+        Provenance::Synthesised | Provenance::Absent => 2,
+    };
+    let least = each.iter().map(|(provenance, _)| *provenance);
+    let least = least.max_by_key(|&provenance| rank(provenance));
+    let mut how: Vec<String> = each.into_iter().map(|(_, how)| how).collect();
+    how.dedup();
+    (least.unwrap_or(Provenance::Absent), how.join("; "))
+}
+
+fn demand(demand: &CpuDemand, inputs: &Inputs) -> (Provenance, String) {
+    let Some(name) = demand.trace() else {
         return (Provenance::Synthesised, STATED.into());
     };
-    let of = inputs
-        .get(name)
-        .map_or(Provenance::Recorded, |input| input.cpu_provenance);
-    if vm.cpu_scale_milli == 1000 || of != Provenance::Recorded {
-        (of, format!("trace {name}"))
-    } else {
-        let scale = f64::from(vm.cpu_scale_milli) / 1000.0;
-        (Provenance::Derived, format!("trace {name} × {scale}"))
+    let input = inputs.get(name);
+    let of = input.map_or(Provenance::Recorded, |input| input.cpu_provenance);
+    let mut how = format!("trace {name}");
+    if demand.scale_milli != 1000 {
+        how += &format!(" × {}", f64::from(demand.scale_milli) / 1000.0);
     }
+    let changed = demand.scale_milli != 1000 || demand.resample != Resample::Hold;
+    let provenance = match (demand.resample, of) {
+        // Drawn: the source says how demand spread, not when.
+        (Resample::Spread, _) => Provenance::Synthesised,
+        (_, Provenance::Recorded) if changed => Provenance::Derived,
+        _ => of,
+    };
+    if demand.resample != Resample::Hold {
+        how += &format!(", {} within intervals", demand.resample.name());
+    }
+    (provenance, how)
 }
 
 fn memory(vm: &VmSpec, inputs: &Inputs) -> (Provenance, String) {
     match &vm.writes {
         WriteSource::Profile(writes) if writes.used_bytes.is_none() => {
-            let recorded = match &vm.cpu {
-                CpuSource::Trace(name) => inputs
-                    .get(name)
-                    .and_then(|input| input.used_bytes)
-                    .map(|_| name),
-                CpuSource::Constant(_) => None,
-            };
+            let used = |name: &&str| inputs.get(name).is_some_and(|i| i.used_bytes.is_some());
+            let recorded = vm.cpu.iter().filter_map(CpuDemand::trace).find(used);
             match recorded {
                 Some(name) => (
                     Provenance::Derived,

@@ -200,6 +200,9 @@ pub enum ProblemKind {
         /// Why.
         source: replay::guest::MemoryError,
     },
+    /// Demand that cannot be resampled as declared.
+    #[error(transparent)]
+    Demand(#[from] super::inputs::DemandError),
     /// A VM whose pages cannot hold what they are told to.
     #[error("VM `{vm}`: {source}")]
     Content {
@@ -260,6 +263,10 @@ impl ProblemKind {
                 "give the host more `ram`, the VMs less, or leave `host` out to have them placed"
                     .into(),
             ),
+            Self::NoRoom(PlacementError::NoVcpus { .. } | PlacementError::PinnedVcpus { .. }) => {
+                Some("add hosts or `cores`, or raise `cpu_overcommit`".into())
+            }
+            Self::Demand(error) => Some(error.remedy().into()),
             Self::NoRoom(_) => Some("add hosts or `ram`, or give the VMs less".into()),
             Self::Memory { .. } => Some("give the VM more `ram`, or less `resident`".into()),
             Self::Scale(error) => Some(error.remedy()),
@@ -292,7 +299,7 @@ impl ProblemKind {
             Self::OneOf { .. } => "not exactly one",
             Self::NoRoom(_) => "does not fit",
             Self::Memory { .. } => "too small",
-            Self::Behaviour { .. } | Self::Content { .. } => "declared here",
+            Self::Behaviour { .. } | Self::Demand(_) | Self::Content { .. } => "declared here",
             Self::Scale(_) => "cannot be carried",
             Self::Network(problem) => problem.label(),
             Self::Trace { .. } => "declared here",
@@ -334,7 +341,10 @@ fn no_room(error: &PlacementError) -> String {
             let (vm, host, free, ram) = shown(vm, *needed_bytes, host, *free_bytes, *ram_bytes);
             format!("{vm}, but its {host} has {free} left of {ram}")
         }
-        PlacementError::UnknownHost { .. } | PlacementError::NoHosts => error.to_string(),
+        PlacementError::UnknownHost { .. }
+        | PlacementError::NoHosts
+        | PlacementError::NoVcpus { .. }
+        | PlacementError::PinnedVcpus { .. } => error.to_string(),
     }
 }
 

@@ -223,6 +223,12 @@ pub const TABLE: &[Constant] = &[
         "its share of the link stays",
     ),
     given(
+        "request and answer of a service",
+        "bytes",
+        true,
+        "their time on the wire stays; CPU time and rate of requests are times",
+    ),
+    given(
         "max-bandwidth, avail-switchover-bandwidth",
         "bytes/s",
         true,
@@ -420,6 +426,11 @@ pub fn apply(scenario: &Scenario, k: u32) -> Result<Scenario, ScaleError> {
             .rate_bps
             .map(|rate| divided_rate(&format!("flow {}", index + 1), rate, k))
             .transpose()?;
+    }
+    for service in &mut carried.services {
+        for bytes in [&mut service.request_bytes, &mut service.response_bytes] {
+            *bytes = bytes.div_ceil(k);
+        }
     }
     let migration = &mut carried.migration;
     for bytes in [

@@ -77,7 +77,7 @@ fn good() -> Scenario {
 }
 
 /// What a text prints when it is refused.
-fn refused(text: &str) -> String {
+pub(super) fn refused(text: &str) -> String {
     match parse(Path::new("bad.toml"), text) {
         Ok(_) => panic!("accepted:\n{text}"),
         Err(error) => error.to_string(),
@@ -492,12 +492,12 @@ fn traces_are_loaded_written_and_read_back() {
     let all = vm_specs(&scenario, &back, [VmId(0), VmId(2)]).unwrap();
     assert_eq!(all[&VmId(2)].key, vm_key(VmId(2)));
     assert!(std::sync::Arc::ptr_eq(
-        &all[&VmId(0)].cpu,
-        &all[&VmId(2)].cpu
+        &all[&VmId(0)].cpu[0],
+        &all[&VmId(2)].cpu[0]
     ));
     let recorded = inputs.get("t").unwrap();
     let twice = recorded.cpu.mean_milli() * 2.0;
-    assert!((all[&VmId(0)].cpu.mean_milli() - twice).abs() < 1e-6);
+    assert!((all[&VmId(0)].cpu[0].mean_milli() - twice).abs() < 1e-6);
     // Divided by k, a recording keeps 1/k of its pages.
     let pages = |scenario: &Scenario| {
         let specs = vm_specs(scenario, &back, [VmId(0)]).unwrap();
@@ -551,7 +551,11 @@ fn a_profile_completes_a_vm_the_same_way_every_time() {
     let replay::Behaviour::Phases(hot) = &memory(0).behaviours[0] else {
         panic!("{:?}", memory(0).behaviours)
     };
-    assert_eq!(hot.phases[0].variation, Some(traces::synth::VARIATION));
+    // Half a core: a second of its time is half a second of its clock.
+    let Some(traces::class::Variation::LogNormal { step_ns, .. }) = hot.phases[0].variation else {
+        panic!("{hot:?}")
+    };
+    assert_eq!(step_ns, 500_000_000);
     assert!(memory(0).resident_pages > 16 * 256);
     // At a quarter of the size everything is a quarter.
     let carried = scale::apply(&scenario, 4).unwrap();

@@ -36,6 +36,9 @@ pub struct Schedule {
     pub sample_ns: u64,
     /// Trace instants at which the scenario itself asks for migrations, ascending.
     pub planned_ns: Vec<u64>,
+    /// With pace `warp`: the clock runs so long before the first migration of a span begins, and
+    /// goes on so long after its last, for services to be seen before and after.
+    pub margin_ns: u64,
 }
 
 /// What has happened.
@@ -139,6 +142,10 @@ pub struct Timeline {
     next_ns: u64,
     planned_done: usize,
     open_migrations: u32,
+    /// While the clock runs: no migration begins before this instant.
+    begin_ns: u64,
+    /// The clock runs up to this instant, as nothing moves any more.
+    leave_ns: Option<u64>,
     interrupted: bool,
 }
 
@@ -153,6 +160,8 @@ impl Timeline {
             next_ns: 0,
             planned_done: 0,
             open_migrations: 0,
+            begin_ns: 0,
+            leave_ns: None,
             interrupted: false,
         }
     }
@@ -166,7 +175,7 @@ impl Timeline {
             Input::Interrupt => return self.interrupt(),
             Input::Migrations { open_migrations } => {
                 self.open_migrations = open_migrations;
-                return self.migrations_changed();
+                return self.migrations_changed(trace_ns);
             }
             Input::Woke if self.state != State::Running => return Vec::new(),
             _ => {}
@@ -188,12 +197,14 @@ impl Timeline {
             }
             (State::Holding, Input::Steady) => {
                 self.state = State::Running;
+                self.leave_ns = None;
+                if self.schedule.pace == Pace::Warp && self.schedule.margin_ns > 0 {
+                    self.begin_ns = trace_ns.saturating_add(self.schedule.margin_ns);
+                    return vec![Command::Run, self.wake()];
+                }
                 vec![Command::Run, Command::StartMigrations, self.wake()]
             }
-            (State::Running, Input::Woke) => {
-                self.state = State::Sampling;
-                vec![Command::Sample]
-            }
+            (State::Running, Input::Woke) => self.woke(trace_ns),
             (State::Sampling, Input::Reached) => {
                 self.at_ns = trace_ns.max(self.next_ns);
                 self.after_live_sample()
@@ -263,9 +274,24 @@ impl Timeline {
 
     fn wake(&mut self) -> Command {
         self.next_ns = self.next_instant();
+        let begin = (self.begin_ns > 0).then_some(self.begin_ns);
+        let sooner = begin.into_iter().chain(self.leave_ns);
         Command::WakeAt {
-            trace_ns: self.next_ns,
+            trace_ns: sooner.fold(self.next_ns, u64::min),
         }
+    }
+
+    /// An instant has come: migrations may begin, all is over, or it is time to sample.
+    fn woke(&mut self, trace_ns: u64) -> Vec<Command> {
+        if self.begin_ns > 0 && trace_ns >= self.begin_ns {
+            self.begin_ns = 0;
+            return vec![Command::StartMigrations, self.wake()];
+        }
+        if self.leave_ns.is_some_and(|leave_ns| trace_ns >= leave_ns) {
+            return self.drain();
+        }
+        self.state = State::Sampling;
+        vec![Command::Sample]
     }
 
     /// What is due at the instant just reached: the balancer's turn, the scenario's own moves.
@@ -310,9 +336,27 @@ impl Timeline {
     fn after_live_decision(&mut self) -> Vec<Command> {
         self.state = State::Running;
         if self.open_migrations == 0 && self.may_leave_running() {
+            return self.leave(self.at_ns);
+        }
+        self.leave_ns = None;
+        let mut commands = vec![Command::OpenFlows];
+        commands.extend((self.begin_ns == 0).then_some(Command::StartMigrations));
+        commands.push(self.wake());
+        commands
+    }
+
+    /// Nothing moves any more: the clock stops, after the margin that is asked for.
+    fn leave(&mut self, now_ns: u64) -> Vec<Command> {
+        let margin_ns = match self.schedule.pace {
+            Pace::Warp if !self.interrupted => self.schedule.margin_ns,
+            _ => 0,
+        };
+        let leave_ns = self.leave_ns.unwrap_or(now_ns.saturating_add(margin_ns));
+        if leave_ns <= now_ns {
             return self.drain();
         }
-        vec![Command::OpenFlows, Command::StartMigrations, self.wake()]
+        self.leave_ns = Some(leave_ns);
+        vec![self.wake()]
     }
 
     /// With pace `real` the clock runs to the end; a run also waits for its last migration.
@@ -320,15 +364,19 @@ impl Timeline {
         self.interrupted || self.schedule.pace == Pace::Warp || self.at_ns >= self.schedule.end_ns
     }
 
-    fn migrations_changed(&mut self) -> Vec<Command> {
+    fn migrations_changed(&mut self, trace_ns: u64) -> Vec<Command> {
         if self.state != State::Running {
             return Vec::new();
         }
         if self.open_migrations > 0 {
-            return vec![Command::StartMigrations];
+            let begun = self.begin_ns == 0;
+            return begun
+                .then_some(Command::StartMigrations)
+                .into_iter()
+                .collect();
         }
         if self.may_leave_running() {
-            self.drain()
+            self.leave(trace_ns)
         } else {
             Vec::new()
         }
@@ -336,6 +384,7 @@ impl Timeline {
 
     fn drain(&mut self) -> Vec<Command> {
         self.state = State::Draining;
+        (self.begin_ns, self.leave_ns) = (0, None);
         vec![Command::Drain]
     }
 

@@ -9,6 +9,7 @@ fn schedule(pace: Pace) -> Schedule {
         tick_ns: 50,
         sample_ns: 25,
         planned_ns: vec![],
+        margin_ns: 0,
     }
 }
 
@@ -185,4 +186,38 @@ fn pace_real_runs_from_the_start_to_the_end() {
         timeline.step(101, Input::Drained),
         [Command::End { interrupted: false }]
     );
+}
+
+#[test]
+fn services_are_seen_before_and_after() {
+    let mut timeline = Timeline::new(Schedule {
+        margin_ns: 10,
+        ..schedule(Pace::Warp)
+    });
+    timeline.step(0, Input::Start);
+    timeline.step(0, Input::Reached);
+    timeline.step(25, Input::Reached);
+    timeline.step(50, Input::Reached);
+    timeline.step(50, Input::Decided { open_migrations: 2 });
+    let wake = |trace_ns| Command::WakeAt { trace_ns };
+    assert_eq!(timeline.step(50, Input::Steady), [Command::Run, wake(60)]);
+    // One is cancelled in the queue meanwhile: the other still waits.
+    assert!(
+        timeline
+            .step(55, Input::Migrations { open_migrations: 1 })
+            .is_empty()
+    );
+    assert_eq!(
+        timeline.step(60, Input::Woke),
+        [Command::StartMigrations, wake(75)]
+    );
+    assert_eq!(
+        timeline.step(70, Input::Migrations { open_migrations: 0 }),
+        [wake(75)],
+        "the margin ends at 80, a sample is due before"
+    );
+    assert_eq!(timeline.step(75, Input::Woke), [Command::Sample]);
+    assert_eq!(timeline.step(76, Input::Reached), [wake(80)]);
+    assert_eq!(timeline.step(80, Input::Woke), [Command::Drain]);
+    assert_eq!(timeline.step(81, Input::Drained), jump(100));
 }

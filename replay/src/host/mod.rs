@@ -6,6 +6,8 @@
 //! the unit. Never inside: deciding what to move, the CPU of this computer.
 
 mod fair;
+mod lane;
+mod requests;
 mod vm;
 mod work;
 
@@ -13,6 +15,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use lane::LaneState;
+pub use requests::{Progress, RequestState, Ticket};
 pub use vm::{BatchPosition, GuestClock, VmLoad, VmSpec, VmState, VmTotals};
 pub use work::{CoreWork, Throttle, ThrottleError, Work};
 
@@ -33,7 +37,25 @@ pub struct HostSpec {
     /// RAM in pages of 4 KiB.
     pub ram_pages: u64,
     /// VMs' RAM that is admitted, in thousandths of the host's.
-    pub overcommit_milli: u32,
+    pub ram_overcommit_milli: u32,
+    /// VMs' vCPUs that are admitted, in thousandths of the cores; `None`: any number.
+    pub cpu_overcommit_milli: Option<u32>,
+}
+
+impl HostSpec {
+    /// VMs' RAM that is admitted, pages.
+    #[must_use]
+    pub fn admitted_pages(&self) -> u64 {
+        let pages = u128::from(self.ram_pages) * u128::from(self.ram_overcommit_milli) / 1000;
+        u64::try_from(pages).unwrap_or(u64::MAX)
+    }
+
+    /// vCPUs that are admitted, if there is a limit.
+    #[must_use]
+    pub fn admitted_vcpus(&self) -> Option<u64> {
+        let limit = self.cpu_overcommit_milli?;
+        Some(u64::from(self.cores) * u64::from(limit) / 1000)
+    }
 }
 
 /// Most a VM can use, whatever its vCPUs: 72 million cores. Keeps products of rates in 128 bits.
@@ -73,13 +95,37 @@ pub enum HostError {
         /// Its overcommit limit.
         overcommit_milli: u32,
     },
-    /// A VM without vCPUs or weight.
-    #[error("VM {vm} has {vcpus} vCPUs and weight {weight}; both are at least 1")]
+    /// More vCPUs than are admitted.
+    #[error(
+        "VM {vm} has {vcpus} vCPUs; {used} of {admitted} are in use \
+         ({cores} cores × {overcommit_milli}/1000)"
+    )]
+    Vcpus {
+        /// Key of the VM.
+        vm: u64,
+        /// Its vCPUs.
+        vcpus: u32,
+        /// Those of the VMs that are here.
+        used: u64,
+        /// Admitted.
+        admitted: u64,
+        /// Cores of the host.
+        cores: u32,
+        /// Its overcommit limit.
+        overcommit_milli: u32,
+    },
+    /// A VM without vCPUs, weight or demand for each.
+    #[error(
+        "VM {vm} has {vcpus} vCPUs, weight {weight} and {traces} CPU traces; the first two are at \
+         least 1, and there is one trace or one for each vCPU"
+    )]
     Shape {
         /// Its key.
         vm: u64,
         /// vCPUs.
         vcpus: u32,
+        /// Traces.
+        traces: usize,
         /// Weight.
         weight: u32,
     },
@@ -206,11 +252,12 @@ impl Host {
     /// When it is here already, has no vCPUs or weight, or its RAM does not fit.
     pub fn insert(&mut self, spec: VmSpec, state: VmState) -> Result<(), HostError> {
         self.admits(&spec)?;
-        let cap = u64::from(spec.vcpus) * u64::from(self.spec.speed_milli);
-        let cap = cap.saturating_mul(PER_MILLI).min(MOST_OF_A_VM);
+        // Below 2^32 × 10^6 < 2^52, and times the vCPUs not above the most of a VM.
+        let core = u64::from(self.spec.speed_milli) * PER_MILLI;
+        let core = core.min(MOST_OF_A_VM / u64::from(spec.vcpus));
         self.settle();
         self.vms
-            .insert(spec.key, VmRun::new(spec, state, cap, self.now));
+            .insert(spec.key, VmRun::new(spec, state, core, self.now));
         self.share_out();
         Ok(())
     }
@@ -224,20 +271,32 @@ impl Host {
         if self.vms.contains_key(&vm) {
             return Err(HostError::Present { vm });
         }
-        if spec.vcpus == 0 || spec.weight == 0 {
+        let (vcpus, traces) = (spec.vcpus, spec.cpu.len());
+        let lanes = traces == 1 || u32::try_from(traces) == Ok(vcpus);
+        if vcpus == 0 || spec.weight == 0 || !lanes {
             return Err(HostError::Shape {
                 vm,
-                vcpus: spec.vcpus,
+                vcpus,
                 weight: spec.weight,
+                traces,
             });
         }
-        let HostSpec {
-            ram_pages,
-            overcommit_milli,
-            ..
-        } = self.spec;
-        let admitted = u128::from(ram_pages) * u128::from(overcommit_milli) / 1000;
-        let admitted_pages = u64::try_from(admitted).unwrap_or(u64::MAX);
+        let (used, cores) = (self.used_vcpus(), self.spec.cores);
+        if let (Some(admitted), Some(overcommit_milli)) =
+            (self.spec.admitted_vcpus(), self.spec.cpu_overcommit_milli)
+            && used + u64::from(vcpus) > admitted
+        {
+            return Err(HostError::Vcpus {
+                vm,
+                vcpus,
+                used,
+                admitted,
+                cores,
+                overcommit_milli,
+            });
+        }
+        let (admitted_pages, ram_pages) = (self.spec.admitted_pages(), self.spec.ram_pages);
+        let overcommit_milli = self.spec.ram_overcommit_milli;
         let used_pages = self.used_pages();
         let needed_pages = u64::from(spec.memory.ram_pages);
         if used_pages + needed_pages > admitted_pages {
@@ -260,6 +319,12 @@ impl Host {
             .values()
             .map(|vm| u64::from(vm.spec.memory.ram_pages))
             .sum()
+    }
+
+    /// vCPUs of the VMs here.
+    #[must_use]
+    pub fn used_vcpus(&self) -> u64 {
+        self.vms.values().map(|vm| u64::from(vm.spec.vcpus)).sum()
     }
 
     /// Takes a VM out, with what moves with it. It no longer runs.
@@ -304,6 +369,41 @@ impl Host {
         self.settle();
         self.overhead_milli = milli;
         self.share_out();
+    }
+
+    /// A VM is asked to do some work, `cpu_ns` of a reference core; it is on its way from now on.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn ask(&mut self, vm: u64, cpu_ns: u64) -> Result<Ticket, HostError> {
+        self.settle();
+        let run = self.vms.get_mut(&vm).ok_or(HostError::Absent { vm })?;
+        let ticket = run.ask(CoreWork::of(work::PER_CORE, cpu_ns));
+        // What was asked for is this host's from here on: it is not in the accounts as settled.
+        self.totals.demand += CoreWork::of(work::PER_CORE, cpu_ns);
+        self.share_out();
+        Ok(ticket)
+    }
+
+    /// How far a request is.
+    ///
+    /// # Errors
+    /// When the VM is not here: its requests are lost.
+    pub fn progress(&self, vm: u64, ticket: Ticket) -> Result<Progress, HostError> {
+        Ok(match self.run(vm)?.served_at(ticket) {
+            Some(at) if at <= self.now => Progress::Served,
+            Some(at) => Progress::At(TraceNs(at.min(self.next_change))),
+            None => Progress::Stalled,
+        })
+    }
+
+    /// A request has been answered, or given up; those that are left have a vCPU less to be served
+    /// by.
+    ///
+    /// # Errors
+    /// When the VM is not here.
+    pub fn answered(&mut self, vm: u64) -> Result<(), HostError> {
+        self.change(vm, VmRun::answered).map(drop)
     }
 
     fn change(&mut self, vm: u64, act: impl FnOnce(&mut VmRun)) -> Result<GuestTime, HostError> {

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use traces::class::Coupling;
 use traces::cpu::{CpuSample, CpuTrace};
 
 use super::*;
@@ -13,7 +14,8 @@ fn host(cores: u32) -> Host {
         cores,
         speed_milli: 1000,
         ram_pages: 1000,
-        overcommit_milli: 1000,
+        ram_overcommit_milli: 1000,
+        cpu_overcommit_milli: None,
     };
     Host::new(spec, TraceNs(0))
 }
@@ -23,7 +25,7 @@ fn vm(key: u64, cpu: CpuTrace, work: Work) -> VmSpec {
         key,
         vcpus: 1,
         weight: 1,
-        cpu: Arc::new(cpu),
+        cpu: vec![Arc::new(cpu)],
         trace_offset_ns: 0,
         work,
         memory: MemorySpec {
@@ -113,7 +115,7 @@ fn overload_shows_as_steal_and_pressure() {
     assert_eq!(state.guest_time().cpu_ns, 5 * S);
     assert_eq!(state.totals.steal.core_ns(), S, "600 asked, 500 granted");
     assert_eq!(state.totals.demand.core_ns(), 6 * S);
-    assert_eq!(state.backlog.core_ns(), S);
+    assert_eq!(state.backlog().core_ns(), S);
     assert_eq!(host.load().totals.pressure_some_ns, 10 * S);
     assert_eq!(host.load().granted_milli, 1000);
 }
@@ -169,6 +171,229 @@ fn no_vcpu_gets_more_than_a_core() {
     assert_eq!(host.vm_load(1).unwrap().granted_milli, 2000);
 }
 
+/// A VM whose vCPUs ask for so much each.
+fn each(key: u64, millis: &[u32], work: Work) -> VmSpec {
+    let trace = |&milli: &u32| Arc::new(CpuTrace::constant(milli));
+    VmSpec {
+        vcpus: u32::try_from(millis.len()).unwrap(),
+        cpu: millis.iter().map(trace).collect(),
+        ..steady(key, 0, work)
+    }
+}
+
+fn granted(host: &Host, keys: std::ops::Range<u64>) -> Vec<u64> {
+    keys.map(|key| host.vm_load(key).unwrap().granted_milli)
+        .collect()
+}
+
+#[test]
+fn one_hot_vcpu_of_four_gets_one_core() {
+    let mut host = host(8);
+    start(&mut host, each(1, &[2500, 0, 0, 0], Work::Open));
+    start(
+        &mut host,
+        VmSpec {
+            vcpus: 4,
+            ..steady(2, 2500, Work::Open)
+        },
+    );
+    assert_eq!(granted(&host, 1..3), [1000, 2500]);
+    assert_eq!(
+        host.vm_load(1).unwrap().demand_milli,
+        2500,
+        "demand is as recorded"
+    );
+}
+
+#[test]
+fn cores_are_shared_among_vms_and_then_among_their_vcpus() {
+    // 3 cores, weights 1 and 1. VM 1 can use one core, which is below half of 3: it gets that,
+    // VM 2 the other two, half a core for each vCPU.
+    let mut host = host(3);
+    start(&mut host, each(1, &[2500, 0, 0, 0], Work::Open));
+    start(&mut host, each(2, &[1000; 4], Work::Open));
+    assert_eq!(granted(&host, 1..3), [1000, 2000]);
+    // A third VM of weight 2: 3/4 cores per weight; VM 3 wants 1.2 of its 1.5, so 1.8 cores are
+    // left for two, 0.9 each. VM 2's busy vCPUs get 0.225.
+    let third = VmSpec {
+        weight: 2,
+        ..each(3, &[700, 500], Work::Open)
+    };
+    start(&mut host, third);
+    assert_eq!(granted(&host, 1..4), [900, 900, 1200]);
+}
+
+#[test]
+fn idle_vcpus_do_not_work_off_anothers_backlog() {
+    let trace = |milli| {
+        let busy = CpuSample { dur_ns: S, milli };
+        let idle = CpuSample {
+            dur_ns: 9 * S,
+            milli: 0,
+        };
+        Arc::new(CpuTrace::new(vec![busy, idle]).unwrap())
+    };
+    let mut host = host(4);
+    let spec = VmSpec {
+        vcpus: 2,
+        cpu: vec![trace(1500), trace(0)],
+        ..steady(1, 0, service())
+    };
+    start(&mut host, spec);
+    let state = after(&mut host, 1, 1);
+    assert_eq!(state.backlog().core_ns(), S / 2);
+    assert_eq!(state.guest_time().cpu_ns, S);
+    // One core takes half a second for it, where two would take a quarter.
+    host.advance(TraceNs(S + S / 4)).unwrap();
+    assert_eq!(host.state(1).unwrap().backlog().core_ns(), S / 4);
+    host.advance(TraceNs(S + S / 2)).unwrap();
+    assert_eq!(host.state(1).unwrap().backlog(), CoreWork(0));
+}
+
+#[test]
+fn traces_are_one_or_as_many_as_vcpus() {
+    let mut host = host(4);
+    let spec = VmSpec {
+        vcpus: 3,
+        ..each(1, &[1, 2], service())
+    };
+    let error = host.insert(spec, VmState::default()).unwrap_err();
+    assert!(
+        matches!(error, HostError::Shape { traces: 2, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn vcpus_beyond_the_overcommit_limit_are_refused() {
+    let spec = HostSpec {
+        cpu_overcommit_milli: Some(1500),
+        ..host(4).spec().clone()
+    };
+    let mut host = Host::new(spec, TraceNs(0));
+    host.insert(each(1, &[0; 5], service()), VmState::default())
+        .unwrap();
+    let error = host.admits(&each(2, &[0; 2], service())).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "VM 2 has 2 vCPUs; 5 of 6 are in use (4 cores × 1500/1000)"
+    );
+    assert_eq!(host.admits(&each(2, &[0; 1], service())), Ok(()));
+}
+
+#[test]
+fn requests_wait_for_the_guests_share_and_are_served_in_order() {
+    // Half a core is the trace's; one request has the vCPU's other half.
+    let mut host = host(2);
+    start(&mut host, steady(1, 500, service()));
+    let at = |ns| Ok(Progress::At(TraceNs(ns)));
+    let first = host.ask(1, S).unwrap();
+    assert_eq!(host.progress(1, first), at(2 * S));
+    host.advance(TraceNs(S)).unwrap();
+    let second = host.ask(1, S).unwrap();
+    assert_eq!(host.progress(1, second), at(4 * S), "behind the first");
+    host.advance(TraceNs(2 * S)).unwrap();
+    assert_eq!(host.progress(1, first), Ok(Progress::Served));
+    host.answered(1).unwrap();
+    assert_eq!(host.progress(1, second), at(4 * S));
+    // A pause stalls it, and it goes on as long after it.
+    host.advance(TraceNs(3 * S)).unwrap();
+    host.pause(1).unwrap();
+    assert_eq!(host.progress(1, second), Ok(Progress::Stalled));
+    host.advance(TraceNs(5 * S)).unwrap();
+    host.resume(1).unwrap();
+    host.set_throttle(1, Throttle::new(50).unwrap()).unwrap();
+    host.advance(TraceNs(60 * S)).unwrap();
+    assert_eq!(host.progress(1, second), Ok(Progress::Served));
+    let state = host.state(1).unwrap();
+    assert_eq!(state.requests.served.core_ns(), 2 * S);
+    let totals = state.totals;
+    assert_eq!(
+        totals.demand.0,
+        totals.granted.0 + totals.lost.0 + state.backlog().0
+    );
+    assert_eq!(host.load().totals.demand, totals.demand);
+}
+
+#[test]
+fn a_request_uses_one_vcpu_at_most_and_several_use_several() {
+    let mut host = host(8);
+    let spec = VmSpec {
+        vcpus: 4,
+        ..steady(1, 0, service())
+    };
+    start(&mut host, spec);
+    let one = host.ask(1, S).unwrap();
+    assert_eq!(host.progress(1, one), Ok(Progress::At(TraceNs(S))));
+    for _ in 0..7 {
+        host.ask(1, S).unwrap();
+    }
+    assert_eq!(host.vm_load(1).unwrap().granted_milli, 4000);
+    host.advance(TraceNs(2 * S)).unwrap();
+    assert_eq!(host.state(1).unwrap().requests.pending, CoreWork(0));
+    assert_eq!(host.state(1).unwrap().guest_time().cpu_ns, 8 * S);
+}
+
+#[test]
+fn requests_do_not_move_with_a_vm() {
+    let mut first = host(1);
+    start(&mut first, steady(1, 0, service()));
+    let ticket = first.ask(1, S).unwrap();
+    first.advance(TraceNs(S / 4)).unwrap();
+    first.pause(1).unwrap();
+    let (spec, state) = first.remove(1).unwrap();
+    assert_eq!(first.progress(1, ticket), Err(HostError::Absent { vm: 1 }));
+    let mut second = Host::new(first.spec().clone(), TraceNs(S / 4));
+    second.insert(spec, state).unwrap();
+    let state = second.state(1).unwrap();
+    assert_eq!(state.requests, RequestState::default());
+    assert_eq!(state.totals.lost.core_ns(), 3 * S / 4);
+    assert_eq!(state.guest_time().cpu_ns, S / 4);
+}
+
+#[test]
+fn a_slower_host_slows_writes_coupled_to_cpu() {
+    let page = |coupling| traces::class::PageClass {
+        coupling,
+        ..traces::class::PageClass::new(5000, 0.02)
+    };
+    let written = |coupling, speed_milli| {
+        let memory = MemorySpec {
+            ram_pages: 5000,
+            behaviours: vec![crate::guest::Behaviour::Classes(vec![page(coupling)])],
+            ..steady(1, 0, service()).memory
+        };
+        let spec = HostSpec {
+            speed_milli,
+            ram_pages: 5000,
+            ..host(1).spec().clone()
+        };
+        let mut host = Host::new(spec, TraceNs(0));
+        let model = crate::guest::MemoryModel::new(&memory, 3, 1).unwrap();
+        start(
+            &mut host,
+            VmSpec {
+                memory,
+                ..steady(1, 1000, service())
+            },
+        );
+        let time = after(&mut host, 10, 1).guest_time();
+        let begin = GuestTime::default();
+        (0..5000)
+            .filter(|&page| model.written_in(page, begin, time))
+            .count()
+    };
+    // 5000 (1 − e^(−0.2)) = 906 pages in ten CPU seconds, 476 in five; standard deviation 27.
+    let (fast, slow) = (written(Coupling::Cpu, 1000), written(Coupling::Cpu, 500));
+    assert!((800..1020).contains(&fast), "{fast}");
+    assert!((380..580).contains(&slow), "{slow}");
+    assert_eq!(
+        written(Coupling::Time, 1000),
+        written(Coupling::Time, 500),
+        "time passes alike"
+    );
+}
+
 #[test]
 fn a_pause_is_made_up_for_by_services_only() {
     for (work, cpu_s) in [(service(), 5), (Work::Batch, 4), (Work::Open, 4)] {
@@ -207,14 +432,14 @@ fn a_full_backlog_loses_demand_and_nothing_vanishes() {
     host.pause(1).unwrap();
     let paused = after(&mut host, 5, 1);
     assert_eq!(
-        paused.backlog.core_ns(),
+        paused.backlog().core_ns(),
         S / 2,
         "a second of the highest demand"
     );
     assert_eq!(paused.totals.lost.core_ns(), 2 * S);
     host.resume(1).unwrap();
     let state = after(&mut host, 20, 1);
-    assert_eq!(state.backlog, CoreWork(0));
+    assert_eq!(state.backlog(), CoreWork(0));
     assert_eq!(
         state.totals.demand.0,
         state.totals.granted.0 + state.totals.lost.0
@@ -284,7 +509,8 @@ fn slow_cores_and_migrations_leave_less() {
         cores: 2,
         speed_milli: 500,
         ram_pages: 100,
-        overcommit_milli: 1000,
+        ram_overcommit_milli: 1000,
+        cpu_overcommit_milli: None,
     };
     let mut host = Host::new(spec, TraceNs(0));
     start(&mut host, steady(1, 800, service()));
@@ -299,7 +525,8 @@ fn ram_is_admitted_up_to_the_limit() {
         cores: 1,
         speed_milli: 1000,
         ram_pages: 10,
-        overcommit_milli: 1500,
+        ram_overcommit_milli: 1500,
+        cpu_overcommit_milli: None,
     };
     let mut host = Host::new(spec, TraceNs(0));
     start(&mut host, steady(1, 1, service()));
@@ -415,8 +642,15 @@ fn any_trace() -> impl Strategy<Value = CpuTrace> {
 }
 
 fn any_vm(key: u64) -> impl Strategy<Value = VmSpec> {
-    (any_trace(), 1u32..4, 1u32..5, 0u64..S, 0u8..4).prop_map(
+    let traces = prop::collection::vec(any_trace(), 1..4);
+    (traces, 1u32..4, 1u32..5, 0u64..S, 0u8..4).prop_map(
         move |(cpu, vcpus, weight, trace_offset_ns, kind)| {
+            // One trace for all vCPUs, or one for each.
+            let vcpus = match cpu.len() {
+                1 => vcpus,
+                each => u32::try_from(each).unwrap(),
+            };
+            let cpu = cpu.into_iter().map(Arc::new).collect();
             let work = match kind {
                 0 => Work::Batch,
                 1 => Work::Open,
@@ -427,7 +661,8 @@ fn any_vm(key: u64) -> impl Strategy<Value = VmSpec> {
                 vcpus,
                 weight,
                 trace_offset_ns,
-                ..vm(key, cpu, work)
+                cpu,
+                ..steady(key, 0, work)
             }
         },
     )
@@ -438,7 +673,7 @@ proptest! {
     fn any_way_of_advancing_ends_in_the_same_state(
         vms in (any_vm(1), any_vm(2), any_vm(3)),
         cores in 1u32..4,
-        acts in prop::collection::vec((0u64..3_000_000_000, 1u64..4, 0u8..4), 0..8),
+        acts in prop::collection::vec((0u64..3_000_000_000, 1u64..4, 0u8..6), 0..10),
         cuts in prop::collection::vec(0u64..20_000_000_000, 0..60),
     ) {
         let mut hosts = [host(cores), host(cores)];
@@ -465,6 +700,8 @@ proptest! {
                     1 => drop(host.resume(key).unwrap()),
                     2 => drop(host.set_throttle(key, Throttle::new(35).unwrap()).unwrap()),
                     3 => host.set_overhead_milli(321),
+                    4 => drop(host.ask(key, 777_777_777).unwrap()),
+                    5 => host.answered(key).unwrap(),
                     _ => {}
                 }
             }
@@ -493,6 +730,7 @@ proptest! {
             match act {
                 0 => drop(host.pause(key).unwrap()),
                 1 => drop(host.resume(key).unwrap()),
+                2 => drop(host.ask(key, 300_000_000).unwrap()),
                 _ => {}
             }
             let load = host.load();
@@ -503,8 +741,8 @@ proptest! {
                 prop_assert!(time.not_before(&last[index]));
                 prop_assert_eq!(time.run_ns + state.totals.paused_ns, now);
                 if matches!(spec.work, Work::Service { .. }) {
-                    let accounted =
-                        state.totals.granted.0 + state.totals.lost.0 + state.backlog.0;
+                    let waiting = state.backlog().0 + state.requests.pending.0;
+                    let accounted = state.totals.granted.0 + state.totals.lost.0 + waiting;
                     prop_assert_eq!(state.totals.demand.0, accounted);
                     prop_assert_eq!(state.totals.granted, state.cpu);
                 }

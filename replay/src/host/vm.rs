@@ -1,4 +1,4 @@
-//! One VM's CPU: demand, backlog, progress between two changes of its rates.
+//! One VM's CPU: its lanes' demand, backlog, progress between two changes of their rates.
 //!
 //! Between changes everything is linear, so the state is kept at the last change and read off at
 //! any later instant. Integrating twice over halves of a span gives to the unit what once over the
@@ -10,6 +10,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use traces::cpu::CpuTrace;
 
+use super::fair::{self, Claim};
+use super::lane::{Holds, Lane, LaneState, Supply};
+use super::requests::{RequestState, Ticket};
 use super::work::{CoreWork, PER_MILLI, Throttle, Work};
 use crate::clock::TraceNs;
 use crate::guest::{GuestTime, MemorySpec};
@@ -20,13 +23,13 @@ use crate::guest::{GuestTime, MemorySpec};
 pub struct VmSpec {
     /// Identifies the VM, in its draws and its pages too.
     pub key: u64,
-    /// vCPUs, at least 1; none gets more than one core.
+    /// vCPUs, at least 1; none gets more than one core of its host.
     pub vcpus: u32,
     /// Weight among the VMs of a host, at least 1.
     pub weight: u32,
-    /// CPU demand.
-    pub cpu: Arc<CpuTrace>,
-    /// Where in its CPU trace the VM is at trace instant 0.
+    /// CPU demand: of all vCPUs together, which share it as they can, or one trace for each.
+    pub cpu: Vec<Arc<CpuTrace>>,
+    /// Where in its CPU traces the VM is at trace instant 0.
     #[serde(default)]
     pub trace_offset_ns: u64,
     /// What happens to demand that is not served at once.
@@ -73,10 +76,10 @@ pub struct VmState {
     pub cpu: CoreWork,
     /// Time it has run.
     pub run_ns: u64,
-    /// Demand waiting.
-    pub backlog: CoreWork,
-    /// Position in the trace, of batch jobs.
-    pub batch: Option<BatchPosition>,
+    /// Demand waiting and positions, in the order of [`VmSpec::cpu`].
+    pub lanes: Vec<LaneState>,
+    /// Requests it is answering.
+    pub requests: RequestState,
     /// Accounts.
     pub totals: VmTotals,
 }
@@ -88,18 +91,27 @@ impl VmState {
     #[must_use]
     pub fn begun(spec: &VmSpec) -> Self {
         let offset_ns = spec.trace_offset_ns;
-        let (mut at_ns, mut work) = (0, 0_u128);
-        while at_ns < offset_ns {
-            let demand = spec.cpu.demand_at(at_ns);
-            let until_ns = demand.until_ns.min(offset_ns);
-            work += CoreWork::of(u64::from(demand.milli) * PER_MILLI, until_ns - at_ns).0;
-            at_ns = until_ns;
+        let mut work = 0_u128;
+        for cpu in &spec.cpu {
+            let mut at_ns = 0;
+            while at_ns < offset_ns {
+                let demand = cpu.demand_at(at_ns);
+                let until_ns = demand.until_ns.min(offset_ns);
+                work += CoreWork::of(u64::from(demand.milli) * PER_MILLI, until_ns - at_ns).0;
+                at_ns = until_ns;
+            }
         }
         Self {
             cpu: CoreWork(work),
             run_ns: offset_ns,
             ..Self::default()
         }
+    }
+
+    /// Demand waiting, of all lanes.
+    #[must_use]
+    pub fn backlog(&self) -> CoreWork {
+        CoreWork(self.lanes.iter().map(|lane| lane.backlog.0).sum())
     }
 
     /// Guest time when it left.
@@ -128,18 +140,14 @@ pub struct VmLoad {
 
 /// Guest time as a function of trace time until the next change: a value to hand to another
 /// thread. To be replaced after every change the host is asked for (pause, throttle, arrival).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestClock {
     since: TraceNs,
     until: TraceNs,
     cpu: CoreWork,
     run_ns: u64,
     running: bool,
-    /// Billionths of a core.
-    rate: u64,
-    /// Served work never exceeds `supply + arriving × time`.
-    supply: CoreWork,
-    arriving: u64,
+    lanes: Vec<Supply>,
 }
 
 impl GuestClock {
@@ -157,18 +165,11 @@ impl GuestClock {
         }
         let dur_ns = now.0 - self.since.0;
         let run_ns = self.run_ns + if self.running { dur_ns } else { 0 };
+        let served = self.lanes.iter().map(|lane| lane.served(dur_ns).0);
         Some(GuestTime {
-            cpu_ns: (self.cpu + self.served(dur_ns)).core_ns(),
+            cpu_ns: (self.cpu + CoreWork(served.sum())).core_ns(),
             run_ns,
         })
-    }
-
-    fn served(&self, dur_ns: u64) -> CoreWork {
-        let supplied = self
-            .supply
-            .0
-            .saturating_add(CoreWork::of(self.arriving, dur_ns).0);
-        CoreWork(CoreWork::of(self.rate, dur_ns).0.min(supplied))
     }
 }
 
@@ -180,53 +181,48 @@ pub(super) struct VmRun {
     pub(super) throttle: Throttle,
     at: u64,
     state: VmState,
-    /// Most the backlog holds.
-    bound: u128,
-    /// What unthrottled vCPUs can use on this host, in billionths of a core.
-    cap: u64,
-    demand: u64,
-    /// When the trace next changes its demand (not for batch jobs).
-    demand_until: u64,
-    want: u64,
+    lanes: Vec<Lane>,
+    /// What a vCPU can use unthrottled, in billionths of a core.
+    core: u64,
+    /// Of its requests: what they want and get.
+    asked: (u64, u64),
     grant: u64,
 }
 
 impl VmRun {
-    /// A VM arriving at `now`, paused since it left.
-    pub(super) fn new(spec: VmSpec, state: VmState, cap: u64, now: u64) -> Self {
-        let peak = spec
-            .cpu
-            .samples()
-            .iter()
-            .map(|sample| sample.milli)
-            .max()
-            .unwrap_or(0);
-        let bound = match spec.work {
-            Work::Service { backlog_ms } => {
-                // Below 2^32 × 10^6 × 2^32 × 10^6 < 2^104.
-                let (peak, ms) = (u128::from(peak), u128::from(backlog_ms));
-                peak * u128::from(PER_MILLI) * ms * u128::from(traces::units::NS_PER_MS)
-            }
-            Work::Batch | Work::Open => 0,
+    /// A VM arriving at `now`, paused since it left. `core` is what a vCPU can use on this host, in
+    /// billionths of a core, at most [`super::MOST_OF_A_VM`] by all of them.
+    pub(super) fn new(spec: VmSpec, mut state: VmState, core: u64, now: u64) -> Self {
+        let vcpus = u64::from(spec.vcpus);
+        // One trace speaks of all vCPUs.
+        let cap = if spec.cpu.len() == 1 {
+            core * vcpus
+        } else {
+            core
         };
         let at = state.left_at.map_or(now, |left| left.0.min(now));
+        let lane = |cpu: &Arc<CpuTrace>| Lane::new(Arc::clone(cpu), spec.work, cap);
+        let lanes: Vec<Lane> = spec.cpu.iter().map(lane).collect();
+        state.lanes.resize(lanes.len(), LaneState::default());
+        state.requests.drop_all(&mut state.totals);
+        if spec.work == Work::Batch {
+            let trace_ns = at.saturating_add(spec.trace_offset_ns);
+            for lane in &mut state.lanes {
+                lane.batch
+                    .get_or_insert(BatchPosition { trace_ns, done: 0 });
+            }
+        }
         let mut run = Self {
             spec,
             paused: true,
             throttle: Throttle::NONE,
             at,
             state,
-            bound,
-            cap,
-            demand: 0,
-            demand_until: 0,
-            want: 0,
+            lanes,
+            core,
+            asked: (0, 0),
             grant: 0,
         };
-        if run.spec.work == Work::Batch && run.state.batch.is_none() {
-            let trace_ns = at.saturating_add(run.spec.trace_offset_ns);
-            run.state.batch = Some(BatchPosition { trace_ns, done: 0 });
-        }
         run.refresh();
         while run.own_change() <= now {
             run.settle(run.own_change());
@@ -236,38 +232,81 @@ impl VmRun {
         run
     }
 
+    fn holds(&self) -> Holds {
+        Holds {
+            work: self.spec.work,
+            throttle: self.throttle,
+            paused: self.paused,
+            trace_offset_ns: self.spec.trace_offset_ns,
+            at: self.at,
+        }
+    }
+
+    /// Each lane with its state.
+    fn each(&self) -> impl Iterator<Item = (&Lane, &LaneState)> {
+        self.lanes.iter().zip(&self.state.lanes)
+    }
+
     /// Recomputes demand and want for the state as it is. To be followed by [`VmRun::set_grant`].
     pub(super) fn refresh(&mut self) {
-        let position = match self.state.batch {
-            Some(batch) => batch.trace_ns,
-            None => self.at.saturating_add(self.spec.trace_offset_ns),
+        let holds = self.holds();
+        for (lane, state) in self.lanes.iter_mut().zip(&self.state.lanes) {
+            lane.refresh(state, &holds);
+        }
+        let core = if self.paused {
+            0
+        } else {
+            self.throttle.left_of(self.core)
         };
-        let demand = self.spec.cpu.demand_at(position);
-        self.demand = u64::from(demand.milli) * PER_MILLI;
-        self.demand_until = match self.state.batch {
-            Some(_) => u64::MAX,
-            // A step of a valid trace lies ahead; at the end of 64-bit time it cannot.
-            None => demand
-                .until_ns
-                .saturating_sub(self.spec.trace_offset_ns)
-                .max(self.at + 1),
-        };
-        let left = self.throttle.left_of(self.cap);
-        self.want = match self.spec.work {
-            _ if self.paused => 0,
-            Work::Service { .. } if self.state.backlog.0 > 0 => left,
-            Work::Service { .. } | Work::Open => self.demand.min(left),
-            Work::Batch => self.throttle.job_rate(self.demand, self.cap),
-        };
+        self.asked = (self.state.requests.want(core, self.spec.vcpus), 0);
         self.grant = 0;
     }
 
+    /// What it can use: no more than all its vCPUs together, whoever wants it.
     pub(super) fn want(&self) -> u64 {
-        self.want
+        let lanes: u64 = self.lanes.iter().map(|lane| lane.want).sum();
+        let all = self.core * u64::from(self.spec.vcpus);
+        (lanes + self.asked.0).min(self.throttle.left_of(all))
     }
 
+    /// Shares what the host grants among the lanes, alike.
     pub(super) fn set_grant(&mut self, grant: u64) {
         self.grant = grant;
+        if let ([lane], 0) = (&mut self.lanes[..], self.asked.0) {
+            lane.grant = grant;
+            return;
+        }
+        let claim = |lane: &Lane| Claim {
+            want: lane.want,
+            weight: 1,
+        };
+        let requests = Claim {
+            want: self.asked.0,
+            weight: 1,
+        };
+        let claims: Vec<Claim> = self.lanes.iter().map(claim).chain([requests]).collect();
+        let shares = fair::shares(grant, &claims);
+        self.asked.1 = shares[self.lanes.len()];
+        for (lane, share) in self.lanes.iter_mut().zip(shares) {
+            lane.grant = share;
+        }
+    }
+
+    /// Takes a request in. To be followed by [`VmRun::refresh`].
+    pub(super) fn ask(&mut self, work: CoreWork) -> Ticket {
+        self.state.requests.ask(work, &mut self.state.totals)
+    }
+
+    /// Takes a request back, served or not.
+    pub(super) fn answered(&mut self) {
+        let requests = &mut self.state.requests;
+        requests.waiting = requests.waiting.saturating_sub(1);
+    }
+
+    /// When a request is served, if nothing changes; `None`: it is not.
+    pub(super) fn served_at(&self, ticket: Ticket) -> Option<u64> {
+        let in_ns = self.state.requests.served_in_ns(ticket, self.asked.1)?;
+        Some(self.at.saturating_add(in_ns))
     }
 
     /// Accounts as of the last change.
@@ -279,127 +318,74 @@ impl VmRun {
         self.grant
     }
 
-    /// Work of the batch interval under way, or its length if it asks for nothing.
-    fn batch_total(&self, batch: BatchPosition) -> u128 {
-        let demand = self.spec.cpu.demand_at(batch.trace_ns);
-        let length = u128::from(demand.until_ns.saturating_sub(batch.trace_ns).max(1));
-        length * u128::from(self.demand.max(1))
-    }
-
     /// The next instant at which this VM's own doing changes its demand or want.
     pub(super) fn own_change(&self) -> u64 {
-        let after = |work: u128, rate: u64| {
-            let dur_ns = work.div_ceil(u128::from(rate.max(1)));
-            self.at
-                .saturating_add(u64::try_from(dur_ns).unwrap_or(u64::MAX))
-                .max(self.at + 1)
-        };
-        match (self.spec.work, self.state.batch) {
-            (Work::Batch, Some(_)) if self.paused => u64::MAX,
-            (Work::Batch, Some(batch)) => match (self.demand, self.grant) {
-                (0, _) => after(self.batch_total(batch) - batch.done, 1),
-                (_, 0) => u64::MAX,
-                (_, grant) => after(self.batch_total(batch) - batch.done, grant),
-            },
-            (Work::Service { .. }, _) if self.state.backlog.0 > 0 && self.grant > self.demand => {
-                after(self.state.backlog.0, self.grant - self.demand).min(self.demand_until)
-            }
-            _ => self.demand_until,
-        }
+        let holds = self.holds();
+        let change = |(lane, state): (&Lane, &LaneState)| lane.own_change(state, &holds);
+        let lanes = self.each().map(change).min().unwrap_or(u64::MAX);
+        // The last request is served: they want nothing more.
+        let RequestState {
+            pending, served, ..
+        } = self.state.requests;
+        let last = (pending.0 > 0).then(|| self.served_at(Ticket(served + pending)));
+        lanes.min(last.flatten().unwrap_or(u64::MAX).max(self.at + 1))
     }
 
     /// The clock valid from the last change to `until`.
     pub(super) fn clock(&self, until: u64) -> GuestClock {
-        let (rate, supply, arriving) = match (self.spec.work, self.state.batch) {
-            _ if self.paused => (0, 0, 0),
-            (Work::Batch, Some(batch)) if self.demand > 0 => {
-                (self.grant, self.batch_total(batch) - batch.done, 0)
-            }
-            (Work::Batch, _) => (0, 0, 0),
-            (Work::Service { .. }, _) => (self.grant, self.state.backlog.0, self.demand),
-            (Work::Open, _) => (self.demand, u128::MAX, 0),
-        };
+        let holds = self.holds();
+        let supply = |(lane, state): (&Lane, &LaneState)| lane.supply(state, &holds);
+        let requests = self.state.requests.supply(self.asked.1);
         GuestClock {
             since: TraceNs(self.at),
             until: TraceNs(until),
             cpu: self.state.cpu,
             run_ns: self.state.run_ns,
             running: !self.paused,
-            rate,
-            supply: CoreWork(supply),
-            arriving,
+            lanes: self.each().map(supply).chain([requests]).collect(),
         }
     }
 
     /// The state at `now`, not beyond the next change.
     pub(super) fn state_at(&self, now: u64) -> VmState {
-        let dur_ns = now - self.at;
-        let served = self.clock(now).served(dur_ns);
         let mut state = self.state.clone();
+        self.pass(&mut state, now);
+        state
+    }
+
+    fn pass(&self, state: &mut VmState, now: u64) {
+        let (holds, dur_ns) = (self.holds(), now - self.at);
         state.left_at = Some(TraceNs(now));
-        state.cpu += served;
-        let totals = &mut state.totals;
         if self.paused {
-            totals.paused_ns += dur_ns;
+            state.totals.paused_ns += dur_ns;
         } else {
             state.run_ns += dur_ns;
         }
-        match self.spec.work {
-            Work::Service { .. } => {
-                let arrived = CoreWork::of(self.demand, dur_ns);
-                let waiting = state.backlog.0 + arrived.0 - served.0;
-                state.backlog = CoreWork(waiting.min(self.bound));
-                totals.demand += arrived;
-                totals.granted += served;
-                totals.lost += CoreWork(waiting - state.backlog.0);
-            }
-            Work::Open => {
-                totals.demand += CoreWork::of(self.demand, dur_ns);
-                totals.granted += CoreWork::of(self.grant, dur_ns);
-            }
-            Work::Batch if self.paused => {}
-            Work::Batch => {
-                let batch = state.batch.as_mut().expect("batch jobs have a position");
-                batch.done += if self.demand > 0 {
-                    served.0
-                } else {
-                    u128::from(dur_ns)
-                };
-                totals.demand += CoreWork::of(self.demand.min(self.cap), dur_ns);
-                totals.granted += served;
-            }
+        for (lane, of_lane) in self.lanes.iter().zip(&mut state.lanes) {
+            state.cpu += lane.pass(of_lane, &mut state.totals, &holds, dur_ns);
         }
-        if !self.paused {
-            let usable = match self.spec.work {
-                Work::Batch => self.want,
-                Work::Service { .. } | Work::Open => {
-                    self.demand.min(self.throttle.left_of(self.cap))
-                }
-            };
-            totals.steal += CoreWork::of(usable.saturating_sub(self.grant), dur_ns);
-            totals.waiting += CoreWork::of(self.want - self.grant, dur_ns);
-        }
-        state
+        let requests = &mut state.requests;
+        state.cpu += requests.pass(&mut state.totals, self.asked, dur_ns);
     }
 
     /// Moves the state to `now`, not beyond the next change.
     pub(super) fn settle(&mut self, now: u64) {
-        self.state = self.state_at(now);
-        self.at = now;
-        let over = |batch: &BatchPosition| batch.done >= self.batch_total(*batch);
-        if let Some(batch) = self.state.batch.filter(over) {
-            let until = self.spec.cpu.demand_at(batch.trace_ns).until_ns;
-            let trace_ns = until.max(batch.trace_ns + 1);
-            self.state.batch = Some(BatchPosition { trace_ns, done: 0 });
+        let mut state = std::mem::take(&mut self.state);
+        self.pass(&mut state, now);
+        for (lane, of_lane) in self.lanes.iter().zip(&mut state.lanes) {
+            lane.turn(of_lane);
         }
+        self.state = state;
+        self.at = now;
     }
 
     pub(super) fn load(&self, now: u64) -> VmLoad {
+        let demand: u64 = self.lanes.iter().map(|lane| lane.demand).sum();
         VmLoad {
-            demand_milli: self.demand / PER_MILLI,
-            wanted_milli: self.want / PER_MILLI,
+            demand_milli: (demand + self.asked.0) / PER_MILLI,
+            wanted_milli: self.want() / PER_MILLI,
             granted_milli: self.grant / PER_MILLI,
-            backlog: self.state_at(now).backlog,
+            backlog: self.state_at(now).backlog(),
         }
     }
 }

@@ -121,16 +121,16 @@ class Guest:
     def __init__(self, options, work):
         self.options, self.work, self.count = options, work, 0
 
-    def command(self, program, name, shared=False, record=None, incoming=None, core="0"):
+    def command(self, program, name, shared=False, record=None, incoming=None, core="0", ram=RAM_MIB):
         records, value, rate, share = LOADS[program]
         words = f"kv.program={program} kv.records={records} kv.value={value} kv.rate={rate} kv.share={share}"
         if record:
             words += f" kv.record={record}"
-        memory = f"memory-backend-{'memfd,share=on' if shared else 'ram'},id=ram,size={RAM_MIB}M"
+        memory = f"memory-backend-{'memfd,share=on' if shared else 'ram'},id=ram,size={ram}M"
         command = ["taskset", "-c", core, self.options.qemu]
         for folder in self.options.firmware:
             command += ["-L", folder]
-        command += ["-accel", "tcg,tb-size=64", "-m", str(RAM_MIB), "-smp", "1", "-object", memory, "-machine", "pc,memory-backend=ram",
+        command += ["-accel", "tcg,tb-size=64", "-m", str(ram), "-smp", "1", "-object", memory, "-machine", "pc,memory-backend=ram",
             "-nodefaults", "-no-user-config", "-display", "none", "-kernel", self.options.kernel,
             "-initrd", self.options.out / "initramfs.gz", "-append", f"console=ttyS0 quiet panic=-1 {words}",
             "-serial", f"file:{self.work / name}.serial", "-serial", f"file:{self.work / name}.out",
@@ -170,7 +170,8 @@ def image(options):
         for program in programs:
             if not program:
                 sys.exit("redis-server or memcached is missing")
-            shutil.copy(program, root / "bin")
+            # Whatever the file of migbed is called.
+            shutil.copy(program, root / "bin" / ("migbed" if program == options.migbed else Path(program).name))
             for library in libraries(program):
                 shutil.copy(library.resolve(), root / ("lib64" if library.parent.name == "lib64" else "lib") / library.name)
         for binary in (root / "bin").iterdir():
@@ -209,7 +210,7 @@ def record(options, started, work):
             stop(qemu)
         if "inside" in options.ways:
             name = f"{program}-inside"
-            qemu = started.start(*guest.command(program, name, record=options.settle + options.seconds))
+            qemu = started.start(*guest.command(program, name, record=options.settle + options.seconds, ram=2 * RAM_MIB))
             guest.wait_for(name, "inside done", BOOT_LIMIT_S + options.settle + options.seconds, qemu)
             time.sleep(2)
             stop(qemu)
@@ -217,7 +218,9 @@ def record(options, started, work):
                 for member in tar:
                     if member.isfile():
                         (options.out / Path(member.name).name.replace("inside", name)).write_bytes(tar.extractfile(member).read())
-            print(f"{program}: inside the guest")
+            if not (options.out / f"{name}.mbpw").exists():
+                sys.exit(f"nothing was recorded inside:\n{guest.serial(name)[-2000:]}")
+            print(f"{program}: inside the guest, of twice the memory: the recorder is in it too")
 
 
 def summary(serial):

@@ -22,7 +22,7 @@ mod intake;
 mod lines;
 mod memory;
 mod native;
-pub use native::{BundleProfile, VARIATION_OPTION, bundle_column, bundle_profile};
+pub use native::{BundleProfile, bundle_column, bundle_profile};
 mod opendc;
 mod output;
 mod packing;

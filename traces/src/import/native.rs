@@ -8,6 +8,7 @@ use super::{Format, ImportError, ImportErrorKind, ImportOptions, StreamError, St
 use super::{Warning, WarningKind};
 use crate::class::{PageClass, Variation};
 use crate::store::bundle::{Bundle, BundleError, BundleScan, ScanError, VmMeta};
+use crate::synth::Choices;
 use crate::units::Provenance;
 
 /// Whether a path is a bundle.
@@ -89,14 +90,11 @@ pub(super) fn read(
 pub struct BundleProfile {
     /// The classes of its dirty profile.
     pub classes: Vec<PageClass>,
-    /// Short-term variation of their rates, as [`VARIATION_OPTION`] of the manifest says.
+    /// Short-term variation of their rates, where the VM's tags say what completed it.
     pub variation: Option<Variation>,
     /// How they came to be.
     pub provenance: Provenance,
 }
-
-/// The importer's option that holds the variation of all classes of a bundle, as JSON.
-pub const VARIATION_OPTION: &str = "variation";
 
 /// How a column of a bundle came to be; `None` where the path is no bundle or it does not say.
 #[must_use]
@@ -123,11 +121,13 @@ pub fn bundle_profile(
     let classes = profile.and_then(|number| bundle.dirty_profiles.get(&number));
     let manifest = &bundle.manifest;
     let note = manifest.columns.get("dirty_profiles.parquet:pages");
-    let options = manifest.importer.as_ref().map(|importer| &importer.options);
-    let variation = options.and_then(|options| options.get(VARIATION_OPTION));
+    // Tags are anybody's; only those of a completion are such a document.
+    let choices = named
+        .and_then(|vm| vm.tags.as_ref())
+        .and_then(|tags| serde_json::from_str::<Choices>(tags).ok());
     Ok(classes.map(|classes| BundleProfile {
         classes: classes.clone(),
-        variation: variation.and_then(|text| serde_json::from_str(text).ok()),
+        variation: choices.map(|choices| choices.variation),
         provenance: note.map_or(Provenance::Derived, |note| note.provenance),
     }))
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::cpu::{CpuSample, CpuTrace, CpuTraceError};
+use crate::cpu::{CpuSample, CpuSpread, CpuTrace, CpuTraceError};
 use crate::store::sample::Sample;
 use crate::units::{NS_PER_MS, round_u32};
 
@@ -246,34 +246,52 @@ impl Series {
     /// # Errors
     /// When there is no sample with a CPU value.
     pub fn cpu_trace(&self, policy: GapPolicy) -> Result<(CpuTrace, GapFill), CpuTraceError> {
-        let known: Vec<(Interval, u64)> = self
+        let known: Vec<(Interval, u64, CpuSpread)> = self
             .intervals
             .iter()
             .enumerate()
-            .filter_map(|(i, &interval)| Some((interval, self.value(Metric::CpuMilli, i)?)))
+            .filter_map(|(i, &interval)| {
+                let value = self.value(Metric::CpuMilli, i)?;
+                Some((interval, value, self.cpu_spread(i)))
+            })
             .collect();
         let (Some(first), Some(last)) = (self.intervals.first(), self.intervals.last()) else {
             return Err(CpuTraceError::Empty);
         };
-        let Some(&(_, first_value)) = known.first() else {
+        let Some(&(_, first_value, _)) = known.first() else {
             return Err(CpuTraceError::Empty);
         };
         let mut out = Filled {
             policy,
             samples: Vec::with_capacity(known.len()),
+            spreads: Vec::with_capacity(known.len()),
             fill: GapFill::default(),
         };
         let mut end_ms = first.t_ms;
         let mut before = (first_value, first.dur_ms);
-        for &(interval, value) in &known {
+        for &(interval, value, spread) in &known {
             out.gap(interval.t_ms.abs_diff(end_ms), before, value);
-            out.sample(u64::from(interval.dur_ms), value);
+            out.sample(u64::from(interval.dur_ms), value, spread);
             end_ms = interval.end_ms();
             before = (value, interval.dur_ms);
         }
         out.gap(last.end_ms().abs_diff(end_ms), before, before.0);
         out.fill.total_ms = last.end_ms().abs_diff(first.t_ms);
-        Ok((CpuTrace::new(out.samples)?, out.fill))
+        let trace = CpuTrace::new(out.samples)?.with_spreads(out.spreads);
+        Ok((trace, out.fill))
+    }
+
+    /// What was recorded of CPU use within interval `index`.
+    fn cpu_spread(&self, index: usize) -> CpuSpread {
+        let milli = |metric| {
+            let value = self.value(metric, index)?;
+            Some(u32::try_from(value).unwrap_or(u32::MAX))
+        };
+        CpuSpread {
+            min: milli(Metric::CpuMinMilli),
+            p95: milli(Metric::CpuP95Milli),
+            max: milli(Metric::CpuMaxMilli),
+        }
     }
 }
 
@@ -281,11 +299,13 @@ impl Series {
 struct Filled {
     policy: GapPolicy,
     samples: Vec<CpuSample>,
+    spreads: Vec<CpuSpread>,
     fill: GapFill,
 }
 
 impl Filled {
-    fn sample(&mut self, dur_ms: u64, milli: u64) {
+    fn sample(&mut self, dur_ms: u64, milli: u64, spread: CpuSpread) {
+        self.spreads.push(spread);
         let dur_ns = dur_ms.saturating_mul(NS_PER_MS);
         self.samples.push(CpuSample {
             dur_ns,
@@ -301,8 +321,8 @@ impl Filled {
         self.fill.gaps += 1;
         self.fill.filled_ms += gap_ms;
         match self.policy {
-            GapPolicy::Hold => self.sample(gap_ms, before),
-            GapPolicy::Zero => self.sample(gap_ms, 0),
+            GapPolicy::Hold => self.sample(gap_ms, before, CpuSpread::default()),
+            GapPolicy::Zero => self.sample(gap_ms, 0, CpuSpread::default()),
             GapPolicy::Linear => {
                 // At most 4096 steps: a gap of years in a one-second trace must not fill memory.
                 let steps = gap_ms
@@ -313,7 +333,8 @@ impl Filled {
                     let (from, to) = (gap_ms * step / steps, gap_ms * (step + 1) / steps);
                     let at = (step as f64 + 0.5) / steps as f64;
                     let value = before as f64 + (after as f64 - before as f64) * at;
-                    self.sample(to - from, u64::from(round_u32(value)));
+                    let value = u64::from(round_u32(value));
+                    self.sample(to - from, value, CpuSpread::default());
                 }
             }
         }

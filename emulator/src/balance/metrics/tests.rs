@@ -35,7 +35,7 @@ fn close(got: f64, want: f64) {
 
 #[test]
 fn imbalance_is_averaged_over_time() {
-    let mut b = MetricsBuilder::new(&[4, 2], 0);
+    let mut b = MetricsBuilder::new(&[4000, 2000], 0);
     // 10 s at loads 0.5 and 0.5, then 30 s at 1.0 and 0.5.
     b.add_host_sample(10 * S, &host(0, 10, 20, 0, 1));
     b.add_host_sample(40 * S, &host(0, 30, 120, 30, 1));
@@ -51,7 +51,7 @@ fn imbalance_is_averaged_over_time() {
 
 #[test]
 fn steal_is_what_was_asked_and_never_given() {
-    let mut b = MetricsBuilder::new(&[1], 3);
+    let mut b = MetricsBuilder::new(&[1000], 3);
     b.add_vm_sample(&vm(0, 10, 6));
     b.add_vm_sample(&vm(0, 10, 12)); // the backlog drains
     b.add_vm_sample(&vm(1, 10, 5));
@@ -75,7 +75,7 @@ fn returned_moves_are_counted_within_the_window() {
         total_ms: at_s as f64,
         outage_ms: completed.then_some(20.0),
     };
-    let mut b = MetricsBuilder::new(&[1, 1, 1], 2);
+    let mut b = MetricsBuilder::new(&[1000; 3], 2);
     b.add_migration(fact(0, 0, 1, 10, true));
     b.add_migration(fact(0, 1, 0, 20, true)); // returned
     b.add_migration(fact(1, 0, 1, 10, true));
@@ -102,7 +102,7 @@ fn an_empty_run_has_numbers_too() {
 
 #[test]
 fn gaps_between_samples_count_as_idle() {
-    let mut b = MetricsBuilder::new(&[1], 0);
+    let mut b = MetricsBuilder::new(&[1000], 0);
     b.add_host_sample(10 * S, &host(0, 10, 10, 0, 1));
     b.add_host_sample(30 * S, &host(0, 10, 10, 0, 1)); // nothing in 10..20
     close(b.finish().jain_index, 1.0);

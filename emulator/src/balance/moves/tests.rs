@@ -6,16 +6,21 @@ use std::collections::BTreeSet;
 
 const ROOM: u64 = 8;
 
+fn size(ram_bytes: u64) -> Size {
+    let vcpus = 2;
+    Size { ram_bytes, vcpus }
+}
+
 fn mover(parallel: u32, parallel_per_host: u32) -> Mover {
     let vms: Vec<_> = (0..9)
-        .map(|i| (HostId(i % 3), u64::from(i % 3 + 1)))
+        .map(|i| (HostId(i % 3), size(u64::from(i % 3 + 1))))
         .collect();
     Mover::new(
         Limits {
             parallel,
             parallel_per_host,
         },
-        &[ROOM, ROOM, ROOM + 2],
+        &[ROOM, ROOM, ROOM + 2].map(Room::of_ram),
         &vms,
     )
 }
@@ -57,14 +62,46 @@ fn each_reason_for_refusal_is_named() {
 }
 
 #[test]
+fn vcpus_on_their_way_count() {
+    let limits = Limits {
+        parallel: 1,
+        parallel_per_host: 1,
+    };
+    let narrow = Room {
+        vcpus: Some(3),
+        ..Room::of_ram(9)
+    };
+    let vms: Vec<_> = (0..3).map(|_| (HostId(0), size(1))).collect();
+    let mut m = Mover::new(limits, &[Room::of_ram(9), narrow], &vms);
+    let first = ask(&mut m, 0, 1).unwrap();
+    let refused = ask(&mut m, 1, 1).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "vm#1 has 2 vCPUs; host#1 admits 1 more"
+    );
+    m.cancel(first).unwrap();
+    let second = ask(&mut m, 1, 1).unwrap();
+    m.start();
+    m.ended(second, Outcome::Moved).unwrap();
+    assert!(
+        ask(&mut m, 2, 1).is_err(),
+        "the one that came stays counted"
+    );
+    let back = ask(&mut m, 1, 0).unwrap();
+    m.start();
+    m.ended(back, Outcome::Moved).unwrap();
+    assert!(ask(&mut m, 2, 1).is_ok(), "the one that went is not");
+}
+
+#[test]
 fn a_busy_host_does_not_hold_up_the_others() {
-    let vms: Vec<_> = (0..4).map(|i| (HostId(i / 2), 1)).collect();
+    let vms: Vec<_> = (0..4).map(|i| (HostId(i / 2), size(1))).collect();
     let mut m = Mover::new(
         Limits {
             parallel: 2,
             parallel_per_host: 1,
         },
-        &[9; 4],
+        &[Room::of_ram(9); 4],
         &vms,
     );
     let a = ask(&mut m, 0, 1).unwrap();
@@ -109,6 +146,7 @@ fn a_lost_host_takes_its_vms_but_not_those_on_their_way_out() {
         Placement {
             host: HostId(1),
             ram_bytes: 1,
+            vcpus: 2,
             gone: false
         }
     );

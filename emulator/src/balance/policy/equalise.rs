@@ -147,6 +147,23 @@ mod tests {
     }
 
     #[test]
+    fn speed_and_limits_of_hosts_are_seen() {
+        // Four reference cores used on each: 4 of 4 on one, 4 of 8 on the other.
+        let both = [(0, 2.0, 1), (0, 1.0, 1), (0, 1.0, 1), (1, 4.0, 1)];
+        let mut fast = view(&[(4, 64), (4, 64)], &both);
+        assert!(equalise().decide(&fast).is_empty());
+        fast.hosts[1].speed = 2.0;
+        // Moving one core leaves 0.75 and 0.625.
+        assert_eq!(moves(&equalise().decide(&fast)), vec![(1, 1)]);
+        // VMs have 8 vCPUs here; one more does not fit.
+        fast.hosts[1].vcpus_admitted = Some(15);
+        fast.hosts[1].vcpus_used = 8;
+        assert!(equalise().decide(&fast).is_empty());
+        fast.hosts[1].vcpus_admitted = Some(16);
+        assert_eq!(moves(&equalise().decide(&fast)), vec![(1, 1)]);
+    }
+
+    #[test]
     fn repeated_ticks_come_to_rest() {
         let mut view = view(
             &[(8, 64), (8, 64), (4, 64)],

@@ -12,29 +12,33 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone)]
 pub(super) struct HostSketch {
     pub(super) id: HostId,
-    cores: f64,
+    /// In reference cores.
+    capacity: f64,
     used: f64,
     /// RAM that may still be promised. What leaves is not counted as free before it has left.
     ram_free: u64,
+    /// vCPUs likewise; `None`: any number.
+    vcpus_free: Option<u64>,
     /// VMs that will be here.
     pub(super) vms: u32,
 }
 
 impl HostSketch {
     pub(super) fn load(&self) -> f64 {
-        self.used / self.cores
+        self.used / self.capacity
     }
 
     pub(super) fn load_without(&self, vm: &VmView) -> f64 {
-        (self.used - vm.cpu_used) / self.cores
+        (self.used - vm.cpu_used) / self.capacity
     }
 
     pub(super) fn load_with(&self, vm: &VmView) -> f64 {
-        (self.used + vm.cpu_used) / self.cores
+        (self.used + vm.cpu_used) / self.capacity
     }
 
     pub(super) fn fits(&self, vm: &VmView) -> bool {
-        vm.ram_bytes <= self.ram_free
+        let vcpus = u64::from(vm.vcpus);
+        vm.ram_bytes <= self.ram_free && self.vcpus_free.is_none_or(|free| vcpus <= free)
     }
 }
 
@@ -53,15 +57,17 @@ impl<'a> Sketch<'a> {
             .iter()
             .filter(|host| host.cores > 0)
             .map(|host| {
-                let ram_free = host.ram_bytes.saturating_sub(host.ram_used_bytes);
-                let cores = f64::from(host.cores);
+                let ram_free = host.ram_admitted_bytes.saturating_sub(host.ram_used_bytes);
+                let vcpus_free = host.vcpus_admitted;
+                let vcpus_free = vcpus_free.map(|all| all.saturating_sub(host.vcpus_used));
                 (
                     host.id,
                     HostSketch {
                         id: host.id,
-                        cores,
+                        capacity: host.capacity(),
                         used: 0.0,
                         ram_free,
+                        vcpus_free,
                         vms: 0,
                     },
                 )
@@ -113,6 +119,8 @@ impl<'a> Sketch<'a> {
         if let Some(host) = self.hosts.get_mut(&destination) {
             host.used += vm.cpu_used;
             host.ram_free = host.ram_free.saturating_sub(vm.ram_bytes);
+            let vcpus = u64::from(vm.vcpus);
+            host.vcpus_free = host.vcpus_free.map(|free| free.saturating_sub(vcpus));
             host.vms += 1;
         }
         if let Some(list) = self.movable.get_mut(&vm.host) {

@@ -28,7 +28,11 @@ pub(super) fn view(hosts: &[(u32, u64)], vms: &[(u32, f64, u64)]) -> View {
             HostView {
                 id: HostId(i),
                 cores,
+                speed: 1.0,
                 ram_bytes: gib * GIB,
+                ram_admitted_bytes: gib * GIB,
+                vcpus_admitted: None,
+                vcpus_used: 0,
                 ram_used_bytes: vms.iter().filter(on).map(|vm| vm.ram_bytes).sum(),
                 cpu_used: cpu,
                 cpu_demand: cpu,
@@ -95,7 +99,7 @@ pub(super) fn apply(view: &mut View, actions: &[Action]) {
 pub(super) fn gap(view: &View) -> f64 {
     let loads = view.hosts.iter().map(|host| {
         let on = view.vms.iter().filter(|vm| vm.host == host.id);
-        on.map(|vm| vm.cpu_used).sum::<f64>() / f64::from(host.cores)
+        on.map(|vm| vm.cpu_used).sum::<f64>() / host.capacity()
     });
     let loads: Vec<f64> = loads.collect();
     loads.iter().copied().fold(0.0, f64::max) - loads.iter().copied().fold(f64::MAX, f64::min)

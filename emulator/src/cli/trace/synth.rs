@@ -11,11 +11,10 @@ use clap::{Args, ValueEnum};
 use comfy_table::Table;
 use std::path::PathBuf;
 use traces::class::{Coupling, unique_pages};
-use traces::import::VARIATION_OPTION;
 use traces::profile::{Profile, all, named, names};
 use traces::store::bundle::{Bundle, Importer, VmMeta};
 use traces::store::series::{Metric, Series};
-use traces::synth::{Completed, Known, Marginal, VARIATION, complete};
+use traces::synth::{Completed, Known, Marginal, complete};
 use traces::units::{PAGE_SIZE, Provenance, round_u32, round_u64};
 
 #[derive(Debug, Args)]
@@ -184,13 +183,11 @@ impl SynthArgs {
             seed: None,
         });
         importer.seed = Some(self.seed);
-        let variation = serde_json::to_string(&VARIATION).unwrap_or_default();
         let content = serde_json::to_string(&profile.content).unwrap_or_default();
         for (key, value) in [
             ("profile", profile.name.to_owned()),
             ("marginal", format!("{:?}", self.marginal).to_lowercase()),
             ("content", content),
-            (VARIATION_OPTION, variation),
         ] {
             importer.options.insert(key.to_owned(), value);
         }

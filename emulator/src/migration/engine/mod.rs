@@ -6,6 +6,7 @@
 pub mod passes;
 pub mod qemu;
 pub mod step;
+mod throttle;
 
 use super::params::{EngineKind, MigrationParams};
 use super::record::Decision;
@@ -69,6 +70,14 @@ impl Engine {
         match self {
             Self::Qemu(engine) => engine.statistics(),
             Self::Passes(engine) => engine.statistics(),
+        }
+    }
+
+    /// The throttle that the guest's CPUs are to have from now on, in percent, if it changed.
+    pub fn take_throttle(&mut self) -> Option<u8> {
+        match self {
+            Self::Qemu(engine) => engine.take_throttle(),
+            Self::Passes(_) => None,
         }
     }
 

@@ -22,6 +22,7 @@
 use super::step::{
     CLOCK_CHECK_PAGES, NS_PER_MS, Observed, PAGE_BYTES, Slice, Statistics, Step, saturate,
 };
+use super::throttle::AutoConverge;
 use crate::migration::params::MigrationParams;
 use crate::migration::record::Decision;
 
@@ -87,6 +88,9 @@ pub struct QemuEngine {
     period_begin_ms: Option<u64>,
     period_dirty_pages: u64,
     decision: Option<Decision>,
+    converge: Option<AutoConverge>,
+    throttle: Option<u8>,
+    accepted_bytes: u64,
 }
 
 impl QemuEngine {
@@ -125,11 +129,23 @@ impl QemuEngine {
             period_begin_ms: None,
             period_dirty_pages: 0,
             decision: None,
+            converge: (params.auto_converge.enabled)
+                .then(|| AutoConverge::new(params.auto_converge, now_ns / NS_PER_MS)),
+            throttle: None,
+            accepted_bytes: observed.accepted_bytes,
         }
     }
 
     /// What to do at `now_ns`. The caller does it before it asks again.
     pub fn next(&mut self, now_ns: u64, observed: &Observed) -> Step {
+        self.accepted_bytes = observed.accepted_bytes;
+        let syncs = self.statistics.dirty_sync_count;
+        let between = matches!(self.state, State::Decide | State::AfterSlice);
+        if let Some(converge) = self.converge.as_mut().filter(|_| between)
+            && converge.wants_sync(now_ns / NS_PER_MS, syncs)
+        {
+            return Step::Sync; // and then what it was about to do
+        }
         match self.state {
             State::Exact { estimate_bytes } => {
                 return self.judge(now_ns, Some(estimate_bytes), observed);
@@ -164,6 +180,11 @@ impl QemuEngine {
             self.statistics.dirty_pages_rate = saturate(
                 u128::from(self.period_dirty_pages) * 1000 / u128::from(now_ms - begin_ms),
             );
+            if let Some(converge) = &mut self.converge {
+                let dirty_bytes = self.period_dirty_pages * PAGE_BYTES;
+                let throttle = converge.look(dirty_bytes, self.accepted_bytes);
+                self.throttle = throttle.or(self.throttle);
+            }
             self.period_begin_ms = Some(now_ms);
             self.period_dirty_pages = 0;
         }
@@ -178,6 +199,11 @@ impl QemuEngine {
     /// The decision just taken, if it read the log or ended the rounds.
     pub fn take_decision(&mut self) -> Option<Decision> {
         self.decision.take()
+    }
+
+    /// The throttle that the guest's CPUs are to have from now on, in percent, if it changed.
+    pub fn take_throttle(&mut self) -> Option<u8> {
+        self.throttle.take()
     }
 
     /// `complete_ready`, else one more slice.

@@ -17,7 +17,7 @@ use crate::migration::engine::Engine;
 use crate::migration::engine::step::{Observed, PAGE_BYTES, Pass, Slice, Step};
 use crate::migration::ownership::{SourceAction, SourceEvent, SourceSide};
 use crate::migration::params::Reprotect;
-use crate::migration::record::{Decision, Phase, PhaseSpan, Round};
+use crate::migration::record::{Decision, Phase, PhaseSpan, Round, ThrottleStep};
 use crate::migration::transport::{PageStream, Progress, prepare_socket};
 use crate::migration::wire::cloud_hypervisor::{self as cloud, Request};
 use crate::migration::wire::{Encoder, Format, Header, SHUT_BYTES, decode_shut, xen};
@@ -52,6 +52,7 @@ pub(super) struct Session<'a> {
     lost: u64,
     sections: u64,
     published_ns: u64,
+    pub(super) throttles: Vec<ThrottleStep>,
 }
 
 /// How often live figures are renewed within a pass.
@@ -99,6 +100,7 @@ impl<'a> Session<'a> {
             lost: 0,
             sections: 0,
             published_ns: begin_ns,
+            throttles: Vec::new(),
         }
     }
 
@@ -318,6 +320,9 @@ impl<'a> Session<'a> {
 
     /// Ends the ownership question as far as the source can; what QMP would call the outcome.
     pub(super) fn conclude(&mut self, error: Option<&SourceError>) -> SourceEnd {
+        if !self.throttles.is_empty() {
+            self.job.guest.throttle(0);
+        }
         let Some(error) = error else {
             if self.side == SourceSide::Waiting {
                 self.side_on(SourceEvent::Failed); // no return path: the control plane's word
@@ -359,6 +364,13 @@ impl<'a> Session<'a> {
         self.remaining_pages += new;
         let now = mono_ns();
         self.engine.synced(now, new, self.remaining_pages);
+        if let Some(percent) = self.engine.take_throttle().filter(|_| !last) {
+            self.job.guest.throttle(percent);
+            self.throttles.push(ThrottleStep {
+                at_ns: now,
+                percent,
+            });
+        }
         self.round.number += 1;
         self.round.paused = last;
         self.begin_round(now, new);

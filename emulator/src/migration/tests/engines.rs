@@ -169,6 +169,7 @@ fn a_destination_that_refuses_leaves_the_guest_at_the_source() {
             running: Arc::clone(&world.running),
             clock: Mutex::new((None, 0)),
             refuse: true,
+            throttled: Mutex::default(),
         };
         world.destination = Arc::new(refusing);
         let (sent, received) = world.migrate(of(engine), &[]);

@@ -33,6 +33,8 @@ impl SourceGuest for Real {
         self.vcpus.unpark();
     }
 
+    fn throttle(&self, _percent: u8) {}
+
     fn take_state(&self) -> VmState {
         self.guest.take_state()
     }

@@ -1,12 +1,13 @@
 //! VMs: what they are, what they do, where they start.
 
 use super::content::content;
+use super::demand;
 use super::machines::{Machines, ram_bytes};
 use super::{Names, Span, VMS_MAX, each, numbered};
 use crate::ids::HostId;
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
-use crate::scenario::{Backing, CpuSource, ProfileWrites, TraceSource, VmSpec, Work, WriteSource};
+use crate::scenario::{Backing, ProfileWrites, TraceSource, VmSpec, Work, WriteSource};
 use std::collections::BTreeMap;
 use traces::class::{Coupling, Locality, PageClass};
 use traces::content::ContentProfile;
@@ -22,7 +23,7 @@ pub(super) struct Guests {
     pub(super) wanted: Vec<Option<HostId>>,
 }
 
-type Traces = BTreeMap<String, TraceSource>;
+pub(super) type Traces = BTreeMap<String, TraceSource>;
 
 const WORKS: &[(&str, Work)] = &[
     ("service", Work::Service),
@@ -72,7 +73,8 @@ fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Opt
         .get("resident")
         .and_then(|v| v.size_bytes())
         .unwrap_or(0);
-    let (cpu, cpu_scale_milli) = table.get("cpu").map_or(IDLE_CPU, |v| cpu(&v, traces));
+    let given_vcpus = table.get("vcpus").and_then(|v| v.small(1..=1024));
+    let (cpu, vcpus) = demand::read(table, given_vcpus, traces);
     let time = |key| table.get(key).and_then(|v| v.time_ns()).unwrap_or(0);
     let writes = table
         .get("writes")
@@ -80,10 +82,7 @@ fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Opt
     let stated = table.get("content").map(|v| content(&v));
     let spec = VmSpec {
         name: String::new(),
-        vcpus: table
-            .get("vcpus")
-            .and_then(|v| v.small(1..=1024))
-            .unwrap_or(1),
+        vcpus,
         weight: table
             .get("weight")
             .and_then(|v| v.small(1..=10_000))
@@ -91,7 +90,6 @@ fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Opt
         ram_bytes: ram.as_ref().map_or(0, |ram| ram.0),
         resident_bytes: resident,
         cpu,
-        cpu_scale_milli,
         content: stated.or_else(|| own_content(&writes)).unwrap_or_default(),
         writes,
         memory: table
@@ -191,38 +189,8 @@ fn add(table: &Table<'_>, text: &str, group: Group<'_>, guests: &mut Guests) {
     }
 }
 
-/// No demand, as recorded.
-const IDLE_CPU: (CpuSource, u32) = (CpuSource::Constant(0), 1000);
-
-fn cpu(value: &Value<'_>, traces: &Traces) -> (CpuSource, u32) {
-    let read = |table: &Table<'_>| {
-        let trace = table.get("trace").map(|v| trace(&v, traces));
-        let cores = table
-            .get("cores")
-            .map(|v| v.thousandths(0.0..=4096.0).unwrap_or(0));
-        let scale = table
-            .get("scale")
-            .and_then(|v| v.thousandths(0.001..=1000.0))
-            .unwrap_or(1000);
-        match (trace, cores) {
-            (Some(name), None) => (CpuSource::Trace(name), scale),
-            (None, Some(milli)) => (CpuSource::Constant(milli), scale),
-            _ => {
-                let choices = "`trace` (a name) and `cores` (a number)";
-                value.note(ProblemKind::OneOf {
-                    key: "cpu".into(),
-                    choices,
-                });
-                IDLE_CPU
-            }
-        }
-    };
-    let expected = "a table: { trace = \"redis\" } or { cores = 0.4 }";
-    value.table("cpu", expected, read).unwrap_or(IDLE_CPU)
-}
-
 /// The name of a declared trace.
-fn trace(value: &Value<'_>, traces: &Traces) -> String {
+pub(super) fn trace(value: &Value<'_>, traces: &Traces) -> String {
     let Some(name) = value.text() else {
         return String::new();
     };

@@ -86,6 +86,17 @@ fn hosts<'d>(table: &Table<'d>, text: &str, machines: &mut Machines<'d>) {
     let ram = table
         .need("ram", "ram = \"16GiB\"")
         .and_then(|v| ram_bytes(&v));
+    let speed_milli = table
+        .get("speed")
+        .and_then(|v| v.thousandths(0.01..=100.0))
+        .unwrap_or(1000);
+    let ram_overcommit_milli = table
+        .get("ram_overcommit")
+        .and_then(|v| v.thousandths(0.001..=1000.0))
+        .unwrap_or(1000);
+    let cpu_overcommit_milli = table
+        .get("cpu_overcommit")
+        .and_then(|v| v.thousandths(0.001..=1000.0));
     let link = table.get("link");
     let at = match table.get("at") {
         None => Vec::new(),
@@ -111,7 +122,10 @@ fn hosts<'d>(table: &Table<'d>, text: &str, machines: &mut Machines<'d>) {
         machines.hosts.push(HostSpec {
             name,
             cores,
+            speed_milli,
             ram_bytes: ram.unwrap_or(u64::MAX / 2),
+            ram_overcommit_milli,
+            cpu_overcommit_milli,
         });
     }
     if count.is_some() {

@@ -5,6 +5,7 @@
 
 mod cables;
 mod content;
+mod demand;
 mod events;
 mod guests;
 mod happenings;
@@ -14,6 +15,7 @@ mod moves;
 mod network;
 mod places;
 mod room;
+mod services;
 
 use super::problem::{NetworkProblem, ProblemKind, Problems, ScenarioError, line_column};
 use super::raw::{Log, Table, Value};
@@ -159,10 +161,8 @@ fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
         .and_then(|v| v.word("pace", PACES))
         .unwrap_or_default();
     let scale = root.get("scale");
-    let k = scale
-        .as_ref()
-        .and_then(|v| v.small(1..=65_536))
-        .unwrap_or(1);
+    let k = scale.as_ref().and_then(|v| v.small(1..=65_536));
+    let k = k.unwrap_or(1);
     let mut spots = Spots::default();
     let traces = traces(root, folder, &mut spots);
     let machines = machines::read(root, text);
@@ -177,6 +177,7 @@ fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
     }
     let flows = moves::flows(root, &vms.names, network.outside);
     let duration_ns = duration.and_then(|(ns, _)| ns);
+    let services = services::read(root, text, &vms.names, network.outside);
     let migrations = moves::planned(root, &machines.names, &vms.names, duration_ns);
     spots.events = events::read(root, folder, &machines, &network, duration_ns);
     let migration = moves::parameters(root);
@@ -193,6 +194,7 @@ fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
         hosts: machines.hosts,
         vms: vms.list,
         flows,
+        services,
         network: network.spec,
         balancer,
         migrations,

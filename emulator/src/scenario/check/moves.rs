@@ -3,7 +3,9 @@
 use super::{Names, each};
 use crate::balance::policy::{POLICIES, PolicySpec};
 use crate::ids::{HostId, VmId};
-use crate::migration::params::{ENGINES, MigrationParams, Reprotect, TIMEOUT_STRATEGIES};
+use crate::migration::params::{
+    AutoConvergeParams, ENGINES, MigrationParams, Reprotect, TIMEOUT_STRATEGIES,
+};
 use crate::scenario::problem::{NetworkProblem, ProblemKind};
 use crate::scenario::raw::{Table, Value};
 use crate::scenario::{BalancerSpec, Endpoint, FlowSpec, INTERNET, PlannedMigration};
@@ -11,17 +13,20 @@ use crate::units::show_time;
 use std::collections::BTreeMap;
 use traces::units::NS_PER_MS;
 
+/// A VM by name, or whoever is outside.
+pub(super) fn endpoint(value: &Value<'_>, vms: &Names, internet: bool) -> Option<Endpoint> {
+    if value.as_text() != Some(INTERNET) {
+        return vms.find("VM", value).map(|vm| Endpoint::Vm(VmId(vm)));
+    }
+    if !internet {
+        value.note(NetworkProblem::NoInternet.into());
+    }
+    internet.then_some(Endpoint::Internet)
+}
+
 pub(super) fn flows(root: &Table<'_>, vms: &Names, internet: bool) -> Vec<FlowSpec> {
     let mut flows = Vec::new();
-    let endpoint = |value: &Value<'_>| {
-        if value.as_text() != Some(INTERNET) {
-            return vms.find("VM", value).map(|vm| Endpoint::Vm(VmId(vm)));
-        }
-        if !internet {
-            value.note(NetworkProblem::NoInternet.into());
-        }
-        internet.then_some(Endpoint::Internet)
-    };
+    let endpoint = |value: &Value<'_>| endpoint(value, vms, internet);
     each(root, "flows", |table| {
         let end = |key, example| {
             table
@@ -95,6 +100,12 @@ const ENGINE_OPTIONS: &[&str] = &[
     "reprotect",
     "timeout",
     "timeout-strategy",
+    "auto-converge",
+    "throttle-trigger-threshold",
+    "cpu-throttle-initial",
+    "cpu-throttle-increment",
+    "max-cpu-throttle",
+    "cpu-throttle-tailslow",
 ];
 
 /// `[migration]`: QEMU's names, with units where QEMU has bare numbers.
@@ -146,6 +157,7 @@ pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
             .get("timeout-strategy")
             .and_then(|v| v.word("timeout strategy", TIMEOUT_STRATEGIES))
             .unwrap_or(base.timeout_strategy),
+        auto_converge: auto_converge(table),
     };
     let read = |table: &Table<'_>| {
         let params = read(table);
@@ -166,6 +178,32 @@ pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
     value
         .table("[migration]", "a table", read)
         .unwrap_or_default()
+}
+
+fn auto_converge(table: &Table<'_>) -> AutoConvergeParams {
+    let base = AutoConvergeParams::default();
+    let yes = |key| table.get(key).and_then(|v| v.boolean());
+    let percent = |key, most: u8| {
+        let value = table.get(key)?.integer(1..=u64::from(most))?;
+        u8::try_from(value).ok()
+    };
+    let initial = percent("cpu-throttle-initial", 99).unwrap_or(base.cpu_throttle_initial);
+    let most = table.get("max-cpu-throttle").and_then(|value| {
+        let percent = value.integer(u64::from(initial)..=99)?;
+        u8::try_from(percent).ok()
+    });
+    AutoConvergeParams {
+        enabled: yes("auto-converge").unwrap_or(base.enabled),
+        throttle_trigger_threshold: table
+            .get("throttle-trigger-threshold")
+            .and_then(|v| v.integer(1..=100))
+            .unwrap_or(base.throttle_trigger_threshold),
+        cpu_throttle_initial: initial,
+        cpu_throttle_increment: percent("cpu-throttle-increment", 99)
+            .unwrap_or(base.cpu_throttle_increment),
+        max_cpu_throttle: most.unwrap_or(base.max_cpu_throttle),
+        cpu_throttle_tailslow: yes("cpu-throttle-tailslow").unwrap_or(base.cpu_throttle_tailslow),
+    }
 }
 
 fn bandwidth(table: &Table<'_>, key: &'static str) -> Option<u64> {

@@ -7,7 +7,7 @@ use crate::ids::HostId;
 use crate::placement::{HostRoom, PlacementError, Rule, VmNeed, place};
 use crate::scenario::problem::{Problem, ProblemKind};
 use crate::scenario::raw::Table;
-use crate::scenario::{CpuSource, HostSpec, Scenario, VmSpec};
+use crate::scenario::{CpuDemand, CpuSource, HostSpec, Scenario, VmSpec};
 
 /// How VMs were placed, to do it again when more is known of them.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub(super) fn settle(root: &Table<'_>, machines: &Machines<'_>, guests: &mut Gue
     if !root.log.is_empty() {
         return placing;
     }
-    let unknown_yet = |_: &VmSpec| None;
+    let unknown_yet = |_: &CpuDemand| None;
     match put(&placing, &machines.hosts, &mut guests.list, unknown_yet) {
         Ok(()) => {}
         Err(error) => {
@@ -53,10 +53,7 @@ pub(in crate::scenario) fn settle_again(
     if spots.placing.rule != Rule::BestFit {
         return Ok(());
     }
-    let of_trace = |vm: &VmSpec| match &vm.cpu {
-        CpuSource::Trace(name) => mean(name),
-        CpuSource::Constant(_) => None,
-    };
+    let of_trace = |demand: &CpuDemand| demand.trace().and_then(&mean);
     put(&spots.placing, &scenario.hosts, &mut scenario.vms, of_trace).map_err(|error| {
         let (index, kind) = problem(error);
         Box::new(Problem {
@@ -70,24 +67,27 @@ fn put(
     placing: &Placing,
     hosts: &[HostSpec],
     vms: &mut [VmSpec],
-    mean: impl Fn(&VmSpec) -> Option<f64>,
+    mean: impl Fn(&CpuDemand) -> Option<f64>,
 ) -> Result<(), PlacementError> {
     let room = |host: &HostSpec| HostRoom {
         name: host.name.clone(),
-        cores: host.cores,
-        ram_bytes: host.ram_bytes,
+        capacity_milli: host.capacity_milli(),
+        ram_bytes: host.admitted_bytes(),
+        vcpus: host.admitted_vcpus(),
     };
-    let need = |(vm, pinned): (&VmSpec, &Option<HostId>)| {
-        let constant = match vm.cpu {
+    let cores = |demand: &CpuDemand| {
+        let constant = match demand.source {
             CpuSource::Constant(milli) => f64::from(milli) / 1000.0,
             CpuSource::Trace(_) => 0.0,
         };
-        VmNeed {
-            name: vm.name.clone(),
-            ram_bytes: vm.ram_bytes,
-            cpu_mean: mean(vm).unwrap_or(constant) * f64::from(vm.cpu_scale_milli) / 1000.0,
-            pinned: *pinned,
-        }
+        mean(demand).unwrap_or(constant) * f64::from(demand.scale_milli) / 1000.0
+    };
+    let need = |(vm, pinned): (&VmSpec, &Option<HostId>)| VmNeed {
+        name: vm.name.clone(),
+        ram_bytes: vm.ram_bytes,
+        vcpus: vm.vcpus,
+        cpu_mean: vm.cpu.iter().map(cores).sum(),
+        pinned: *pinned,
     };
     let hosts: Vec<_> = hosts.iter().map(room).collect();
     let needs: Vec<_> = vms.iter().zip(&placing.wanted).map(need).collect();
@@ -103,6 +103,8 @@ fn problem(error: PlacementError) -> (usize, ProblemKind) {
     let index = match &error {
         PlacementError::NoRoom { index, .. }
         | PlacementError::PinnedFull { index, .. }
+        | PlacementError::NoVcpus { index, .. }
+        | PlacementError::PinnedVcpus { index, .. }
         | PlacementError::UnknownHost { index, .. } => *index,
         PlacementError::NoHosts => 0,
     };

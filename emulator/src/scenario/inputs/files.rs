@@ -8,14 +8,18 @@ use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
-use traces::cpu::{CpuSample, CpuTrace};
+use traces::cpu::{CpuSample, CpuSpread, CpuTrace};
 use traces::store::page_write::{PageWriteError, read_page_writes, write_page_writes};
 use traces::units::Provenance;
 
 /// Version of the list and of the CPU files.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
+/// Without what is known of demand within intervals; read all the same.
+const VERSION_BEFORE: u32 = 1;
 const LIST: &str = "inputs.json";
 const CPU_HEADER: &str = "dur_ns,cpu_milli";
+/// Of traces that say more than the mean; what an interval does not say is empty.
+const SPREAD_HEADER: &str = "dur_ns,cpu_milli,cpu_min_milli,cpu_p95_milli,cpu_max_milli";
 
 #[derive(Serialize, Deserialize)]
 struct List {
@@ -93,7 +97,7 @@ impl Inputs {
             path: path.clone(),
             source,
         })?;
-        if list.version != VERSION {
+        if !(VERSION_BEFORE..=VERSION).contains(&list.version) {
             return Err(InputError::Version {
                 path,
                 found: list.version,
@@ -171,9 +175,18 @@ fn io(path: &Path, source: std::io::Error) -> InputError {
 fn write_cpu(path: &Path, cpu: &CpuTrace) -> Result<(), InputError> {
     let write = || {
         let mut out = BufWriter::new(File::create(path)?);
-        writeln!(out, "{CPU_HEADER}")?;
-        for CpuSample { dur_ns, milli } in cpu.samples() {
-            writeln!(out, "{dur_ns},{milli}")?;
+        let spreads = cpu.has_spreads();
+        writeln!(out, "{}", if spreads { SPREAD_HEADER } else { CPU_HEADER })?;
+        for (index, CpuSample { dur_ns, milli }) in cpu.samples().iter().enumerate() {
+            write!(out, "{dur_ns},{milli}")?;
+            if spreads {
+                let spread = cpu.spread(index);
+                for value in [spread.min, spread.p95, spread.max] {
+                    let value = value.map(|value| value.to_string());
+                    write!(out, ",{}", value.unwrap_or_default())?;
+                }
+            }
+            writeln!(out)?;
         }
         out.flush()
     };
@@ -189,25 +202,23 @@ fn read_cpu(path: &Path, intervals: usize) -> Result<CpuTrace, InputError> {
         expected,
     };
     let mut lines = text.lines().zip(1usize..);
-    match lines.next() {
-        Some((CPU_HEADER, _)) => {}
+    let with_spreads = match lines.next() {
+        Some((CPU_HEADER, _)) => false,
+        Some((SPREAD_HEADER, _)) => true,
         other => {
-            return Err(wrong(
-                1,
-                other.map_or("", |o| o.0),
-                "the header dur_ns,cpu_milli",
-            ));
+            let found = other.map_or("", |other| other.0);
+            return Err(wrong(1, found, "the header dur_ns,cpu_milli"));
         }
-    }
-    let mut samples = Vec::new();
+    };
+    let (mut samples, mut spreads) = (Vec::new(), Vec::new());
     for (line, number) in lines {
-        let fields = line.split_once(',').and_then(|(dur_ns, milli)| {
-            Some(CpuSample {
-                dur_ns: dur_ns.parse().ok()?,
-                milli: milli.parse().ok()?,
-            })
-        });
-        samples.push(fields.ok_or_else(|| wrong(number, line, "two whole numbers"))?);
+        let row = cpu_row(line, with_spreads);
+        let (sample, spread) = row.ok_or_else(|| {
+            let expected = "two whole numbers, and three or nothing after them";
+            wrong(number, line, expected)
+        })?;
+        samples.push(sample);
+        spreads.push(spread);
     }
     if samples.len() != intervals {
         return Err(wrong(
@@ -216,5 +227,24 @@ fn read_cpu(path: &Path, intervals: usize) -> Result<CpuTrace, InputError> {
             "as many intervals as inputs.json says",
         ));
     }
-    CpuTrace::new(samples).map_err(|_| wrong(2, "", "intervals of some length"))
+    let trace = CpuTrace::new(samples).map_err(|_| wrong(2, "", "intervals of some length"))?;
+    Ok(trace.with_spreads(spreads))
+}
+
+fn cpu_row(line: &str, with_spread: bool) -> Option<(CpuSample, CpuSpread)> {
+    let mut fields = line.split(',');
+    let sample = CpuSample {
+        dur_ns: fields.next()?.parse().ok()?,
+        milli: fields.next()?.parse().ok()?,
+    };
+    let mut spread = CpuSpread::default();
+    if with_spread {
+        for value in [&mut spread.min, &mut spread.p95, &mut spread.max] {
+            *value = match fields.next()? {
+                "" => None,
+                text => Some(text.parse().ok()?),
+            };
+        }
+    }
+    fields.next().is_none().then_some((sample, spread))
 }

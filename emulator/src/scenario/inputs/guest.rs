@@ -1,15 +1,15 @@
 //! What a VM of a scenario replays: from its declaration and its traces to replay's own terms.
 
 use super::Inputs;
+use super::demand::{DemandError, Demands};
 use crate::ids::VmId;
 use crate::scenario::problem::ProblemKind;
-use crate::scenario::{CpuSource, ProfileWrites, Scenario, VmSpec, Work, WriteSource};
+use crate::scenario::{CpuDemand, CpuSource, ProfileWrites, Scenario, VmSpec, Work, WriteSource};
 use replay::content::check_profiles;
 use replay::guest::{Behaviour, MemoryError, MemoryModel, MemorySpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use traces::class::{ClassPhase, Coupling, PageClass, PhasedClasses, Variation};
-use traces::cpu::{CpuSample, CpuTrace};
 use traces::dirty::{PageWriteTrace, Run, Tick};
 use traces::synth::{Completed, Known, complete};
 use traces::units::PAGE_SIZE;
@@ -27,6 +27,9 @@ pub enum SpecError {
         /// `CPU demand`, `page sets`, `fitted classes`.
         part: &'static str,
     },
+    /// Its demand.
+    #[error(transparent)]
+    Demand(#[from] DemandError),
     /// More RAM than 32-bit page numbers hold.
     #[error("VM `{vm}` has {ram_bytes} B of RAM, more than 2^32 pages")]
     TooLarge {
@@ -64,10 +67,11 @@ pub fn vm_spec(
 pub fn vm_spec_of(
     inputs: &Inputs,
     k: u32,
+    seed: u64,
     id: VmId,
     vm: &VmSpec,
 ) -> Result<replay::VmSpec, SpecError> {
-    Shared::new(inputs, k).spec(vm, id)
+    Shared::new(inputs, k, seed).spec(vm, id)
 }
 
 /// What VMs replay, traces shared among them. Sizes are those of the scenario given: of one that
@@ -81,7 +85,7 @@ pub fn vm_specs(
     inputs: &Inputs,
     vms: impl IntoIterator<Item = VmId>,
 ) -> Result<BTreeMap<VmId, replay::VmSpec>, SpecError> {
-    let mut shared = Shared::new(inputs, scenario.divided_by);
+    let mut shared = Shared::new(inputs, scenario.divided_by, scenario.seed);
     vms.into_iter()
         .map(|id| Ok((id, shared.spec(&scenario.vms[id.index()], id)?)))
         .collect()
@@ -91,21 +95,19 @@ pub fn vm_specs(
 struct Shared<'i> {
     inputs: &'i Inputs,
     k: u32,
-    /// By trace and scale in thousandths.
-    cpu: BTreeMap<(String, u32), Arc<CpuTrace>>,
-    constant: BTreeMap<u32, Arc<CpuTrace>>,
+    seed: u64,
+    cpu: Demands,
     pages: BTreeMap<String, Arc<PageWriteTrace>>,
 }
 
 impl<'i> Shared<'i> {
-    fn new(inputs: &'i Inputs, k: u32) -> Self {
-        let (cpu, constant, pages) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    fn new(inputs: &'i Inputs, k: u32, seed: u64) -> Self {
         Self {
             inputs,
             k,
-            cpu,
-            constant,
-            pages,
+            seed,
+            cpu: Demands::default(),
+            pages: BTreeMap::new(),
         }
     }
 
@@ -121,7 +123,7 @@ impl<'i> Shared<'i> {
             key: vm_key(id),
             vcpus: vm.vcpus,
             weight: vm.weight,
-            cpu: self.cpu(vm)?,
+            cpu: self.cpu.of(self.inputs, self.seed, (id, vm))?,
             trace_offset_ns: vm.offset_ns,
             work: match vm.work {
                 Work::Service => replay::Work::default(),
@@ -137,37 +139,6 @@ impl<'i> Shared<'i> {
                 content: vm.content,
             },
         })
-    }
-
-    fn cpu(&mut self, vm: &VmSpec) -> Result<Arc<CpuTrace>, SpecError> {
-        let scaled = |milli: u32, by: u32| {
-            u32::try_from(u64::from(milli) * u64::from(by) / 1000).unwrap_or(u32::MAX)
-        };
-        let scale = vm.cpu_scale_milli;
-        let name = match &vm.cpu {
-            CpuSource::Constant(milli) => {
-                let milli = scaled(*milli, scale);
-                let constant = || Arc::new(CpuTrace::constant(milli));
-                return Ok(self.constant.entry(milli).or_insert_with(constant).clone());
-            }
-            CpuSource::Trace(name) => name,
-        };
-        let input = self
-            .inputs
-            .get(name)
-            .ok_or_else(|| not_loaded(vm, name, "CPU demand"))?;
-        if scale == 1000 {
-            return Ok(input.cpu.clone());
-        }
-        let made = self.cpu.entry((name.clone(), scale)).or_insert_with(|| {
-            let sample = |s: &CpuSample| CpuSample {
-                dur_ns: s.dur_ns,
-                milli: scaled(s.milli, scale),
-            };
-            let samples = input.cpu.samples().iter().map(sample).collect();
-            Arc::new(CpuTrace::new(samples).expect("intervals are those of a valid trace"))
-        });
-        Ok(made.clone())
     }
 
     /// What writes, and pages that hold data besides those the scenario states.
@@ -206,21 +177,31 @@ impl<'i> Shared<'i> {
             let pages = (bytes / PAGE_SIZE).saturating_mul(u64::from(self.k.max(1)));
             u32::try_from(pages).unwrap_or(u32::MAX)
         };
-        let scale = f64::from(vm.cpu_scale_milli) / 1000.0;
-        let (milli, recorded) = match &vm.cpu {
-            CpuSource::Constant(milli) => (f64::from(*milli), None),
-            CpuSource::Trace(name) => {
-                let input = self.inputs.get(name);
-                let input = input.ok_or_else(|| not_loaded(vm, name, "CPU demand"))?;
-                (input.cpu.mean_milli(), input.used_bytes)
+        let demand = |demand: &CpuDemand| {
+            let scale = f64::from(demand.scale_milli) / 1000.0;
+            match &demand.source {
+                CpuSource::Constant(milli) => Ok((f64::from(*milli) * scale, None)),
+                CpuSource::Trace(name) => {
+                    let input = self.inputs.get(name);
+                    let input = input.ok_or_else(|| not_loaded(vm, name, "CPU demand"))?;
+                    Ok((input.cpu.mean_milli() * scale, input.used_bytes))
+                }
             }
         };
+        let each = vm
+            .cpu
+            .iter()
+            .map(demand)
+            .collect::<Result<Vec<_>, SpecError>>()?;
+        let milli: f64 = each.iter().map(|(milli, _)| milli).sum();
+        // Of a VM whose vCPUs have traces of their own, the first that knows it.
+        let recorded = each.iter().find_map(|&(_, used)| used);
         let used = writes.used_bytes.or(recorded);
         let known = Known {
             vcpus: vm.vcpus,
             ram_pages: full(vm.ram_bytes).saturating_sub(full(vm.resident_bytes)),
             used_pages: used.map(|bytes| u32::try_from(bytes / PAGE_SIZE).unwrap_or(u32::MAX)),
-            mean_cores: milli * scale / 1000.0,
+            mean_cores: milli / 1000.0,
         };
         let profile = traces::profile::named(&writes.profile)
             .ok_or_else(|| not_loaded(vm, &writes.profile, "a profile of this name"))?;
@@ -372,13 +353,20 @@ pub fn unfit(scenario: &Scenario, inputs: &Inputs) -> Vec<(VmId, ProblemKind)> {
     for (id, vm) in (0..).map(VmId).zip(&scenario.vms) {
         let alike = |other: &VmSpec| {
             (other.ram_bytes, other.resident_bytes) == (vm.ram_bytes, vm.resident_bytes)
-                && (&other.writes, other.content) == (&vm.writes, vm.content)
+                && (&other.writes, &other.cpu, other.content) == (&vm.writes, &vm.cpu, vm.content)
         };
         if seen.is_some_and(alike) {
             continue;
         }
         seen = Some(vm);
-        let spec = vm_spec(scenario, inputs, id).expect("a scenario's inputs hold all its traces");
+        let spec = match vm_spec(scenario, inputs, id) {
+            Ok(spec) => spec,
+            Err(SpecError::Demand(error)) => {
+                unfit.push((id, error.into()));
+                continue;
+            }
+            Err(error) => panic!("a scenario's inputs hold all its traces: {error}"),
+        };
         let (name, ram_bytes) = (vm.name.clone(), vm.ram_bytes);
         match MemoryModel::new(&spec.memory, scenario.seed, spec.key) {
             Ok(_) => {

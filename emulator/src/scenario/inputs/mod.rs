@@ -4,13 +4,15 @@
 //! Inside: importing, our own files of a run's `inputs/` (`files`), what a VM replays (`guest`).
 //! Never inside: formats of others (`traces::import`) or anything that runs.
 
+mod demand;
 mod files;
 mod guest;
 
+pub use demand::DemandError;
 pub use guest::{SpecError, unfit, vm_key, vm_spec, vm_spec_of, vm_specs};
 
 use super::problem::near_miss;
-use super::{CpuSource, Scenario, TraceSource, VmSpec, WriteSource};
+use super::{CpuDemand, Scenario, TraceSource, VmSpec, WriteSource};
 use crate::ids::VmId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -231,9 +233,8 @@ impl Needs {
     }
 
     fn add(&mut self, vm: &VmSpec) {
-        if let CpuSource::Trace(name) = &vm.cpu {
-            self.traces.insert(name.clone());
-        }
+        let named = vm.cpu.iter().filter_map(CpuDemand::trace);
+        self.traces.extend(named.map(str::to_owned));
         if let WriteSource::Pages(name) = &vm.writes {
             self.traces.insert(name.clone());
             self.pages.insert(name.clone());
