@@ -353,3 +353,46 @@ fn each_engine_costs_the_bytes_of_its_original() {
     let refused = migrate(&["--engine", "xen", "--max-bandwidth", "10MiB/s"]).expect_code(2);
     assert!(refused.stderr.contains("engine xen has no max-bandwidth"));
 }
+
+/// Pages of zeros and others are the same ones, however memory is kept; with writes so are the rounds.
+#[test]
+fn ram_that_is_there_moves_as_computed_memory_does() {
+    let test = "ram_that_is_there_moves_as_computed_memory_does";
+    let Some(_turn) = turn(test) else { return };
+    let both = |more: &[&str]| {
+        ["synthetic", "resident"].map(|memory| {
+            let small = [
+                "--ram",
+                "64MiB",
+                "--resident",
+                "16MiB",
+                "--working-set",
+                "16MiB",
+            ];
+            let kind = [
+                "--memory",
+                memory,
+                "--content",
+                "redis",
+                "--link",
+                "200Mbit",
+            ];
+            let options: Vec<&str> = [&small[..], &kind, more].concat();
+            let answer = migrate(&options).expect_code(0).json();
+            assert_eq!(answer["verified"], true, "{memory}");
+            assert_eq!(answer["owner"], "destination", "{memory}");
+            answer["query_migrate"]["ram"].clone()
+        })
+    };
+    let [computed, there] = both(&[]);
+    for counted in ["normal", "duplicate", "total"] {
+        assert_eq!(computed[counted], there[counted], "{counted}");
+    }
+    // 1,000 writes a second for 1.4 s: a tenth of the bytes are sent again, give or take a fifth.
+    one_of(|| {
+        let [computed, there] = both(&["--write-rate", "1000"]);
+        let bytes = number(&computed["transferred"]);
+        let band = [bytes * 0.96, bytes * 1.04];
+        within("transferred", number(&there["transferred"]), band)
+    });
+}
