@@ -21,7 +21,7 @@ pub struct RunHeader {
     pub scenario: Scenario,
     /// The scenario as written.
     pub scenario_file: Option<ScenarioFile>,
-    /// Where what the VMs replay is from, column by column; empty in runs of before 0.5.
+    /// Where what the VMs replay is from, column by column; empty in runs of earlier schemas.
     #[serde(default)]
     pub origins: Vec<Origin>,
     /// `uname -srm` of the machine.
