@@ -119,6 +119,8 @@ pub struct Lone {
     pub ram_bytes: u64,
     /// Bytes that are not zero and are never written.
     pub resident_bytes: u64,
+    /// How many of them lie at the top of RAM.
+    pub resident_high_bytes: u64,
     /// What writes.
     pub writes: Writes,
     /// What pages hold.
@@ -164,6 +166,7 @@ impl Lone {
             weight: 1,
             ram_bytes: self.ram_bytes,
             resident_bytes: self.resident_bytes,
+            resident_high_bytes: self.resident_high_bytes,
             cpu: vec![CpuDemand {
                 source: cpu,
                 ..CpuDemand::constant(0)

@@ -57,6 +57,7 @@ fn of(behaviour: impl Fn(PageClass) -> Behaviour, rate: f64, locality: Locality)
     let spec = MemorySpec {
         ram_pages: PAGES,
         resident_pages: 0,
+        high_pages: 0,
         behaviours: vec![behaviour(class)],
         fresh: false,
         content: traces::content::ContentProfile::default(),

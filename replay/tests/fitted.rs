@@ -36,6 +36,7 @@ fn replayed(fit: &Direction, coupling: Coupling, ticks: &[Tick], vm: u64) -> Pag
     let spec = MemorySpec {
         ram_pages: pages,
         resident_pages: 0,
+        high_pages: 0,
         behaviours: vec![Behaviour::Phases(phased)],
         fresh: false,
         content: traces::content::ContentProfile::default(),

@@ -185,6 +185,7 @@ impl MigrateArgs {
         Ok(Lone {
             ram_bytes: self.ram,
             resident_bytes: self.resident + idle,
+            resident_high_bytes: 0,
             writes,
             content: traces::content::named(&self.content).unwrap_or_default(),
             memory: self.memory,

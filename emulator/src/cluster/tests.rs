@@ -25,6 +25,7 @@ fn vm(key: u64, cpu: CpuTrace, host: u32) -> (replay::VmSpec, HostId) {
     let memory = MemorySpec {
         ram_pages: 1 << 18,
         resident_pages: 0,
+        high_pages: 0,
         behaviours: vec![],
         fresh: false,
         content: traces::content::ContentProfile::default(),

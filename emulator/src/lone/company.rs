@@ -30,6 +30,7 @@ impl Company {
                 name,
                 ram_bytes: PAGE_SIZE,
                 resident_bytes: 0,
+                resident_high_bytes: 0,
                 cpu: vec![CpuDemand::constant(0)],
                 writes: WriteSource::Idle,
                 host,

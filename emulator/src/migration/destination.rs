@@ -361,7 +361,12 @@ impl<'a> Receiver<'a> {
                 version
             }
             Err(_) => {
-                self.report.bad_on_receipt += 1;
+                // RAM that is written while it is read may arrive half old and half new. Its bit is set
+                // after the write, so it comes again; if it does not, comparing finds it missing.
+                match self.job.ram {
+                    Some(_) => self.report.torn_on_receipt += 1,
+                    None => self.report.bad_on_receipt += 1,
+                }
                 NEVER_RECEIVED
             }
         };

@@ -350,6 +350,7 @@ mod tests {
             error: None,
             received_bytes: 4_995_036,
             bad_on_receipt: 0,
+            torn_on_receipt: 0,
             verification: Some(Verification {
                 pages: 1500,
                 bad: 0,

@@ -219,6 +219,9 @@ pub struct DestinationReport {
     pub received_bytes: u64,
     /// Pages whose stamp or body was wrong on receipt.
     pub bad_on_receipt: u64,
+    /// Pages of a resident guest that arrived half written; they are sent again.
+    #[serde(default)]
+    pub torn_on_receipt: u64,
     /// Outcome of comparing every page with what the guest's own time says it must be.
     pub verification: Option<Verification>,
     /// CPU time of the destination's thread, ns.
@@ -237,6 +240,7 @@ impl DestinationReport {
             error: None,
             received_bytes: 0,
             bad_on_receipt: 0,
+            torn_on_receipt: 0,
             verification: None,
             cpu_ns: 0,
             run_queue_ns: 0,

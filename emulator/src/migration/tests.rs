@@ -22,6 +22,7 @@ use super::source::{Fault, NoObserver, SourceEnd, SourceJob, SourceOutcome, run_
 use super::transport::SourceControl;
 use super::wire::{Decoder, Event, Format};
 use crate::clock::mono_ns;
+use crate::resident::Ram;
 
 mod engines;
 mod resident;
@@ -136,6 +137,7 @@ fn memory(rate: f64) -> GuestMemory {
     let spec = MemorySpec {
         ram_pages: 16_384,
         resident_pages: 4096,
+        high_pages: 0,
         behaviours,
         fresh: false,
         content: ContentProfile {
@@ -667,6 +669,13 @@ fn a_source_that_falls_silent_is_given_up() {
 
 #[test]
 fn a_damaged_page_is_counted_and_fails_verification() {
+    let received = damaged(None);
+    assert_eq!(received.report.bad_on_receipt, 1);
+    assert_eq!(received.report.verification.unwrap().bad, 1);
+}
+
+/// One bit of a page's body flips on the way.
+fn damaged(ram: Option<Arc<Ram>>) -> DestinationOutcome {
     let world = World::new(0.0);
     let (client, middle_in) = pair();
     let (middle_out, server) = pair();
@@ -677,8 +686,11 @@ fn a_damaged_page_is_counted_and_fails_verification() {
         },
         client,
     );
-    let destination = world.destination_job(server);
-    let received = std::thread::scope(|scope| {
+    let destination = DestinationJob {
+        ram,
+        ..world.destination_job(server)
+    };
+    std::thread::scope(|scope| {
         scope.spawn(move || {
             let (mut input, mut piece, mut at) = (middle_in, vec![0; 65_536], 0);
             loop {
@@ -699,9 +711,7 @@ fn a_damaged_page_is_counted_and_fails_verification() {
         let sent = run_source(&source, &NoObserver);
         assert_eq!(sent.end, SourceEnd::Completed);
         receiving.join().unwrap()
-    });
-    assert_eq!(received.report.bad_on_receipt, 1);
-    assert_eq!(received.report.verification.unwrap().bad, 1);
+    })
 }
 
 /// What bounds an unshaped migration; printed, never asserted in time.
@@ -711,6 +721,7 @@ fn throughput_of_one_idle_guest() {
     let spec = MemorySpec {
         ram_pages: 262_144,
         resident_pages: 262_144,
+        high_pages: 0,
         behaviours: vec![],
         fresh: false,
         content: ContentProfile::RANDOM,

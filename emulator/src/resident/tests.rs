@@ -34,6 +34,7 @@ fn memory(seed: u64, content: &str) -> GuestMemory {
     let spec = MemorySpec {
         ram_pages: PAGES,
         resident_pages: 300,
+        high_pages: 0,
         behaviours: vec![
             Behaviour::Classes(vec![
                 class(70, 40.0, Coupling::Cpu, Locality::Scatter),

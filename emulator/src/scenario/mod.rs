@@ -161,6 +161,9 @@ pub struct VmSpec {
     pub ram_bytes: u64,
     /// Bytes that are not zero from the start, beyond the pages its behaviour writes.
     pub resident_bytes: u64,
+    /// How many of them lie at the top of RAM.
+    #[serde(default)]
+    pub resident_high_bytes: u64,
     /// CPU demand: of all vCPUs together, or one entry for each.
     pub cpu: Vec<CpuDemand>,
     /// Page writes.

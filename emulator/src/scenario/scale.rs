@@ -503,7 +503,9 @@ fn divide_vm(vm: &mut VmSpec, k: u32) -> Result<(), ScaleError> {
             pages: ram,
         });
     }
+    let high = divided(vm.resident_high_bytes).min(resident);
     (vm.ram_bytes, vm.resident_bytes) = (ram * PAGE_SIZE, resident * PAGE_SIZE);
+    vm.resident_high_bytes = high * PAGE_SIZE;
     Ok(())
 }
 

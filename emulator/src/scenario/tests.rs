@@ -275,6 +275,12 @@ fn impossible_placements_give_figures() {
         text.contains("VM `web2` needs 5 GiB of RAM, but the emptiest host"),
         "{text}"
     );
+    let high = "resident = \"128MiB\"\nresident_high = \"129MiB\"";
+    let text = refused(&with("resident = \"128MiB\"", high));
+    assert!(
+        text.contains("`resident_high` is 129 MiB, expected at most `resident`"),
+        "{text}"
+    );
     let text = refused(&with("resident = \"128MiB\"", "resident = \"512MiB\""));
     assert!(
         text.contains("VM `web` needs 515.9 MiB for its resident"),

@@ -16,6 +16,7 @@ fn spec(ram_pages: u32, resident_pages: u32, content: ContentProfile) -> MemoryS
     MemorySpec {
         ram_pages,
         resident_pages,
+        high_pages: 0,
         behaviours: vec![],
         fresh: false,
         content,

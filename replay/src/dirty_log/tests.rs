@@ -15,6 +15,7 @@ fn guest(seed: u64) -> MemoryModel {
     let spec = MemorySpec {
         ram_pages: PAGES,
         resident_pages: 5,
+        high_pages: 0,
         behaviours: vec![Behaviour::Classes(vec![
             class(20, 3.0, Locality::Scatter),
             class(10, 0.3, Locality::Runs { pages: 3 }),

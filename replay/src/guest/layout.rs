@@ -34,7 +34,8 @@ pub enum Behaviour {
 /// The memory of one VM.
 ///
 /// Layout, from page 0: first the resident pages, then the behaviours in the order given (and the
-/// classes of each in theirs), then the rest of RAM, which is zero and never written.
+/// classes of each in theirs), then the rest of RAM, which is zero and never written but for the
+/// resident pages that lie at its top.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MemorySpec {
@@ -42,6 +43,10 @@ pub struct MemorySpec {
     pub ram_pages: u32,
     /// Pages that hold data from the start and are never written, besides those of the behaviours.
     pub resident_pages: u32,
+    /// How many of them lie at the top of RAM, as a kernel's descriptors of its pages do; not more than
+    /// there are. A migration sends these last.
+    #[serde(default)]
+    pub high_pages: u32,
     /// What writes.
     pub behaviours: Vec<Behaviour>,
     /// Whether the behaviours' pages are zero until first written (a guest just booted). By
@@ -126,8 +131,10 @@ pub enum MemoryError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     ram_pages: u32,
-    /// Pages below this hold data at guest time 0.
+    /// Pages below this hold data at guest time 0 …
     filled: u32,
+    /// … and from this on.
+    high: u32,
     /// The pages of each behaviour, in order.
     behaviours: Vec<Range<u32>>,
 }
@@ -146,7 +153,9 @@ impl Layout {
                 ram_pages: spec.ram_pages,
             });
         }
-        let mut at = spec.resident_pages;
+        let high_pages = spec.high_pages.min(spec.resident_pages);
+        let low_pages = spec.resident_pages - high_pages;
+        let mut at = low_pages;
         let behaviours = spec
             .behaviours
             .iter()
@@ -157,10 +166,11 @@ impl Layout {
                 range
             })
             .collect();
-        let filled = if spec.fresh { spec.resident_pages } else { at };
+        let filled = if spec.fresh { low_pages } else { at };
         Ok(Self {
             ram_pages: spec.ram_pages,
             filled,
+            high: spec.ram_pages - high_pages,
             behaviours,
         })
     }
@@ -180,7 +190,7 @@ impl Layout {
     /// Whether the page holds nothing but zeros until it is first written.
     #[must_use]
     pub fn starts_zero(&self, page: u32) -> bool {
-        page >= self.filled
+        (self.filled..self.high).contains(&page)
     }
 }
 

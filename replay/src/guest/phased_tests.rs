@@ -39,6 +39,7 @@ fn try_guest(behaviours: Vec<Behaviour>, seed: u64) -> Result<MemoryModel, Memor
     let spec = MemorySpec {
         ram_pages: u32::try_from(pages).unwrap() + 7,
         resident_pages: 0,
+        high_pages: 0,
         behaviours,
         fresh: false,
         content: traces::content::ContentProfile::default(),

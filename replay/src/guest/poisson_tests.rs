@@ -179,6 +179,7 @@ fn instants(behaviour: Behaviour, seed: u64, tempo: &Tempo) -> Instants {
     let spec = MemorySpec {
         ram_pages: PAGES,
         resident_pages: 0,
+        high_pages: 0,
         behaviours: vec![behaviour],
         fresh: false,
         content: traces::content::ContentProfile::default(),
@@ -234,6 +235,7 @@ fn changing(seed: u64) -> Instants {
     let spec = MemorySpec {
         ram_pages: PAGES,
         resident_pages: 0,
+        high_pages: 0,
         behaviours: vec![Behaviour::Phases(phased)],
         fresh: false,
         content: traces::content::ContentProfile::default(),

@@ -31,6 +31,7 @@ fn vm(key: u64, cpu: CpuTrace, work: Work) -> VmSpec {
         memory: MemorySpec {
             ram_pages: 10,
             resident_pages: 0,
+            high_pages: 0,
             behaviours: vec![],
             fresh: false,
             content: traces::content::ContentProfile::default(),

@@ -36,6 +36,7 @@ fn host() -> Arc<Runtime> {
         memory: MemorySpec {
             ram_pages: 10,
             resident_pages: 0,
+            high_pages: 0,
             behaviours: vec![],
             fresh: false,
             content: traces::content::ContentProfile::default(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::resident::{GuestClock, Ram, Vcpus};
+use crate::resident::{GuestClock, Vcpus};
 
 /// The guest of `World` with threads that write its RAM.
 struct Real {
@@ -111,4 +111,14 @@ fn a_harvest_of_ram_that_is_thrown_away_is_found_by_verification() {
     let (sent, received, _) = migrate(&world, at_sync, &[Fault::SkipHarvest { number: 1 }]);
     assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
     assert!(received.report.verification.unwrap().bad > 0);
+}
+
+/// A page that was written while it was read: it comes again, or else is missing at the end.
+#[test]
+fn a_page_that_arrives_torn_is_missing_until_it_comes_again() {
+    let ram = Arc::new(Ram::new(16_384).unwrap());
+    let received = damaged(Some(ram));
+    let report = &received.report;
+    assert_eq!((report.bad_on_receipt, report.torn_on_receipt), (0, 1));
+    assert_eq!(report.verification.as_ref().unwrap().bad, 1);
 }

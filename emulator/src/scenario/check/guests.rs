@@ -9,6 +9,7 @@ use crate::ids::HostId;
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
 use crate::scenario::{Backing, TraceSource, VmSpec, Work, WriteSource};
+use crate::units::show_size;
 use std::collections::BTreeMap;
 use traces::content::ContentProfile;
 use traces::units::PAGE_SIZE;
@@ -68,10 +69,7 @@ fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Opt
     let ram = table
         .need("ram", "ram = \"512MiB\"")
         .and_then(|v| Some((ram_bytes(&v)?, v.span)));
-    let resident = table
-        .get("resident")
-        .and_then(|v| v.size_bytes())
-        .unwrap_or(0);
+    let (resident, resident_high) = resident(table);
     let given_vcpus = table.get("vcpus").and_then(|v| v.small(1..=1024));
     let (cpu, vcpus) = demand::read(table, given_vcpus, traces);
     let time = |key| table.get(key).and_then(|v| v.time_ns()).unwrap_or(0);
@@ -88,6 +86,7 @@ fn group<'d>(table: &Table<'d>, machines: &Machines<'_>, traces: &Traces) -> Opt
             .unwrap_or(WEIGHT),
         ram_bytes: ram.as_ref().map_or(0, |ram| ram.0),
         resident_bytes: resident,
+        resident_high_bytes: resident_high,
         cpu,
         content: stated.or_else(|| own_content(&writes)).unwrap_or_default(),
         writes,
@@ -136,6 +135,23 @@ fn own_content(writes: &WriteSource) -> Option<ContentProfile> {
         return None;
     };
     Some(traces::profile::named(&writes.profile)?.content)
+}
+
+/// Bytes that hold data from the start, and how many of them lie at the top of RAM.
+fn resident(table: &Table<'_>) -> (u64, u64) {
+    let resident = table
+        .get("resident")
+        .and_then(|v| v.size_bytes())
+        .unwrap_or(0);
+    let Some(value) = table.get("resident_high") else {
+        return (resident, 0);
+    };
+    let high = value.size_bytes().unwrap_or(0);
+    if high > resident {
+        let bounds = format!("at most `resident`, {}", show_size(resident));
+        value.out_of_bounds(show_size(high), bounds);
+    }
+    (resident, high)
 }
 
 /// Bytes a VM needs for what the scenario itself says of its memory.

@@ -137,6 +137,7 @@ impl<'i> Shared<'i> {
             memory: MemorySpec {
                 ram_pages: pages(vm.ram_bytes)?,
                 resident_pages: pages(vm.resident_bytes)?.saturating_add(more_resident),
+                high_pages: pages(vm.resident_high_bytes)?,
                 behaviours,
                 // The scenario's VMs have been at work for long when the run begins.
                 fresh: false,
@@ -378,6 +379,7 @@ pub fn unfit(scenario: &Scenario, inputs: &Inputs) -> Vec<(VmId, ProblemKind)> {
     for (id, vm) in (0..).map(VmId).zip(&scenario.vms) {
         let alike = |other: &VmSpec| {
             (other.ram_bytes, other.resident_bytes) == (vm.ram_bytes, vm.resident_bytes)
+                && other.resident_high_bytes == vm.resident_high_bytes
                 && (&other.writes, &other.cpu, other.content) == (&vm.writes, &vm.cpu, vm.content)
         };
         if seen.is_some_and(alike) {

@@ -25,6 +25,7 @@ fn model_of(classes: Vec<PageClass>, seed: u64) -> MemoryModel {
     let spec = MemorySpec {
         ram_pages: pages,
         resident_pages: 0,
+        high_pages: 0,
         behaviours: vec![Behaviour::Classes(classes)],
         fresh: false,
         content: traces::content::ContentProfile::default(),
@@ -65,6 +66,7 @@ fn mixed_guest(seed: u64, vm: u64) -> MemoryModel {
     let spec = MemorySpec {
         ram_pages: 700,
         resident_pages: 37,
+        high_pages: 0,
         behaviours: vec![
             Behaviour::Classes(vec![
                 class(101, 3.0, Coupling::Cpu, Locality::Scatter),
@@ -92,6 +94,29 @@ fn harvest(model: &MemoryModel, from: GuestTime, to: GuestTime) -> Bitmap {
 }
 
 #[test]
+fn what_lies_high_is_resident_and_above_the_zeros() {
+    let spec = |high_pages, fresh| MemorySpec {
+        ram_pages: 100,
+        resident_pages: 30,
+        high_pages,
+        behaviours: vec![Behaviour::Classes(vec![scatter(20, 1.0)])],
+        fresh,
+        content: traces::content::ContentProfile::default(),
+    };
+    let layout = |high, fresh| Layout::new(&spec(high, fresh)).unwrap();
+    let zeros = |layout: &Layout| (0..100).filter(|&page| layout.starts_zero(page)).collect();
+    let all: Vec<u32> = zeros(&layout(0, false));
+    assert_eq!(all, (50..100).collect::<Vec<_>>());
+    let some: Vec<u32> = zeros(&layout(10, false));
+    assert_eq!(some, (40..90).collect::<Vec<_>>());
+    assert_eq!(layout(10, false).behaviour(0), Some(20..40));
+    let fresh: Vec<u32> = zeros(&layout(10, true));
+    assert_eq!(fresh, (20..90).collect::<Vec<_>>());
+    // More than there is resident is all of it.
+    assert_eq!(layout(99, false).behaviour(0), Some(0..20));
+}
+
+#[test]
 fn parts_lie_in_the_order_of_the_spec() {
     let model = mixed_guest(1, 1);
     let layout = model.layout();
@@ -115,6 +140,7 @@ fn a_memory_that_cannot_be_is_refused() {
     let spec = |resident_pages, behaviours| MemorySpec {
         ram_pages: 100,
         resident_pages,
+        high_pages: 0,
         behaviours,
         fresh: false,
         content: traces::content::ContentProfile::default(),
