@@ -36,6 +36,9 @@ fn links_are_built_measured_and_told_asked_against_got() {
     };
     let sandbox = Sandbox::new();
     let path = sandbox.file("pair.toml", PAIR);
+    // Which of the narrow links, the ways down, have been seen full: a stream that has just lost a
+    // burst leaves its link idle now and then, which is no fault of the link (and `rate_error` is null).
+    let mut full = [false; 2];
     one_of(|| {
         let done = sandbox.run(&["links", &path, "--json", "--out", "links.json"]);
         let told = done.json();
@@ -51,10 +54,16 @@ fn links_are_built_measured_and_told_asked_against_got() {
             let asked = figure(&link["asked_rate_bps"]);
             assert!(figure(&link["got_rate_bps"]) <= asked * 1.01, "{link}");
         }
-        // The ways down are the narrow ones: full, on their rate, their delay within 0.2 ms.
-        for link in [&links[1], &links[3]] {
-            within("Mbit/s", figure(&link["got_rate_bps"]) / 1e6, [59.4, 60.6])?;
+        // Full, they are on their rate; their delay is within 0.2 ms.
+        for (link, full) in [&links[1], &links[3]].into_iter().zip(&mut full) {
             within("delay, us", figure(&link["got_delay_us"]), [3990.0, 4200.0])?;
+            if !link["rate_error"].is_null() {
+                within("Mbit/s", figure(&link["got_rate_bps"]) / 1e6, [59.4, 60.6])?;
+                *full = true;
+            }
+        }
+        if full != [true; 2] {
+            return Err(format!("seen full: {full:?}"));
         }
         match done.code {
             Some(0) => Ok(()),
