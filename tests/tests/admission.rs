@@ -39,7 +39,7 @@ fn links_are_built_measured_and_told_asked_against_got() {
     // Which of the narrow links, the ways down, have been seen full: a stream that has just lost a
     // burst leaves its link idle now and then, which is no fault of the link (and `rate_error` is null).
     let mut full = [false; 2];
-    one_of(|| {
+    let mut look = || {
         let done = sandbox.run(&["links", &path, "--json", "--out", "links.json"]);
         let told = done.json();
         assert_eq!(told, json_file(&sandbox.work().join("links.json")));
@@ -69,7 +69,9 @@ fn links_are_built_measured_and_told_asked_against_got() {
             Some(0) => Ok(()),
             other => Err(format!("exit {other:?}: {told:#}")),
         }
-    });
+    };
+    // Each look finds a given one full in two of five times or more.
+    one_of(|| look().or_else(|_| look()).or_else(|_| look()));
 }
 
 #[test]
