@@ -85,7 +85,7 @@ enum Command {
     /// Replay migrations that were measured elsewhere and print the error.
     #[command(subcommand)]
     Validate(validate::ValidateCommand),
-    /// Import and show traces.
+    /// Import, record, complete, characterise and foretell traces.
     #[command(subcommand)]
     Trace(Box<trace::TraceCommand>),
     /// Tell what this machine offers and lacks, with the remedy.

@@ -350,7 +350,7 @@ impl<'a> Receiver<'a> {
 
     fn take_page(&mut self, page: u32, bytes: &[u8]) {
         if self.format != Format::Qemu && bytes.iter().all(|&byte| byte == 0) {
-            self.versions[page as usize] = ZERO_PAGE;
+            self.take_zero(page);
             return;
         }
         self.versions[page as usize] = match self.job.memory.verify(bytes, page) {
