@@ -11,9 +11,11 @@ use crate::ids::{MigrationId, VmId};
 use crate::migration::destination::{DestinationControl, DestinationJob, run_destination};
 use crate::migration::engine::EngineUnits;
 use crate::migration::guest::{GuestMemory, SourceGuest};
-use crate::migration::params::MigrationParams;
+use crate::migration::params::{MigrationParams, PostcopyParams};
 use crate::migration::record::{DestinationReport, Phase, SourceReport};
-use crate::migration::source::{Observer, SourceEnd, SourceJob, SourceOutcome, run_source};
+use crate::migration::source::{
+    Observer, Redial, SourceEnd, SourceJob, SourceOutcome, run_source,
+};
 use crate::migration::transport::SourceControl;
 use crate::resident::Ram;
 use crate::scenario::{Backing, scale};
@@ -169,6 +171,7 @@ impl Migrations {
             memory,
             ram,
             load_time_ms: params.load_time,
+            postcopy: params.postcopy,
             place: Arc::new(place),
             control: Arc::clone(&control),
             abandoned: Arc::clone(&abandoned),
@@ -176,7 +179,7 @@ impl Migrations {
         };
         let thread = std::thread::Builder::new()
             .name(format!("mig-in-{}", migration.0))
-            .spawn(move || receiver.run(&listener))?;
+            .spawn(move || receiver.run(listener))?;
         self.incoming
             .retain(|_, incoming| !incoming.thread.is_finished());
         self.incoming.insert(
@@ -256,6 +259,13 @@ impl Migrations {
         }
     }
 
+    /// The destination has gone, and the guest that pulled its pages from here with it.
+    pub(super) fn give_up(&self, migration: MigrationId) {
+        if let Some(outgoing) = self.outgoing.get(&migration) {
+            outgoing.control.give_up_postcopy();
+        }
+    }
+
     /// The manager knows whether the destination committed: let the VM go, or run it here.
     pub(super) fn resolve(&mut self, migration: MigrationId, committed: bool) -> Result<()> {
         let outgoing = self
@@ -324,6 +334,7 @@ struct IncomingThread {
     memory: GuestMemory,
     ram: Option<Arc<Ram>>,
     load_time_ms: u64,
+    postcopy: PostcopyParams,
     place: Arc<Place>,
     control: Arc<DestinationControl>,
     abandoned: Arc<AtomicBool>,
@@ -331,7 +342,7 @@ struct IncomingThread {
 }
 
 impl IncomingThread {
-    fn run(self, listener: &TcpListener) {
+    fn run(self, listener: TcpListener) {
         let accepted = listener.accept();
         let report = match accepted {
             Ok((socket, _)) if !self.abandoned.load(Ordering::Acquire) => {
@@ -345,6 +356,9 @@ impl IncomingThread {
                     congestion: None,
                     control: self.control,
                     silence_limit_ms: SILENCE_MS,
+                    postcopy: self.postcopy,
+                    // Closed with the job: whoever dials then is refused, and knows that it is over.
+                    recover: Some(listener),
                 };
                 run_destination(&job).report
             }
@@ -406,6 +420,11 @@ impl OutgoingThread {
         let _ = self.out.send(&done);
     }
 
+    fn redial(&self) -> Redial {
+        let (to, congestion) = (self.to, self.congestion.clone());
+        Box::new(move || net::connect(to, &congestion).map_err(|error| error.errno.into()))
+    }
+
     fn send(&self, socket: TcpStream, begin_ns: u64) -> (SourceEnding, SourceReport) {
         let units = self.units;
         let job = SourceJob {
@@ -423,6 +442,7 @@ impl OutgoingThread {
             batch_pages: units.batch_pages,
             acknowledge_limit_ms: ACKNOWLEDGE_MS,
             deadline_ns: None,
+            redial: Some(self.redial()),
             faults: Vec::new(),
         };
         let phases = Phases {

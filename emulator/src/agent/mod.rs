@@ -9,6 +9,7 @@
 //! makes a commit record one.
 
 mod guests;
+mod limits;
 mod migrations;
 mod net;
 mod residents;
@@ -317,6 +318,7 @@ impl Agent {
             }
             ToAgent::CancelMigration(migration) => self.migrations.cancel(migration),
             ToAgent::AbandonIncoming(migration) => self.migrations.abandon(migration),
+            ToAgent::GiveUpPostcopy(migration) => self.migrations.give_up(migration),
             ToAgent::Resolve {
                 migration,
                 committed,

@@ -5,8 +5,8 @@ use super::backend::BackendArg;
 use super::output::say;
 use crate::lone::{Company, Lone, Pattern, Writes, classes};
 use crate::migration::params::{
-    AutoConvergeParams, ENGINES, EngineKind, MigrationParams, Reprotect, TIMEOUT_STRATEGIES,
-    TimeoutStrategy,
+    AutoConvergeParams, ENGINES, EngineKind, MigrationParams, PostcopyParams, Reprotect,
+    TIMEOUT_STRATEGIES, TimeoutStrategy,
 };
 use crate::migration::record::{MigrationRecord, Status};
 use crate::run::Unusable;
@@ -103,6 +103,18 @@ pub(super) struct MigrateArgs {
     /// QEMU's auto-converge, with its default throttle.
     #[arg(long)]
     auto_converge: bool,
+    /// QEMU's postcopy-ram: the migration may be switched while it runs.
+    #[arg(long)]
+    postcopy: bool,
+    /// Switch to post-copy once the first pass of pre-copy is over, as virsh's option of this name.
+    #[arg(long, requires = "postcopy")]
+    postcopy_after_precopy: bool,
+    /// Switch to post-copy so long after the start, as virsh's --timeout with --timeout-postcopy.
+    #[arg(long, requires = "postcopy", value_parser = time_ns)]
+    timeout_postcopy: Option<u64>,
+    /// QEMU's max-postcopy-bandwidth, such as 64MiB/s; without it, unlimited.
+    #[arg(long, value_parser = bytes_per_second)]
+    max_postcopy_bandwidth: Option<u64>,
     /// Cloud Hypervisor's timeout; an hour without it.
     #[arg(long, value_parser = time_ns)]
     timeout: Option<u64>,
@@ -239,6 +251,8 @@ impl MigrateArgs {
             ("return-path", self.return_path.is_some()),
             ("reprotect", self.reprotect_at_sync),
             ("auto-converge", self.auto_converge),
+            ("postcopy-ram", self.postcopy),
+            ("max-postcopy-bandwidth", self.max_postcopy_bandwidth.is_some()),
             ("timeout", self.timeout.is_some()),
             ("timeout-strategy", self.timeout_strategy.is_some()),
         ];
@@ -251,7 +265,20 @@ impl MigrateArgs {
         }
         let base = MigrationParams::default();
         let ms = |ns: Option<u64>| ns.map(|ns| ns / 1_000_000);
+        if self.memory == Backing::Resident && (self.postcopy || self.engine == EngineKind::PostCopy)
+        {
+            let why = "post-copy needs --memory synthetic: nothing would stop resident memory where \
+                       pages are missing";
+            return Err(Unusable(why.to_owned()));
+        }
         Ok(MigrationParams {
+            postcopy: PostcopyParams {
+                ram: self.postcopy,
+                after_precopy: self.postcopy_after_precopy,
+                timeout: ms(self.timeout_postcopy),
+                max_bandwidth: self.max_postcopy_bandwidth.unwrap_or_default(),
+                ..base.postcopy
+            },
             engine: self.engine,
             max_bandwidth: self.max_bandwidth.unwrap_or(base.max_bandwidth),
             downtime_limit: ms(self.downtime_limit).unwrap_or(base.downtime_limit),

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Version of these messages.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 
 /// `migbed` → `machine`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -270,6 +270,8 @@ pub enum ToAgent {
     CancelMigration(MigrationId),
     /// The destination is not going to get this migration: stop listening.
     AbandonIncoming(MigrationId),
+    /// The destination's host has gone, and with it a guest that pulled its pages from this agent.
+    GiveUpPostcopy(MigrationId),
     /// The source's doubt is settled: did the destination commit?
     Resolve {
         /// Number.

@@ -6,7 +6,8 @@
 //! who owns the guest (`ownership`).
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,13 +16,17 @@ use thiserror::Error;
 
 use super::guest::{CommitRefused, DestinationGuest, GuestMemory};
 use super::ownership::{CommitGate, DestinationSide};
+use super::params::PostcopyParams;
 use super::record::{BadPage, DestinationReport, Verification};
 use super::transport::prepare_socket;
 use super::usage::ThreadMeter;
 use super::wire::cloud_hypervisor::encode_answer;
+use super::wire::postcopy::{self, Command};
 use super::wire::{Decoder, Event, Format, Header, MAX_RECORD_BYTES, WireError, encode_shut};
 use crate::clock::mono_ns;
 use crate::resident::Ram;
+
+mod pull;
 
 /// Large enough that a read takes what the kernel has gathered, small enough to stay in a cache.
 const BUFFER_BYTES: usize = 512 * 1024;
@@ -29,6 +34,8 @@ const _: () = assert!(
     BUFFER_BYTES >= 2 * MAX_RECORD_BYTES,
     "a record fits beside the one before"
 );
+/// What is on its way from a source that has gone comes within this, or never.
+const GIVEN_UP_SILENCE_MS: u64 = 1_000;
 /// Examples of bad pages kept.
 const EXAMPLES: usize = 8;
 /// Versions are below these: cells of guest time times a small constant.
@@ -55,6 +62,10 @@ pub struct DestinationJob {
     pub control: Arc<DestinationControl>,
     /// Milliseconds without a byte after which it gives up; 0 waits for ever, as QEMU does.
     pub silence_limit_ms: u64,
+    /// How long a post-copy without a connection is waited for.
+    pub postcopy: PostcopyParams,
+    /// Where a post-copy whose connection broke is taken up again; `None`: nowhere.
+    pub recover: Option<TcpListener>,
 }
 
 impl std::fmt::Debug for DestinationJob {
@@ -105,6 +116,21 @@ pub enum DestinationError {
         /// Where.
         offset: u64,
     },
+    /// Post-copy: the stream ended and pages were missing. The guest is lost.
+    #[error("the stream ended and {pages} pages had not come; the guest is lost")]
+    PagesMissing {
+        /// So many.
+        pages: u64,
+    },
+    /// Post-copy: the connection broke and nobody took it up again. The guest is lost.
+    #[error("post-copy was interrupted, nobody took it up again, and {pages} pages had not come; the guest is lost")]
+    NotRecovered {
+        /// So many.
+        pages: u64,
+        /// What broke it.
+        #[source]
+        source: Box<DestinationError>,
+    },
     /// The control plane abandoned it.
     #[error("abandoned before the commit")]
     Abandoned,
@@ -117,12 +143,15 @@ pub enum DestinationError {
 #[derive(Debug, Default)]
 pub struct DestinationControl {
     gate: CommitGate,
+    /// Post-copy: the source has gone, nobody will connect again.
+    given_up: AtomicBool,
     socket: Mutex<Option<TcpStream>>,
     changed: Condvar,
 }
 
 impl DestinationControl {
-    /// Promises that the guest will never start here, unless it has: whether it had committed.
+    /// Promises that the guest will never start here, unless it has: whether it had committed. One that
+    /// has, and still lacks pages, is lost once what is on its way has come.
     #[must_use]
     pub fn abandon(&self) -> bool {
         let committed = self.gate.abandon();
@@ -133,8 +162,16 @@ impl DestinationControl {
                 let _ = socket.shutdown(Shutdown::Both);
             }
             self.changed.notify_all();
+        } else {
+            self.given_up.store(true, Ordering::Release);
+            self.changed.notify_all();
         }
         committed
+    }
+
+    /// Whether nobody will connect again.
+    fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
     }
 
     /// Where it stands.
@@ -145,6 +182,24 @@ impl DestinationControl {
 
     fn attach(&self, socket: Option<TcpStream>) {
         *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = socket;
+    }
+
+    /// Waits a little, less if something is asked of it.
+    fn wait_for_change(&self, ns: u64) {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let _waited = self.changed.wait_timeout(socket, Duration::from_nanos(ns));
+    }
+
+    /// QMP's `migrate-pause` at this end: breaks the connection of a post-copy that pulls. `false` if it
+    /// does not.
+    pub fn pause_postcopy(&self) -> bool {
+        let pulls = self.side() == DestinationSide::Committed;
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (true, Some(socket)) = (pulls, &*socket) {
+            // A socket that is no longer connected needs no shutdown.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        pulls
     }
 
     /// Waits until an instant unless it is abandoned meanwhile.
@@ -187,7 +242,8 @@ pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
     let mut receiver = Receiver::new(job);
     let result = receiver.receive();
     let error = match result {
-        Ok((header, state)) => receiver.commit(header, state).err(),
+        Ok(Received::Whole(header, state)) => receiver.commit(header, state).err(),
+        Ok(Received::Package(state)) => receiver.pull(state).err(),
         Err(error) => {
             // The promise first, then the word of it.
             let committed = job.control.gate.abandon();
@@ -200,7 +256,7 @@ pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
         let _ = receiver.tell(1);
     }
     job.control.attach(None);
-    let _ = job.socket.shutdown(Shutdown::Write);
+    let _ = receiver.socket().shutdown(Shutdown::Write);
     let (cpu_ns, run_queue_ns) = meter.used_ns();
     let mut report = receiver.report;
     report.error = error.as_ref().map(|error| chain(error));
@@ -223,8 +279,27 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What has come when the guest may be committed.
+enum Received {
+    /// All of it.
+    Whole(Header, VmState),
+    /// Post-copy: its state, and some of its pages.
+    Package(VmState),
+}
+
+/// Bytes read and not yet decoded.
+struct Inbox {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
 struct Receiver<'a> {
     job: &'a DestinationJob,
+    /// A connection that took an interrupted post-copy up again.
+    again: Option<TcpStream>,
+    inbox: Inbox,
+    silence_limit_ms: u64,
     decoder: Decoder,
     versions: Vec<u64>,
     stopped_at: Option<GuestTime>,
@@ -236,6 +311,13 @@ impl<'a> Receiver<'a> {
     fn new(job: &'a DestinationJob) -> Self {
         Self {
             job,
+            again: None,
+            inbox: Inbox {
+                buffer: vec![0; BUFFER_BYTES],
+                start: 0,
+                end: 0,
+            },
+            silence_limit_ms: job.silence_limit_ms,
             decoder: Decoder::default(),
             versions: vec![NEVER_RECEIVED; job.memory.pages() as usize],
             stopped_at: None,
@@ -245,12 +327,12 @@ impl<'a> Receiver<'a> {
     }
 
     /// Reads to the last byte and loads the state; the guest is still the source's.
-    fn receive(&mut self) -> Result<(Header, VmState), DestinationError> {
+    fn receive(&mut self) -> Result<Received, DestinationError> {
         prepare_socket(&self.job.socket, self.job.congestion.as_deref())
             .and_then(|()| self.job.socket.try_clone())
             .map(|clone| self.job.control.attach(Some(clone)))
             .map_err(|source| DestinationError::Io { offset: 0, source })?;
-        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut buffer = std::mem::take(&mut self.inbox.buffer);
         let (mut start, mut end) = (0, 0);
         let (mut header, mut state) = (None, None);
         loop {
@@ -265,7 +347,21 @@ impl<'a> Receiver<'a> {
                     Event::End => {
                         let (header, state) = header.zip(state).expect("the decoder keeps order");
                         self.load()?;
-                        return Ok((header, state));
+                        return Ok(Received::Whole(header, state));
+                    }
+                    Event::Postcopy(Command::Ping(number)) => self.pong(number)?,
+                    Event::Postcopy(Command::Discard(gone)) => {
+                        for range in gone.ranges() {
+                            let range = range.start as usize..range.end as usize;
+                            self.versions[range].fill(NEVER_RECEIVED);
+                        }
+                    }
+                    Event::Postcopy(Command::Run) => {
+                        self.report.loaded_ns = Some(mono_ns());
+                        self.inbox = Inbox { buffer, start, end };
+                        return Ok(Received::Package(
+                            state.expect("the decoder keeps order"),
+                        ));
                     }
                     _ => {}
                 }
@@ -285,7 +381,7 @@ impl<'a> Receiver<'a> {
         let began_ns = mono_ns();
         let offset = self.report.received_bytes;
         loop {
-            match (&self.job.socket).read(into) {
+            match self.socket().read(into) {
                 Ok(bytes) if bytes > 0 => {
                     self.report.received_bytes += bytes as u64;
                     return Ok(bytes);
@@ -300,11 +396,37 @@ impl<'a> Receiver<'a> {
                     _ => return Err(DestinationError::Io { offset, source }),
                 },
             }
-            let ms = self.job.silence_limit_ms;
+            let ms = match self.job.control.is_given_up() {
+                true => GIVEN_UP_SILENCE_MS,
+                false => self.silence_limit_ms,
+            };
             if ms > 0 && mono_ns().saturating_sub(began_ns) / 1_000_000 >= ms {
                 return Err(DestinationError::Silence { ms, offset });
             }
         }
+    }
+
+    fn socket(&self) -> &TcpStream {
+        self.again.as_ref().unwrap_or(&self.job.socket)
+    }
+
+    /// The answer to a PING; in the package it is sent once the guest runs.
+    fn pong(&self, number: u32) -> Result<(), DestinationError> {
+        if number == postcopy::PACKAGE_PING {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        postcopy::pong(number, &mut bytes);
+        self.say(&bytes)
+    }
+
+    fn say(&self, bytes: &[u8]) -> Result<(), DestinationError> {
+        self.socket()
+            .write_all(bytes)
+            .map_err(|source| DestinationError::Io {
+                offset: self.report.received_bytes,
+                source,
+            })
     }
 
     fn begin(&mut self, found: Header) -> Result<Header, DestinationError> {
@@ -319,15 +441,10 @@ impl<'a> Receiver<'a> {
 
     /// A word to the source: 0 is yes.
     fn tell(&self, value: u32) -> Result<(), DestinationError> {
-        let mut socket = &self.job.socket;
         match self.format {
-            Format::Qemu | Format::Xen => socket.write_all(&encode_shut(value)),
-            Format::CloudHypervisor => socket.write_all(&encode_answer(value == 0)),
+            Format::Qemu | Format::Xen => self.say(&encode_shut(value)),
+            Format::CloudHypervisor => self.say(&encode_answer(value == 0)),
         }
-        .map_err(|source| DestinationError::Io {
-            offset: self.report.received_bytes,
-            source,
-        })
     }
 
     fn own_guest(&self, found: Header) -> Result<Header, DestinationError> {
@@ -337,6 +454,7 @@ impl<'a> Receiver<'a> {
             memory_check: self.job.memory.check(),
             ram_pages: self.job.memory.pages(),
             return_path: found.return_path,
+            postcopy: found.postcopy,
             format: found.format,
         };
         if found == expected {

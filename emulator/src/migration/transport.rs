@@ -89,10 +89,20 @@ pub fn status_word(status: Status) -> &'static str {
     }
 }
 
+/// What was ordered of a post-copy.
+#[derive(Debug, Default)]
+struct PostcopyOrders {
+    allowed: bool,
+    start: bool,
+    pulling: bool,
+    given_up: bool,
+}
+
 #[derive(Debug, Default)]
 struct Control {
     cancelled: bool,
     committing: bool,
+    postcopy: PostcopyOrders,
     socket: Option<TcpStream>,
 }
 
@@ -119,6 +129,65 @@ impl SourceControl {
         }
         self.wake.notify_all();
         true
+    }
+
+    /// QMP's `migrate-start-postcopy`: the next decision switches. `false` if it was started without
+    /// `postcopy-ram`, or is beyond that.
+    pub fn start_postcopy(&self) -> bool {
+        let mut control = self.lock();
+        let may = control.postcopy.allowed && !control.committing && !control.cancelled;
+        control.postcopy.start |= may;
+        may
+    }
+
+    /// QMP's `migrate-pause`: breaks the connection over which pages are pulled. `false` if none are.
+    pub fn pause_postcopy(&self) -> bool {
+        let control = self.lock();
+        if let (true, Some(socket)) = (control.postcopy.pulling, &control.socket) {
+            // A socket that is no longer connected needs no shutdown.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        control.postcopy.pulling
+    }
+
+    /// The destination has gone, and with it a guest that was pulling: nobody will connect again.
+    pub fn give_up_postcopy(&self) {
+        self.lock().postcopy.given_up = true;
+        self.pause_postcopy();
+        self.wake.notify_all();
+    }
+
+    pub(super) fn allow_postcopy(&self) {
+        self.lock().postcopy.allowed = true;
+    }
+
+    pub(super) fn wants_postcopy(&self) -> bool {
+        self.lock().postcopy.start
+    }
+
+    /// Pages are pulled over this connection from here on.
+    pub(super) fn pull_over(&self, socket: &TcpStream) -> std::io::Result<()> {
+        let clone = socket.try_clone()?;
+        let mut control = self.lock();
+        control.socket = Some(clone);
+        control.postcopy.pulling = true;
+        Ok(())
+    }
+
+    /// Waits for a monotonic instant: whether it came before the guest was given up.
+    pub(super) fn wait_in_postcopy(&self, at_ns: u64) -> bool {
+        let mut control = self.lock();
+        loop {
+            let left = at_ns.saturating_sub(mono_ns());
+            if left == 0 || control.postcopy.given_up {
+                return !control.postcopy.given_up;
+            }
+            control = self
+                .wake
+                .wait_timeout(control, Duration::from_nanos(left))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
     }
 
     /// Whether [`SourceControl::cancel`] would still be in time.
@@ -196,10 +265,19 @@ enum Part<'a> {
     Page(Piece<'a>),
 }
 
+/// The connection: the one the migration began with, or one that took it up again.
+#[derive(Debug)]
+enum Connection<'a> {
+    First(&'a TcpStream),
+    Again(TcpStream),
+}
+
 /// Bytes on their way to the socket.
 #[derive(Debug)]
 pub(super) struct PageStream<'a> {
-    socket: &'a TcpStream,
+    connection: Connection<'a>,
+    /// ns without a byte taken after which the connection counts as broken.
+    stall_ns: Option<u64>,
     control: &'a SourceControl,
     deadline_ns: Option<u64>,
     pieces_max: usize,
@@ -219,7 +297,8 @@ impl<'a> PageStream<'a> {
         deadline_ns: Option<u64>,
     ) -> Self {
         Self {
-            socket,
+            connection: Connection::First(socket),
+            stall_ns: None,
             control,
             deadline_ns,
             pieces_max: (2 * batch_pages).clamp(2, MAX_PIECES),
@@ -230,6 +309,25 @@ impl<'a> PageStream<'a> {
             tcp: Vec::new(),
             bytes: BytesByKind::default(),
         }
+    }
+
+    pub(super) fn socket(&self) -> &TcpStream {
+        match &self.connection {
+            Connection::First(socket) => socket,
+            Connection::Again(socket) => socket,
+        }
+    }
+
+    /// Goes on over another connection. What the last one had not taken is forgotten.
+    pub(super) fn reconnect(&mut self, socket: TcpStream) {
+        self.connection = Connection::Again(socket);
+        self.pieces.clear();
+        self.arena.clear();
+    }
+
+    /// From here on a connection that takes nothing for so long is broken.
+    pub(super) fn set_stall(&mut self, stall_ns: Option<u64>) {
+        self.stall_ns = stall_ns;
     }
 
     /// Bytes the socket has taken.
@@ -276,16 +374,25 @@ impl<'a> PageStream<'a> {
         }
         let mut left = &mut pieces[..self.pieces.len()];
         Piece::advance(&mut left, 0); // drops empty ones
+        let mut stalls_at = self.stalls_at();
         while !left.is_empty() {
-            match memory::write_vectored(self.socket, left) {
+            match memory::write_vectored(self.socket(), left) {
                 Ok(0) => return Err(SourceError::Io(ErrorKind::WriteZero.into())),
                 Ok(bytes) => {
                     self.accepted += bytes as u64;
                     Piece::advance(&mut left, bytes);
+                    if !left.is_empty() {
+                        stalls_at = self.stalls_at();
+                    }
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut => self.may_go_on()?,
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                        self.may_go_on()?;
+                        if stalls_at.is_some_and(|at| mono_ns() >= at) {
+                            return Err(SourceError::Io(ErrorKind::TimedOut.into()));
+                        }
+                    }
                     _ if self.control.is_cancelled() => return Err(SourceError::Cancelled),
                     _ => return Err(SourceError::Io(error)),
                 },
@@ -295,6 +402,10 @@ impl<'a> PageStream<'a> {
         self.arena.clear();
         self.sample();
         Ok(())
+    }
+
+    fn stalls_at(&self) -> Option<u64> {
+        self.stall_ns.map(|ns| mono_ns().saturating_add(ns))
     }
 
     pub(super) fn set_deadline(&mut self, deadline_ns: Option<u64>) {
@@ -324,7 +435,7 @@ impl<'a> PageStream<'a> {
         }
         self.looked_ns = now;
         // A socket just reset has no state to sample; the next write tells why.
-        let Ok(info) = tcpinfo::read(self.socket) else {
+        let Ok(info) = tcpinfo::read(self.socket()) else {
             return;
         };
         let sample = TcpSample {

@@ -10,6 +10,10 @@
 //! section FULL        1 + 4, device state padded to its stated size, footer 5
 //! end            1 B  after it the destination may commit
 //!
+//! post-copy (`postcopy`): command ADVISE 5 + 16 after OPEN_RETURN_PATH; instead of the section END
+//! DISCARD commands and a PACKAGED one, in which LISTEN, the section FULL, a PING and RUN stand; then
+//! sections PART and END as above, and the end, after which nothing is missing
+//!
 //! page     8 B word `offset | flags` (big-endian), block name on its first page, 4096 B or 1 B
 //! return path    2 B kind, 2 B length, payload
 //! ```
@@ -22,6 +26,9 @@ use thiserror::Error;
 pub mod cloud_hypervisor;
 mod decode;
 mod encode;
+pub mod postcopy;
+#[cfg(test)]
+mod postcopy_tests;
 #[cfg(test)]
 mod foreign_tests;
 mod state;
@@ -41,7 +48,7 @@ pub const MAX_RECORD_BYTES: usize = MAX_STATE_BYTES + 64;
 pub const MAX_STATE_BYTES: usize = 64 * 1024;
 
 const MAGIC: u32 = 0x4D42_4D47; // "MBMG"
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER_BYTES: usize = 48;
 /// QEMU's own name of a PC's RAM block: the name is on the wire, so its length matters.
 const BLOCK_NAME: [u8; 6] = *b"pc.ram";
@@ -56,6 +63,9 @@ const SECTION_FULL: u8 = 0x04;
 const SECTION_COMMAND: u8 = 0x08;
 const SECTION_FOOTER: u8 = 0x7E;
 const COMMAND_OPEN_RETURN_PATH: u16 = 1;
+/// Flags of the header.
+const HEADER_RETURN_PATH: u32 = 1;
+const HEADER_POSTCOPY: u32 = 2;
 
 const FLAG_ZERO: u64 = 0x02;
 const FLAG_MEM_SIZE: u64 = 0x04;
@@ -109,6 +119,8 @@ pub struct Header {
     pub ram_pages: u32,
     /// Whether the source waits for the destination's last word.
     pub return_path: bool,
+    /// Whether the guest may run before all of its pages are there: QEMU's ADVISE.
+    pub postcopy: bool,
     /// Whose records follow.
     pub format: Format,
 }
@@ -201,6 +213,8 @@ pub enum Event<'a> {
     StateEnd,
     /// The source waits for an answer (Cloud Hypervisor).
     AnswerWanted,
+    /// What only post-copy says.
+    Postcopy(postcopy::Command<'a>),
     /// The last byte of the stream.
     End,
 }

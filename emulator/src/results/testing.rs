@@ -499,7 +499,7 @@ fn record(f: Facts) -> MigrationRecord {
             received_bytes: normal,
             bad_on_receipt: 0,
             torn_on_receipt: 0,
-            verification: None,
+            postcopy: None,            verification: None,
             cpu_ns: 1,
             run_queue_ns: 1,
         }),
@@ -608,5 +608,6 @@ fn source_report(
         cpu_ns: 1,
         run_queue_ns: 1,
         writers: None,
+        postcopy: None,
     }
 }

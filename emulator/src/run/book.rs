@@ -177,6 +177,28 @@ impl Ongoing {
             })
     }
 
+    /// A source that has sent everything may go as soon as the guest runs elsewhere. One that a post-copy
+    /// still pulls from may not: it is in doubt until the destination is through.
+    fn tells_early(&self, ending: SourceEnding) -> bool {
+        self.committed_ns.is_some() && ending == SourceEnding::Completed
+    }
+
+    /// Post-copy: the source will not serve its pages any more, and the destination may still lack some.
+    #[must_use]
+    pub fn is_deserted(&self) -> bool {
+        let ended = self.source().map(|done| done.ending);
+        let gone = matches!(self.source, Part::Lost) || ended == Some(SourceEnding::Undecided);
+        gone && self.committed_ns.is_some() && !self.destination.is_over()
+    }
+
+    /// Post-copy: the guest that pulled pages from the source has gone with its host.
+    #[must_use]
+    pub fn is_bereft(&self) -> bool {
+        matches!(self.destination, Part::Lost)
+            && self.committed_ns.is_some()
+            && !self.source.is_over()
+    }
+
     /// What follows; to be asked again after every change and after every `Tell`.
     pub fn verdict(&mut self) -> Verdict {
         if let Part::Done(done) = &self.source
@@ -185,7 +207,7 @@ impl Ongoing {
                 done.ending,
                 SourceEnding::Completed | SourceEnding::Undecided
             )
-            && (self.committed_ns.is_some() || self.destination.is_over())
+            && (self.destination.is_over() || self.tells_early(done.ending))
         {
             self.told = true;
             return Verdict::Tell {
@@ -199,6 +221,8 @@ impl Ongoing {
         let source_lost = matches!(self.source, Part::Lost);
         let owner = match self.committed_ns {
             Some(_) if destination_lost => Owner::Lost,
+            // It ran there, and its pages have gone with the source or the way to it.
+            Some(_) if self.destination().is_some_and(DestinationReport::is_lost) => Owner::Lost,
             Some(_) => Owner::Destination,
             None if source_lost => Owner::Lost,
             None => Owner::Source,

@@ -137,7 +137,8 @@ impl Driver<'_> {
                     released_ns,
                 };
                 self.update(migration, |ongoing| ongoing.source_done(done))
-                    .await
+                    .await?;
+                self.desert(migration).await
             }
             FromAgent::DestinationDone { migration, report } => {
                 self.update(migration, |ongoing| ongoing.destination_done(*report))
@@ -371,8 +372,22 @@ impl Driver<'_> {
                 self.update(migration, Ongoing::source_lost).await?;
             } else {
                 self.update(migration, Ongoing::destination_lost).await?;
+                let bereft = self.ongoing.get(&migration).filter(|o| o.is_bereft());
+                if let Some(source) = bereft.map(|ongoing| ongoing.of.source) {
+                    self.tell(source, ToAgent::GiveUpPostcopy(migration))
+                        .await?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// A destination that pulls from a source that serves no more is told not to wait for it.
+    async fn desert(&mut self, migration: MigrationId) -> Result<(), RunError> {
+        let deserted = self.ongoing.get(&migration).filter(|o| o.is_deserted());
+        match deserted.map(|ongoing| ongoing.of.destination) {
+            Some(host) => self.tell(host, ToAgent::AbandonIncoming(migration)).await,
+            None => Ok(()),
+        }
     }
 }

@@ -443,6 +443,7 @@ pub fn apply(scenario: &Scenario, k: u32) -> Result<Scenario, ScaleError> {
     for bytes in [
         &mut migration.max_bandwidth,
         &mut migration.avail_switchover_bandwidth,
+        &mut migration.postcopy.max_bandwidth,
         &mut migration.device_state_bytes,
     ] {
         // Rounding up keeps 0, which means "unlimited" or "none", apart from small values.

@@ -4,6 +4,7 @@
 //! (`wire`), batches the transport's; `send` walks the bitmap.
 
 mod log;
+mod pull;
 mod send;
 
 use std::io::{ErrorKind, Read};
@@ -17,7 +18,9 @@ use crate::migration::engine::Engine;
 use crate::migration::engine::step::{Observed, PAGE_BYTES, Pass, Slice, Step};
 use crate::migration::ownership::{SourceAction, SourceEvent, SourceSide};
 use crate::migration::params::Reprotect;
-use crate::migration::record::{Decision, Phase, PhaseSpan, Round, ThrottleStep};
+use crate::migration::record::{
+    Decision, Phase, PhaseSpan, PostcopySource, Round, ThrottleStep,
+};
 use crate::migration::transport::{PageStream, Progress, prepare_socket};
 use crate::migration::wire::cloud_hypervisor::{self as cloud, Request};
 use crate::migration::wire::{Encoder, Format, Header, SHUT_BYTES, decode_shut, xen};
@@ -53,6 +56,7 @@ pub(super) struct Session<'a> {
     sections: u64,
     published_ns: u64,
     pub(super) throttles: Vec<ThrottleStep>,
+    pub(super) postcopy: Option<PostcopySource>,
 }
 
 /// How often live figures are renewed within a pass.
@@ -101,13 +105,19 @@ impl<'a> Session<'a> {
             sections: 0,
             published_ns: begin_ns,
             throttles: Vec::new(),
+            postcopy: None,
         }
     }
 
     pub(super) fn run(&mut self) -> Result<(), SourceError> {
         self.phase(Phase::Handshake, Self::handshake)?;
-        self.phase(Phase::Rounds, Self::rounds)?;
+        let postcopy = self.phase(Phase::Rounds, Self::rounds)?;
         let stopped_at = self.phase(Phase::Pause, Self::pause)?;
+        if postcopy {
+            let last = self.phase(Phase::State, |session| session.package(stopped_at))?;
+            self.phase(Phase::Switchover, |session| session.hand_over(last))?;
+            return self.phase(Phase::Pull, Self::pull);
+        }
         self.phase(Phase::FinalRound, |session| session.final_round(stopped_at))?;
         self.phase(Phase::State, Self::state)?;
         self.phase(Phase::Switchover, Self::switchover)
@@ -133,6 +143,9 @@ impl<'a> Session<'a> {
 
     /// Header, RAM list, dirty log. The first sync finds every page.
     fn handshake(&mut self) -> Result<(), SourceError> {
+        if self.job.params.may_postcopy() {
+            self.job.control.allow_postcopy();
+        }
         self.job.control.attach(&self.job.socket)?;
         prepare_socket(&self.job.socket, self.job.congestion.as_deref())
             .map_err(SourceError::Io)?;
@@ -142,6 +155,7 @@ impl<'a> Session<'a> {
             memory_check: self.job.memory.check(),
             ram_pages: self.job.memory.pages(),
             return_path: self.job.params.waits_for_destination(),
+            postcopy: self.job.params.may_postcopy(),
             format: self.format,
         };
         let encoder = &mut self.encoder;
@@ -164,8 +178,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Pages while the guest runs, until the engine says to stop it.
-    fn rounds(&mut self) -> Result<(), SourceError> {
+    /// Pages while the guest runs, until the engine says to stop it: whether for post-copy.
+    fn rounds(&mut self) -> Result<bool, SourceError> {
         loop {
             self.out.may_go_on()?;
             let observed = self.observed();
@@ -179,7 +193,8 @@ impl<'a> Session<'a> {
                 Step::SendSlice(slice) => self.send_section(slice, false)?,
                 Step::SendPass(pass) => self.send_pass(pass)?,
                 Step::SleepUntil(at_ns) => self.job.control.wait_until(at_ns)?,
-                Step::Complete => return Ok(()),
+                Step::Complete => return Ok(false),
+                Step::StartPostcopy => return Ok(true),
                 Step::GiveUp => {
                     let ms = self.job.params.timeout;
                     return Err(SourceError::Timeout { ms });
@@ -294,7 +309,7 @@ impl<'a> Session<'a> {
     fn read(&self, into: &mut [u8], deadline_ns: Option<u64>) -> Result<(), SourceError> {
         let mut filled = 0;
         while filled < into.len() {
-            match (&self.job.socket).read(&mut into[filled..]) {
+            match self.out.socket().read(&mut into[filled..]) {
                 Ok(0) if deadline_ns.is_none() && self.job.control.is_cancelled() => {
                     return Err(SourceError::Cancelled);
                 }
@@ -335,7 +350,9 @@ impl<'a> Session<'a> {
             self.end_round(self.end_ns); // the round it failed in counts too
         }
         match error {
-            _ if self.side == SourceSide::Undecided => SourceEnd::Undecided,
+            _ if self.side == SourceSide::Undecided || self.side.is_pulled_from() => {
+                SourceEnd::Undecided
+            }
             SourceError::Cancelled | SourceError::Deadline => SourceEnd::Cancelled,
             _ => SourceEnd::Failed,
         }
@@ -422,6 +439,8 @@ impl<'a> Session<'a> {
             dirty_pages: self.remaining_pages,
             accepted_bytes: self.out.accepted(),
             sent_pages: self.sent_pages,
+            start_postcopy: self.job.control.wants_postcopy(),
+            urgent: false,
         }
     }
 

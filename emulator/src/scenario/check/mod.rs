@@ -14,6 +14,7 @@ mod machines;
 mod moves;
 mod network;
 mod places;
+mod postcopy;
 mod room;
 mod services;
 mod writes;
@@ -181,7 +182,7 @@ fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
     let services = services::read(root, text, &vms.names, network.outside);
     let migrations = moves::planned(root, &machines.names, &vms.names, duration_ns);
     spots.events = events::read(root, folder, &machines, &network, duration_ns);
-    let migration = moves::parameters(root);
+    let migration = moves::parameters(root, &vms.list);
     let balancer = moves::balancer(root);
     spots.vms = vms.spans;
     let mut scenario = Scenario {

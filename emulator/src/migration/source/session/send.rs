@@ -7,6 +7,7 @@ use super::{Session, SourceError};
 use crate::clock::mono_ns;
 use crate::migration::engine::step::{PAGE_BYTES, Pass, Slice};
 use crate::migration::guest::GuestMemory;
+use crate::migration::ownership::SourceSide;
 use crate::migration::source::Fault;
 use crate::migration::wire::cloud_hypervisor::{self as cloud, Request};
 use crate::migration::wire::{self, Format, xen};
@@ -156,6 +157,11 @@ impl<'a> Session<'a> {
     /// A page of QEMU's stream: a zero page is a mark.
     fn send_page(&mut self, page: u32) -> Result<(), SourceError> {
         self.take(page);
+        self.put_page(page)
+    }
+
+    /// The same of a page whose bit is cleared already.
+    pub(super) fn put_page(&mut self, page: u32) -> Result<(), SourceError> {
         if self.loses(page) {
             return Ok(());
         }
@@ -217,16 +223,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn flush(&mut self) -> Result<(), SourceError> {
+    pub(super) fn flush(&mut self) -> Result<(), SourceError> {
         self.batch_time = None;
         self.out.flush()?;
         let now = mono_ns();
         if now >= self.published_ns + super::PUBLISH_NS {
             self.published_ns = now;
-            let status = if self.round.paused {
-                "device"
-            } else {
-                "active"
+            let status = match self.side {
+                SourceSide::Handed => "postcopy-device",
+                SourceSide::Serving => "postcopy-active",
+                _ if self.round.paused => "device",
+                _ => "active",
             };
             self.publish(status);
         }
@@ -258,7 +265,7 @@ impl<'a> Session<'a> {
 }
 
 /// First and one past the last page of each run of set bits.
-fn ranges(bits: &Bitmap) -> Vec<(u32, u32)> {
+pub(super) fn ranges(bits: &Bitmap) -> Vec<(u32, u32)> {
     let mut ranges: Vec<(u32, u32)> = Vec::new();
     let mut next = bits.next_set(0);
     while let Some(page) = next {
