@@ -5,6 +5,7 @@
 
 pub mod destination;
 pub mod engine;
+pub mod faults;
 pub mod guest;
 pub mod metrics;
 pub mod ownership;

@@ -25,6 +25,7 @@ use crate::clock::mono_ns;
 use crate::resident::Ram;
 
 mod engines;
+mod faults;
 mod resident;
 
 const SEED: u64 = 11;
@@ -103,6 +104,14 @@ impl SourceGuest for TestGuest {
             run_ns,
             cpu,
             ..VmState::default()
+        }
+    }
+
+    fn crash(&self) {
+        let ns = self.run_ns();
+        let ran = std::mem::replace(&mut *self.clock.lock().unwrap(), (None, ns));
+        if ran.0.is_some() {
+            self.running.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }

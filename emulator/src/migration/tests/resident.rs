@@ -35,6 +35,10 @@ impl SourceGuest for Real {
 
     fn throttle(&self, _percent: u8) {}
 
+    fn crash(&self) {
+        self.guest.crash();
+    }
+
     fn take_state(&self) -> VmState {
         self.guest.take_state()
     }
