@@ -1,7 +1,7 @@
 //! The destination: one blocking thread that reads, checks, commits, and then compares.
 //!
 //! Every page's stamp and body are checked as they arrive; what is kept of a page is the version
-//! it held. After the commit, outside the timed path, each version is compared with what the
+//! it held. A guest of which a page never came whole is refused. After the commit, outside the timed path, each version is compared with what the
 //! guest's own time says it must be. The dirty log never comes here. Never inside: the decision
 //! who owns the guest (`ownership`).
 
@@ -108,6 +108,16 @@ pub enum DestinationError {
     /// The control plane abandoned it.
     #[error("abandoned before the commit")]
     Abandoned,
+    /// The stream has ended, and not every page is there.
+    #[error(
+        "the stream ended with {pages} pages missing or damaged on the way, the first of them page {first}"
+    )]
+    Incomplete {
+        /// How many.
+        pages: u64,
+        /// The first.
+        first: u32,
+    },
     /// A fault: the process that was to run the guest died.
     #[error("the process of the VM died at the destination")]
     Crashed,
@@ -444,10 +454,17 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// The device state takes its time, counted from the last byte, whenever this thread woke.
+    /// The device state takes its time, counted from the last byte, whenever this thread woke. A guest
+    /// of which pages are missing, or were damaged on the way and not sent again, is refused meanwhile.
     fn load(&mut self) -> Result<(), DestinationError> {
         let loaded_ns = mono_ns();
         self.report.loaded_ns = Some(loaded_ns);
+        let missing = |(_, version): &(u32, &u64)| **version == NEVER_RECEIVED;
+        let mut all = (0_u32..).zip(&self.versions).filter(missing);
+        if let Some((first, _)) = all.next() {
+            let pages = 1 + all.count() as u64;
+            return Err(DestinationError::Incomplete { pages, first });
+        }
         self.job
             .control
             .wait_until(loaded_ns + self.job.load_time_ms * 1_000_000)
