@@ -399,6 +399,7 @@ impl Configuration {
             ..PageClass::new(pages, rate)
         });
         Lone {
+            faults: Vec::new(),
             ram_bytes: mib(line.ram_mib) + image::SMALL_BLOCK_BYTES,
             resident_bytes: mib(line.resident_mib) + base_pages * PAGE_SIZE + idle,
             resident_high_bytes: u64::from(round_u32(high)) * PAGE_SIZE,

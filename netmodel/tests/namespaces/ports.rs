@@ -56,7 +56,10 @@ pub(crate) fn a_connection_survives_the_move_of_its_vm(backend: BackendKind) {
         client.write_all(b"question").unwrap();
         server.set_nonblocking(true).unwrap();
         wait_until(now_ns() + 20 * MS).unwrap();
-        assert!(server.read(&mut [0; 8]).is_err(), "a paused VM hears nothing");
+        assert!(
+            server.read(&mut [0; 8]).is_err(),
+            "a paused VM hears nothing"
+        );
         server.set_nonblocking(false).unwrap();
         ports.attach(VM, HostId(host), Announce::QEMU).unwrap();
         server.read_exact(&mut [0; 8]).unwrap();
