@@ -85,7 +85,8 @@ impl Limits {
                     Err(error) => return Err(error),
                 };
                 let stop = stop_by(&clock, within.limit, now, step);
-                if let Some(stop) = stop.filter(|stop| first.is_none_or(|(f, _)| stop.since < f.since))
+                if let Some(stop) =
+                    stop.filter(|stop| first.is_none_or(|(f, _)| stop.since < f.since))
                 {
                     first = Some((stop, key));
                 }

@@ -271,6 +271,11 @@ impl Runtime {
         Ok(())
     }
 
+    /// The VMs here, paused ones too.
+    pub(super) fn vms(&self) -> Vec<VmId> {
+        self.lock().vms.keys().copied().collect()
+    }
+
     /// How far a guest may run that is here, or will be: see [`DestinationGuest::run_within`].
     ///
     /// [`DestinationGuest::run_within`]: crate::migration::guest::DestinationGuest::run_within

@@ -62,6 +62,8 @@ pub enum SourceSide {
     Interrupted,
     /// The destination has committed, and has every page: never resume.
     Released,
+    /// The guest's process has died here: never resume. The destination may still have it all.
+    Dead,
 }
 
 /// What happens to the source.
@@ -82,6 +84,8 @@ pub enum SourceEvent {
     Refused,
     /// An error, a cancel, or a time-out.
     Failed,
+    /// The guest's process died.
+    Crashed,
     /// The control plane knows.
     Resolved {
         /// Whether the destination committed.
@@ -124,6 +128,7 @@ impl SourceSide {
                 Event::Resolved { committed: false },
             ) => (Self::Running, SourceAction::Resume),
             (Self::Waiting, Event::Failed) => (Self::Undecided, SourceAction::None),
+            (state, Event::Crashed) if state != Self::Released => (Self::Dead, SourceAction::None),
             (
                 Self::Waiting | Self::Undecided | Self::Handed | Self::Serving,
                 Event::Acknowledged,
@@ -153,7 +158,9 @@ impl SourceSide {
 }
 
 /// The destination's claim to the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub enum DestinationSide {
     /// Bytes are missing, or the state is being loaded.
     Loading,

@@ -3,6 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::wire::Format;
+use super::wire::hello::{ChannelId, ChannelKind};
+
+mod streams;
+
+pub use streams::{
+    COMPRESSIONS, Compression, MultifdParams, Refused, XbzrleParams, ZERO_PAGE_DETECTIONS,
+    ZeroPageDetection,
+};
 
 /// What a migration is run with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,7 +44,16 @@ pub struct MigrationParams {
     /// QEMU's auto-converge.
     pub auto_converge: AutoConvergeParams,
     /// QEMU's post-copy.
+    #[serde(rename = "postcopy-ram")]
     pub postcopy: PostcopyParams,
+    /// QEMU's multifd.
+    pub multifd: MultifdParams,
+    /// Who looks for zero pages.
+    pub zero_page_detection: ZeroPageDetection,
+    /// QEMU's XBZRLE.
+    pub xbzrle: XbzrleParams,
+    /// Cloud Hypervisor's `connections`, 1 to 128: above 1 memory goes over so many of its own.
+    pub connections: u8,
 }
 
 /// QEMU's `postcopy-ram` and what belongs to it, with who says when to switch (libvirt's words).
@@ -180,7 +197,16 @@ impl EngineKind {
             | "cpu-throttle-initial"
             | "cpu-throttle-increment"
             | "max-cpu-throttle"
-            | "cpu-throttle-tailslow" => self == Self::Qemu,
+            | "cpu-throttle-tailslow"
+            | "multifd"
+            | "multifd-channels"
+            | "multifd-compression"
+            | "multifd-zlib-level"
+            | "multifd-zstd-level"
+            | "xbzrle"
+            | "xbzrle-cache-size" => self == Self::Qemu,
+            "zero-page-detection" => self.format() == Format::Qemu,
+            "connections" => self == Self::CloudHypervisor,
             // The others wait for the destination always.
             "return-path" => matches!(self, Self::Qemu | Self::StopAndCopy),
             "postcopy-ram" | "postcopy-after-precopy" | "timeout-postcopy" => self == Self::Qemu,
@@ -237,6 +263,10 @@ impl Default for MigrationParams {
             timeout_strategy: TimeoutStrategy::Cancel,
             auto_converge: AutoConvergeParams::default(),
             postcopy: PostcopyParams::default(),
+            multifd: MultifdParams::default(),
+            zero_page_detection: ZeroPageDetection::default(),
+            xbzrle: XbzrleParams::default(),
+            connections: 1,
         }
     }
 }
@@ -284,6 +314,37 @@ impl MigrationParams {
         } else {
             postcopy.timeout.map(|_| ("timeout-postcopy", needs))
         }
+    }
+
+    /// The connections beside the main one.
+    #[must_use]
+    pub fn channels(&self) -> Vec<ChannelId> {
+        let multifd = if self.multifd.enabled {
+            self.multifd.channels
+        } else {
+            0
+        };
+        let data = if self.connections > 1 {
+            self.connections
+        } else {
+            0
+        };
+        let preempt = u8::from(self.postcopy.preempt && self.may_postcopy());
+        streams::channels(ChannelKind::Multifd, multifd)
+            .chain(streams::channels(ChannelKind::Data, data))
+            .chain(streams::channels(ChannelKind::Preempt, preempt))
+            .collect()
+    }
+
+    /// Looks whether the options go together, as QEMU does before it takes them.
+    ///
+    /// # Errors
+    /// The first reason why not.
+    pub fn check(&self) -> Result<(), Refused> {
+        if !(1..=128).contains(&self.connections) {
+            return Err(Refused::Connections);
+        }
+        streams::check(&self.multifd, &self.xbzrle)
     }
 
     /// Milliseconds after which the orchestrator cancels a migration of that much RAM; `None`:

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use netmodel::sys::memory::{self, Piece};
 use netmodel::sys::tcpinfo;
+use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
+use super::faults::ParameterChange;
 use super::record::{BytesByKind, Status, TcpSample};
 use super::source::SourceError;
 use crate::clock::mono_ns;
@@ -89,13 +91,33 @@ pub fn status_word(status: Status) -> &'static str {
     }
 }
 
+/// A close of this socket, whoever has the last descriptor of it, resets the connection.
+pub(super) fn reset_when_closed(socket: &TcpStream) {
+    let at_once = linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // A socket that is no longer connected has nothing to reset.
+    let _ = setsockopt(socket, sockopt::Linger, &at_once);
+}
+
+/// What a fault did to an end of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// The connection was reset.
+    Reset,
+    /// The process of the guest has died.
+    Crashed,
+    /// The other end's host is known to be dead: no word will come from it.
+    PeerGone,
+}
+
 /// What was ordered of a post-copy.
 #[derive(Debug, Default)]
 struct PostcopyOrders {
     allowed: bool,
     start: bool,
     pulling: bool,
-    given_up: bool,
 }
 
 #[derive(Debug, Default)]
@@ -103,7 +125,21 @@ struct Control {
     cancelled: bool,
     committing: bool,
     postcopy: PostcopyOrders,
-    socket: Option<TcpStream>,
+    suspended: bool,
+    broken: Option<Broken>,
+    parameters: ParameterChange,
+    sockets: Vec<TcpStream>,
+}
+
+impl Control {
+    /// Ends every connection; true.
+    fn shut_down(&self) -> bool {
+        for socket in &self.sockets {
+            // A socket that is no longer connected needs no shutdown.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        true
+    }
 }
 
 /// Shared with whoever may cancel or watch a migration.
@@ -123,10 +159,7 @@ impl SourceControl {
             return false;
         }
         control.cancelled = true;
-        if let Some(socket) = &control.socket {
-            // A socket that is no longer connected needs no shutdown.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
+        control.shut_down();
         self.wake.notify_all();
         true
     }
@@ -143,18 +176,7 @@ impl SourceControl {
     /// QMP's `migrate-pause`: breaks the connection over which pages are pulled. `false` if none are.
     pub fn pause_postcopy(&self) -> bool {
         let control = self.lock();
-        if let (true, Some(socket)) = (control.postcopy.pulling, &control.socket) {
-            // A socket that is no longer connected needs no shutdown.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-        control.postcopy.pulling
-    }
-
-    /// The destination has gone, and with it a guest that was pulling: nobody will connect again.
-    pub fn give_up_postcopy(&self) {
-        self.lock().postcopy.given_up = true;
-        self.pause_postcopy();
-        self.wake.notify_all();
+        control.postcopy.pulling && control.shut_down()
     }
 
     pub(super) fn allow_postcopy(&self) {
@@ -169,18 +191,73 @@ impl SourceControl {
     pub(super) fn pull_over(&self, socket: &TcpStream) -> std::io::Result<()> {
         let clone = socket.try_clone()?;
         let mut control = self.lock();
-        control.socket = Some(clone);
+        control.sockets = vec![clone];
         control.postcopy.pulling = true;
         Ok(())
     }
 
-    /// Waits for a monotonic instant: whether it came before the guest was given up.
+    /// Breaks the migration as a fault does, whatever phase it is in. The source's thread finds out
+    /// at its next look, at most 100 ms later.
+    pub fn break_off(&self, how: Broken) {
+        let mut control = self.lock();
+        if control.postcopy.pulling {
+            control.shut_down();
+            // A connection that was reset is taken up again.
+            if how == Broken::Reset {
+                return;
+            }
+        }
+        control.cancelled = true;
+        // A process that has died stays dead.
+        if control.broken != Some(Broken::Crashed) {
+            control.broken = Some(how);
+        }
+        self.wake.notify_all();
+    }
+
+    /// Changes parameters while it runs; the engine has them from its next decision on.
+    pub fn set_parameters(&self, change: ParameterChange) {
+        let mut control = self.lock();
+        control.parameters = control.parameters.then(change);
+    }
+
+    /// Stops the guest at the source, as `virsh suspend` does, and lets the migration go on: it
+    /// then converges.
+    pub fn suspend(&self) {
+        self.lock().suspended = true;
+        self.wake.notify_all();
+    }
+
+    pub(super) fn take_parameters(&self) -> Option<ParameterChange> {
+        let taken = std::mem::take(&mut self.lock().parameters);
+        (!taken.is_empty()).then_some(taken)
+    }
+
+    pub(super) fn wants_suspended(&self) -> bool {
+        self.lock().suspended
+    }
+
+    pub(super) fn broken(&self) -> Option<Broken> {
+        self.lock().broken
+    }
+
+    /// Why it ended: a fault's own error, where one broke it.
+    pub(super) fn explain(&self, error: SourceError) -> SourceError {
+        match self.broken() {
+            Some(Broken::Crashed) => SourceError::Crashed,
+            Some(Broken::Reset) => SourceError::Io(ErrorKind::ConnectionReset.into()),
+            Some(Broken::PeerGone) => SourceError::DestinationGone,
+            None => error,
+        }
+    }
+
+    /// Waits for a monotonic instant: whether it came before an end of the migration died.
     pub(super) fn wait_in_postcopy(&self, at_ns: u64) -> bool {
         let mut control = self.lock();
         loop {
             let left = at_ns.saturating_sub(mono_ns());
-            if left == 0 || control.postcopy.given_up {
-                return !control.postcopy.given_up;
+            if left == 0 || control.cancelled {
+                return !control.cancelled;
             }
             control = self
                 .wake
@@ -206,10 +283,15 @@ impl SourceControl {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
     }
 
-    pub(super) fn attach(&self, socket: &TcpStream) -> Result<(), SourceError> {
-        let clone = socket.try_clone().map_err(SourceError::Io)?;
+    /// Takes note of all connections of the migration: a cancel shuts them down.
+    pub(super) fn attach<'a>(
+        &self,
+        sockets: impl Iterator<Item = &'a TcpStream>,
+    ) -> Result<(), SourceError> {
+        let clones: Result<Vec<_>, _> = sockets.map(TcpStream::try_clone).collect();
+        let clones = clones.map_err(SourceError::Io)?;
         let mut control = self.lock();
-        control.socket = Some(clone);
+        control.sockets = clones;
         if control.cancelled {
             Err(SourceError::Cancelled)
         } else {
@@ -218,7 +300,7 @@ impl SourceControl {
     }
 
     pub(super) fn detach(&self) {
-        self.lock().socket = None;
+        self.lock().sockets.clear();
     }
 
     /// From here on it cannot be cancelled. Called before the last byte is written.

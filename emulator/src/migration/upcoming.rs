@@ -130,8 +130,12 @@ impl<'a> Upcoming<'a> {
             return Limit::NONE;
         }
         let GuestTime { cpu_ns, run_ns } = self.horizon;
-        let cpu = self.next(Coupling::Cpu).map_or(cpu_ns, |(clock, _)| clock - 1);
-        let run = self.next(Coupling::Time).map_or(run_ns, |(clock, _)| clock - 1);
+        let cpu = self
+            .next(Coupling::Cpu)
+            .map_or(cpu_ns, |(clock, _)| clock - 1);
+        let run = self
+            .next(Coupling::Time)
+            .map_or(run_ns, |(clock, _)| clock - 1);
         Limit {
             cpu_ns: Some(cpu.saturating_add(1)),
             run_ns: Some(run.saturating_add(1)),

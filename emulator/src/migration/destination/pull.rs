@@ -11,17 +11,20 @@
 //! one comes. Never inside: the source's dirty log; which pages the source thinks it has sent.
 
 use std::net::TcpStream;
+use std::sync::atomic::Ordering;
 
 use super::{DestinationError, Inbox, NEVER_RECEIVED, Receiver};
 use crate::clock::mono_ns;
 use crate::migration::transport::prepare_socket;
 use crate::migration::upcoming::Limit;
+use crate::migration::wire::hello::ChannelKind;
 use crate::migration::wire::postcopy::{self, Command};
 use crate::migration::wire::{Decoder, Event, MAX_RECORD_BYTES};
 use faults::{LOOK_NS, NS_PER_MS, Pull};
 use replay::{Bitmap, VmState};
 
 mod faults;
+mod urgent;
 
 impl Receiver<'_> {
     /// The commit point of a post-copy, and all that follows. On an error before the commit the guest was
@@ -30,15 +33,37 @@ impl Receiver<'_> {
         let stopped_at = state.guest_time();
         let io = |source| DestinationError::Io { offset: 0, source };
         self.silence_limit_ms = self.job.postcopy.stall_timeout;
+        self.job.control.pulls.store(true, Ordering::Release);
         let pull = Pull::new(self.job, self.missing(), stopped_at);
         pull.connect(self.socket()).map_err(io)?;
         let (ran, came) = std::thread::scope(|scope| {
+            let job = self.job;
+            let mut channels = job.channels.iter();
+            let channel = channels.find(|channel| channel.id.kind == ChannelKind::Preempt);
+            let urgent = channel.map(|channel| {
+                let thread = std::thread::Builder::new().name("mig-preempt".to_owned());
+                let pull = &pull;
+                thread.spawn_scoped(scope, move || urgent::receive(job, pull, &channel.socket))
+            });
+            let urgent = urgent.transpose().map_err(io)?;
             let thread = std::thread::Builder::new().name("mig-fault".to_owned());
             let runs = thread
                 .spawn_scoped(scope, || pull.run(state))
+                .inspect_err(|_| pull.end())
                 .map_err(io)?;
             let came = self.place_all(&pull);
+            if came.is_ok() && channel.is_some() {
+                // The last requested pages may come behind the end of the main stream.
+                let stall_ns = self.silence_limit_ms.saturating_mul(NS_PER_MS);
+                pull.wait_for_last(mono_ns().saturating_add(stall_ns));
+            }
             pull.end();
+            if let Some(thread) = urgent {
+                let received = thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                self.report.received_bytes += received;
+            }
             let ran = runs
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -55,6 +80,10 @@ impl Receiver<'_> {
         }
         self.report.resumed_ns = ran.resumed_ns;
         self.stopped_at = Some(stopped_at);
+        for (page, version) in pull.take_urgent() {
+            self.versions[page as usize] = version;
+            self.report.bad_on_receipt += u64::from(version == NEVER_RECEIVED);
+        }
         let figures = pull.conclude(stopped_at);
         let pages = figures.never_came;
         self.report.postcopy = Some(figures);
@@ -64,6 +93,7 @@ impl Receiver<'_> {
                 .err()
                 .unwrap_or(DestinationError::PagesMissing { pages }));
         }
+        self.job.control.pulls.store(false, Ordering::Release);
         self.job.guest.run_within(Limit::NONE);
         // If the connection is gone the source asks the control plane.
         let _ = self.tell(0);
@@ -91,7 +121,8 @@ impl Receiver<'_> {
             pull.disconnect();
             // Nothing is missing but the source's last word, or the guest never ran.
             let pages = pull.left();
-            if pages == 0 || pull.is_over() {
+            let crashed = matches!(broken, DestinationError::Crashed);
+            if pages == 0 || crashed || pull.is_over() {
                 return Err(broken);
             }
             if let Err(why) = self.wait_for_recovery(pull) {
@@ -159,6 +190,7 @@ impl Receiver<'_> {
         let limit_ns = self.job.postcopy.recover_timeout.saturating_mul(NS_PER_MS);
         let until_ns = mono_ns().saturating_add(limit_ns);
         while mono_ns() < until_ns && !self.job.control.is_given_up() {
+            self.job.control.may_go_on().map_err(Some)?;
             if let Ok((socket, _)) = listener.accept() {
                 // Whoever is not the source, or loses the connection again, is not waited for.
                 if self.take_up_again(socket, pull).is_ok() {
@@ -181,7 +213,7 @@ impl Receiver<'_> {
         let io = |source| DestinationError::Io { offset: 0, source };
         prepare_socket(&socket, self.job.congestion.as_deref()).map_err(io)?;
         let clone = socket.try_clone().map_err(io)?;
-        self.job.control.attach(Some(clone));
+        self.job.control.attach(vec![clone]);
         self.decoder = Decoder::default();
         self.again = Some(socket);
         let mut buffer = vec![0; super::BUFFER_BYTES];

@@ -19,7 +19,7 @@ fn at(ns: u64) -> GuestTime {
 fn model(classes: Vec<PageClass>) -> MemoryModel {
     let spec = MemorySpec {
         ram_pages: 256,
-        resident_pages: 256,
+        resident_pages: 100,
         high_pages: 0,
         behaviours: vec![Behaviour::Classes(classes)],
         fresh: false,

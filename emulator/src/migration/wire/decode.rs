@@ -8,14 +8,23 @@ use super::*;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Header,
-    BeforeRamList { command_allowed: bool },
+    BeforeRamList {
+        command_allowed: bool,
+    },
     /// A package began.
     Listen,
     /// Recovery: the bitmap was asked for.
     Resuming,
-    Between { finished_ram: bool, has_state: bool },
-    Pages { last: bool },
-    Padding { left: u64 },
+    Between {
+        finished_ram: bool,
+        has_state: bool,
+    },
+    Pages {
+        last: bool,
+    },
+    Padding {
+        left: u64,
+    },
     End,
 }
 
@@ -91,6 +100,17 @@ impl Decoder {
             Place::Padding { left } => self.padding(input, left),
             Place::End if input.is_empty() => Ok(None),
             Place::End => Err(WireError::AfterEnd { bytes: input.len() }),
+        }
+    }
+
+    /// Reads pages and nothing else, as they stand on the connection of requested pages.
+    #[must_use]
+    pub fn pages_alone(ram_pages: u32) -> Self {
+        Self {
+            place: Place::Pages { last: false },
+            ram_pages,
+            pulling: true,
+            ..Self::default()
         }
     }
 
@@ -210,9 +230,7 @@ impl Decoder {
                 Ok(Some((5, Event::SectionBegin { last })))
             }
             SECTION_FULL if finished_ram && !has_state => self.state(input),
-            SECTION_COMMAND
-                if self.postcopy && (!finished_ram || self.package_end.is_some()) =>
-            {
+            SECTION_COMMAND if self.postcopy && (!finished_ram || self.package_end.is_some()) => {
                 self.command(input)
             }
             SECTION_EOF if finished_ram && has_state && self.package_end.is_none() => {

@@ -281,7 +281,10 @@ pub fn decode_return(input: &[u8], ram_pages: u32) -> Result<Option<(usize, Retu
     let Some(head) = u32_at(input, 0) else {
         return Ok(None);
     };
-    let (kind, length) = (u16::try_from(head >> 16).unwrap_or(0), (head & 0xFFFF) as usize);
+    let (kind, length) = (
+        u16::try_from(head >> 16).unwrap_or(0),
+        (head & 0xFFFF) as usize,
+    );
     let expected = match kind {
         RP_SHUT | RP_PONG | RP_RESUME_ACK => 4,
         RP_REQ_PAGES => 12,

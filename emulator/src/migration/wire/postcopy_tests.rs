@@ -76,7 +76,11 @@ fn sizes_are_those_of_qemu() {
     assert_eq!(package.len(), 9 + 5 + 600 + 9 + 5);
     assert_eq!(package[..3], [8, 0, 8], "MIG_CMD_PACKAGED");
     assert_eq!(package[5..9], (5_u32 + 600 + 9 + 5).to_be_bytes());
-    assert_eq!(package[package.len() - 5..], [8, 0, 5, 0, 0], "MIG_CMD_POSTCOPY_RUN");
+    assert_eq!(
+        package[package.len() - 5..],
+        [8, 0, 5, 0, 0],
+        "MIG_CMD_POSTCOPY_RUN"
+    );
     assert_eq!(put(|out| request(5, false, out)).len(), 4 + 12 + 7);
     assert_eq!(put(|out| request(5, true, out)).len(), 4 + 12);
     assert_eq!(put(|out| pong(3, out)), [0, 2, 0, 4, 0, 0, 0, 3]);
@@ -173,9 +177,18 @@ fn messages_come_back_as_they_were_said() {
     some.set(99);
     let all = [
         (put(|out| pong(3, out)), Return::Pong(3)),
-        (put(|out| request(9, false, out)), Return::Request { page: 9, pages: 1 }),
-        (put(|out| request(99, true, out)), Return::Request { page: 99, pages: 1 }),
-        (put(|out| received(&some, out)), Return::Received(some.clone())),
+        (
+            put(|out| request(9, false, out)),
+            Return::Request { page: 9, pages: 1 },
+        ),
+        (
+            put(|out| request(99, true, out)),
+            Return::Request { page: 99, pages: 1 },
+        ),
+        (
+            put(|out| received(&some, out)),
+            Return::Received(some.clone()),
+        ),
         (put(resume_ack), Return::ResumeAck),
         (encode_shut(1).to_vec(), Return::Shut(1)),
     ];

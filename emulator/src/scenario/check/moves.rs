@@ -159,6 +159,7 @@ pub(super) fn parameters(root: &Table<'_>, vms: &[VmSpec]) -> MigrationParams {
             .unwrap_or(base.timeout_strategy),
         auto_converge: auto_converge(table),
         postcopy: postcopy::parameters(table),
+        ..base.clone()
     };
     let read = |table: &Table<'_>| {
         let params = read(table);

@@ -19,6 +19,10 @@ pub(super) const OPTIONS: &[&str] = &[
     "postcopy-recover-timeout",
 ];
 
+/// The threads that write such memory would not stop where a page is missing.
+pub(super) const NOT_RESIDENT: &str = "post-copy cannot bring a VM with memory = \"resident\", whose \
+    missing pages nothing would stop; give it memory = \"synthetic\"";
+
 /// More tries than anybody waits for.
 const TRIES_MAX: u64 = 100_000;
 
@@ -56,13 +60,11 @@ pub(super) fn refuse(table: &Table<'_>, params: &MigrationParams, vms: &[VmSpec]
     }
     let resident = vms.iter().any(|vm| vm.memory == Backing::Resident);
     if resident && params.may_postcopy() {
-        let why = "a VM has memory = \"resident\", whose missing pages nothing would stop; give it \
-                   memory = \"synthetic\"";
         let key = if params.postcopy.ram {
             "postcopy-ram"
         } else {
             "engine"
         };
-        note(key, why);
+        note(key, NOT_RESIDENT);
     }
 }

@@ -33,6 +33,8 @@ struct State<'a> {
     limit: Limit,
     blocked: Option<Blocked>,
     over: bool,
+    /// Versions of the pages that came on the connection for requested ones.
+    urgent: Vec<(u32, u64)>,
     /// When each missing page was placed, in the guest's time.
     placed: Vec<(u32, GuestTime)>,
     figures: PostcopyDestination,
@@ -75,6 +77,7 @@ impl<'a> Pull<'a> {
                 limit: Limit::NONE,
                 blocked: None,
                 over: false,
+                urgent: Vec::new(),
                 placed: Vec::new(),
                 figures,
             }),
@@ -122,6 +125,31 @@ impl<'a> Pull<'a> {
         self.changed.notify_all();
     }
 
+    /// The same, on the connection for requested pages.
+    pub(super) fn placed_urgent(&self, page: u32, version: u64) {
+        self.lock().urgent.push((page, version));
+        self.placed(page);
+    }
+
+    /// The versions that came there.
+    pub(super) fn take_urgent(&self) -> Vec<(u32, u64)> {
+        std::mem::take(&mut self.lock().urgent)
+    }
+
+    /// Waits until no page is missing: whether that was before an instant.
+    pub(super) fn wait_for_last(&self, until_ns: u64) -> bool {
+        let mut state = self.lock();
+        while state.upcoming.left() > 0 {
+            let left = until_ns.saturating_sub(mono_ns());
+            if left == 0 {
+                return false;
+            }
+            let waited = self.changed.wait_timeout(state, Duration::from_nanos(left));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
     /// A missing page is there: whoever waits for it goes on.
     pub(super) fn placed(&self, page: u32) {
         let mut guard = self.lock();
@@ -134,6 +162,7 @@ impl<'a> Pull<'a> {
         state.upcoming.arrived(page);
         if state.upcoming.left() == 0 {
             state.figures.whole_ns = Some(now_ns);
+            self.changed.notify_all();
         }
         let limit = state.upcoming.limit();
         let waited = state.blocked.filter(|blocked| blocked.page == page);
@@ -194,10 +223,12 @@ impl<'a> Pull<'a> {
         let control = &self.job.control;
         control.wait_until(loaded_ns + self.job.load_time_ms * NS_PER_MS)?;
         let guest = &self.job.guest;
+        control.may_go_on()?;
         let resumed_ns = control
             .gate
             .commit(|| guest.commit_and_resume(state))?
             .ok_or(DestinationError::Abandoned)?;
+        guest.resumed();
         self.say(|bytes, _| postcopy::pong(postcopy::PACKAGE_PING, bytes));
         Ok(resumed_ns)
     }

@@ -47,7 +47,10 @@ fn post_copy_alone_switches_before_its_first_page() {
 #[test]
 fn an_order_is_obeyed_at_the_next_decision_whatever_is_left() {
     let mut engine = started(&params(PostcopyParams::default()));
-    assert!(matches!(engine.next(0, &seen(90_000, 0)), Step::SendSlice(_)));
+    assert!(matches!(
+        engine.next(0, &seen(90_000, 0)),
+        Step::SendSlice(_)
+    ));
     let ordered = Observed {
         start_postcopy: true,
         ..seen(80_000, 2_000_000)
@@ -63,7 +66,10 @@ fn after_the_first_pass_means_the_decision_after_its_sync() {
         ..PostcopyParams::default()
     };
     let mut engine = started(&params(rule));
-    assert!(matches!(engine.next(0, &seen(90_000, 0)), Step::SendSlice(_)));
+    assert!(matches!(
+        engine.next(0, &seen(90_000, 0)),
+        Step::SendSlice(_)
+    ));
     // 5,000,000 bytes in 103 ms: the threshold is 3555 pages, as in the tests of pre-copy.
     let low = seen(3555, 5_000_000);
     assert_eq!(engine.next(103 * MS, &low), Step::Sync);
@@ -73,7 +79,11 @@ fn after_the_first_pass_means_the_decision_after_its_sync() {
     assert!(matches!(engine.next(104 * MS, &found), Step::SendSlice(_)));
     let later = seen(62_000, 7_400_000);
     assert_eq!(engine.next(155 * MS, &later), Step::StartPostcopy);
-    assert_eq!(engine.statistics().dirty_sync_count, 2, "the last one is the source's");
+    assert_eq!(
+        engine.statistics().dirty_sync_count,
+        2,
+        "the last one is the source's"
+    );
 }
 
 #[test]

@@ -16,17 +16,20 @@ use std::net::{Shutdown, TcpStream};
 use super::send::ranges;
 use super::{Session, SourceError};
 use crate::clock::mono_ns;
-use crate::migration::engine::step::{Observed, Slice, Step};
+use crate::migration::engine::step::{Observed, PAGE_BYTES, Slice, Step};
 use crate::migration::ownership::{SourceEvent, SourceSide};
 use crate::migration::record::{Interruption, PostcopySource};
 use crate::migration::source::Fault;
 use crate::migration::transport::prepare_socket;
+use crate::migration::wire::hello::ChannelKind;
 use crate::migration::wire::postcopy::{self as wire, Return};
 use crate::migration::wire::{Header, WireError};
 use replay::{Bitmap, GuestTime};
 use shared::Shared;
+use urgent::Urgent;
 
 mod shared;
+mod urgent;
 
 const NS_PER_MS: u64 = 1_000_000;
 /// QEMU's PINGs around the package; that within it is [`wire::PACKAGE_PING`].
@@ -76,6 +79,8 @@ impl Session<'_> {
         self.out.put(|bytes| bytes.push(last));
         self.out.flush()?;
         self.side_on(SourceEvent::Package);
+        // A connection that breaks from here on is taken up again.
+        let _ = self.job.control.pull_over(self.out.socket());
         if let Some(postcopy) = &mut self.postcopy {
             postcopy.package_ns = mono_ns();
         }
@@ -118,12 +123,23 @@ impl Session<'_> {
     /// Over one connection, until everything is acknowledged or it breaks.
     fn serve(&mut self, shared: &Shared) -> Result<(), SourceError> {
         let socket = self.out.socket().try_clone().map_err(SourceError::Io)?;
-        self.job.control.pull_over(&socket).map_err(SourceError::Io)?;
+        self.job
+            .control
+            .pull_over(&socket)
+            .map_err(SourceError::Io)?;
         let ram_pages = self.job.memory.pages();
+        // One that took the migration up again does without a connection for requested pages.
+        let first =
+            (self.postcopy.as_ref()).is_none_or(|postcopy| postcopy.interruptions.is_empty());
+        let job = self.job;
+        let mut channels = job.channels.iter().filter(|_| first);
+        let channel = channels.find(|channel| channel.id.kind == ChannelKind::Preempt);
+        let (at, stall_ns) = (job.guest.guest_time(), self.stall_ns());
+        let urgent = channel.map(|channel| Urgent::new(&channel.socket, &job.memory, at, stall_ns));
         std::thread::scope(|scope| {
             let reader = std::thread::Builder::new().name("mig-return".to_owned());
             reader
-                .spawn_scoped(scope, || shared.listen(&socket, ram_pages))
+                .spawn_scoped(scope, || shared.listen(&socket, ram_pages, urgent))
                 .map_err(SourceError::Io)?;
             let result = self.stream(shared);
             // The reader ends with the connection; all that it had to say is known by now.
@@ -139,6 +155,7 @@ impl Session<'_> {
     fn stream(&mut self, shared: &Shared) -> Result<(), SourceError> {
         loop {
             shared.intact()?;
+            self.out.may_go_on()?;
             self.note_started(shared);
             let (dirty_pages, urgent) = shared.open();
             self.remaining_pages = dirty_pages;
@@ -200,15 +217,26 @@ impl Session<'_> {
 
     fn count(&mut self, shared: &Shared) {
         self.remaining_pages = shared.open().0;
+        let urgent = shared.take_sent();
+        self.out.bytes.header += urgent.header_bytes;
+        self.out.bytes.normal += urgent.normal_pages * PAGE_BYTES;
+        self.round.normal_pages += urgent.normal_pages;
+        self.round.zero_pages += urgent.zero_pages;
+        let urgent_bytes = urgent.header_bytes + urgent.normal_pages * PAGE_BYTES;
         let bytes = self.ram_bytes() - self.precopy_bytes;
         if let Some(postcopy) = &mut self.postcopy {
             postcopy.postcopy_bytes = bytes;
+            postcopy.preempt_bytes += urgent_bytes;
             postcopy.requests = shared.requests();
         }
     }
 
     fn stall_ns(&self) -> u64 {
-        self.job.params.postcopy.stall_timeout.saturating_mul(NS_PER_MS)
+        self.job
+            .params
+            .postcopy
+            .stall_timeout
+            .saturating_mul(NS_PER_MS)
     }
 
     /// A new connection, over which the destination has told what it holds. Until there is one the guest
@@ -260,7 +288,10 @@ impl Session<'_> {
     /// QEMU's `postcopy-recover`: what has not arrived is dirty again, and the stream goes on.
     fn recover(&mut self, socket: TcpStream, shared: &Shared) -> Result<(), SourceError> {
         prepare_socket(&socket, self.job.congestion.as_deref()).map_err(SourceError::Io)?;
-        self.job.control.pull_over(&socket).map_err(SourceError::Io)?;
+        self.job
+            .control
+            .pull_over(&socket)
+            .map_err(SourceError::Io)?;
         self.out.reconnect(socket);
         let memory = &self.job.memory;
         let header = Header {

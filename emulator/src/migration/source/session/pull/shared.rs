@@ -9,12 +9,11 @@ use std::net::TcpStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::urgent::{Sent, Urgent};
 use crate::clock::mono_ns;
 use crate::migration::source::SourceError;
 use crate::migration::wire::WireError;
-use crate::migration::wire::postcopy::{
-    PACKAGE_PING, Return, decode_return, max_message_bytes,
-};
+use crate::migration::wire::postcopy::{PACKAGE_PING, Return, decode_return, max_message_bytes};
 use replay::Bitmap;
 
 /// Requests that may wait: a guest has one a vCPU, and may ask again after a recovery.
@@ -32,6 +31,7 @@ struct Inner {
     started: bool,
     shut: Option<u32>,
     broken: Option<SourceError>,
+    sent: Sent,
 }
 
 /// Shared by the thread that writes and the one that reads.
@@ -53,6 +53,7 @@ impl Shared {
                 started: false,
                 shut: None,
                 broken: None,
+                sent: Sent::default(),
             }),
             wake: Condvar::new(),
         }
@@ -84,6 +85,18 @@ impl Shared {
 
     pub(super) fn has_started(&self) -> bool {
         self.lock().started
+    }
+
+    fn count(&self, sent: Sent) {
+        let all = &mut self.lock().sent;
+        all.header_bytes += sent.header_bytes;
+        all.normal_pages += sent.normal_pages;
+        all.zero_pages += sent.zero_pages;
+    }
+
+    /// What went over the connection for requested pages since it was last asked.
+    pub(super) fn take_sent(&self) -> Sent {
+        std::mem::take(&mut self.lock().sent)
     }
 
     /// The next page to send, its bit cleared: a requested one, else with `background` the next in
@@ -160,14 +173,20 @@ impl Shared {
     }
 
     /// Reads the return path until its last word, or until it breaks.
-    pub(super) fn listen(&self, socket: &TcpStream, ram_pages: u32) {
-        if let Err(error) = self.hear(socket, ram_pages) {
+    /// With `urgent`, requested pages are sent at once.
+    pub(super) fn listen(&self, socket: &TcpStream, ram_pages: u32, urgent: Option<Urgent<'_>>) {
+        if let Err(error) = self.hear(socket, ram_pages, urgent) {
             self.lock().broken = Some(error);
         }
         self.wake.notify_all();
     }
 
-    fn hear(&self, mut socket: &TcpStream, ram_pages: u32) -> Result<(), SourceError> {
+    fn hear(
+        &self,
+        mut socket: &TcpStream,
+        ram_pages: u32,
+        mut urgent: Option<Urgent<'_>>,
+    ) -> Result<(), SourceError> {
         let mut buffer = vec![0; max_message_bytes(ram_pages).max(4096)];
         let (mut start, mut end) = (0, 0);
         loop {
@@ -175,6 +194,11 @@ impl Shared {
                 start += taken;
                 if self.note(&said)? {
                     return Ok(());
+                }
+                while let Some(urgent) = &mut urgent
+                    && let Some(page) = self.take(false)
+                {
+                    self.count(urgent.send(page)?);
                 }
             }
             buffer.copy_within(start..end, 0);
