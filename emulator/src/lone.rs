@@ -21,7 +21,7 @@ use netmodel::link::LinkSpec;
 use netmodel::topology::{Cable, Topology};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use traces::class::{Coupling, Locality, PageClass};
+use traces::class::{Coupling, Locality, PageClass, PhasedClasses};
 use traces::content::ContentProfile;
 use traces::units::PAGE_SIZE;
 
@@ -70,6 +70,8 @@ pub fn classes(pattern: Pattern, pages: u32, rate_pps: f64) -> Vec<PageClass> {
 pub enum Writes {
     /// These classes; none is an idle VM.
     Classes(Vec<PageClass>),
+    /// Class sets one after another, round and round.
+    Phases(PhasedClasses),
     /// A recording: its CPU demand, and its sets of pages or classes fitted to them.
     Recording {
         /// The file.
@@ -93,6 +95,10 @@ impl Writes {
                 } else {
                     WriteSource::Classes(classes.clone())
                 };
+                return (CpuSource::Constant(0), writes, BTreeMap::new());
+            }
+            Self::Phases(phases) => {
+                let writes = WriteSource::Phases(phases.clone());
                 return (CpuSource::Constant(0), writes, BTreeMap::new());
             }
             Self::Recording { path, fitted } => (path.clone(), *fitted),
@@ -147,7 +153,7 @@ pub struct Lone {
 
 impl Lone {
     /// The scenario: two hosts, of which only the first one's link is shaped, so that every packet
-    /// crosses exactly one link each way.
+    /// crosses exactly one link each way. A rate kept at the source is the way out's alone.
     #[must_use]
     pub fn scenario(&self) -> Scenario {
         let open = LinkSpec {
@@ -180,8 +186,15 @@ impl Lone {
         };
         let mut vms = several(&vm, moving);
         let flows = self.company.flows(&vm, &mut vms);
+        let cable = Cable {
+            up: self.link,
+            down: match self.link.is_shaped_at_source() {
+                true => self.link.in_fabric(),
+                false => self.link,
+            },
+        };
         let topology = Topology::star([
-            ("source".to_owned(), Cable::symmetric(self.link)),
+            ("source".to_owned(), cable),
             ("destination".to_owned(), Cable::symmetric(open)),
         ])
         .expect("two hosts of different names on one switch");
