@@ -106,10 +106,7 @@ impl Plan {
             ports: kind,
             ..self
         };
-        if kind != PortKind::Tun
-            || this.backend != BackendKind::Relay
-            || this.shapes_at_source()
-        {
+        if kind != PortKind::Tun || this.backend != BackendKind::Relay || this.shapes_at_source() {
             return this;
         }
         let turn = |step| match step {

@@ -331,6 +331,11 @@ pub fn host_address(host: HostId) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 64, 0, 0)) + host.0 + 1)
 }
 
+/// Every switch listens here for announcements of addresses that have moved; no host has it.
+pub const ANNOUNCE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 127, 255, 254);
+/// The port of such a datagram: that of "discard" (RFC 863).
+pub const ANNOUNCE_PORT: u16 = 9;
+
 /// An address for the `n`-th VM, to be routed to whichever host it runs on; `None` past [`HOSTS_MAX`].
 #[must_use]
 pub fn vm_address(n: u32) -> Option<Ipv4Addr> {

@@ -8,13 +8,15 @@ use crate::clock::mono_ns;
 use crate::control::channel::BlockingSender;
 use crate::control::message::{AgentSetup, FromAgent, SourceEnding};
 use crate::ids::{MigrationId, VmId};
-use crate::migration::destination::{DestinationControl, DestinationJob, run_destination};
+use crate::migration::channels::{Channel, GATHER_LIMIT, accept_all, open_all};
+use crate::migration::destination::{DestinationControl, DestinationJob, chain, run_destination};
 use crate::migration::engine::EngineUnits;
 use crate::migration::guest::{GuestMemory, SourceGuest};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport};
 use crate::migration::source::{Observer, SourceEnd, SourceJob, SourceOutcome, run_source};
 use crate::migration::transport::SourceControl;
+use crate::migration::wire::hello::ChannelId;
 use crate::resident::Ram;
 use crate::scenario::{Backing, scale};
 use anyhow::{Context, Result, anyhow};
@@ -78,7 +80,6 @@ impl Outgoing {
 struct Incoming {
     control: Arc<DestinationControl>,
     abandoned: Arc<AtomicBool>,
-    address: SocketAddr,
     thread: JoinHandle<()>,
 }
 
@@ -152,7 +153,7 @@ impl Migrations {
             Backing::Resident => Some(new_ram(&memory)?),
         };
         let listener = net::listen(at, &setup.congestion)?;
-        let address = listener.local_addr()?;
+        let port = listener.local_addr()?.port();
         let control = Arc::new(DestinationControl::default());
         let abandoned = Arc::new(AtomicBool::new(false));
         let place = Place {
@@ -168,6 +169,7 @@ impl Migrations {
             migration,
             memory,
             ram,
+            channels: params.channels(),
             load_time_ms: params.load_time,
             place: Arc::new(place),
             control: Arc::clone(&control),
@@ -184,11 +186,10 @@ impl Migrations {
             Incoming {
                 control,
                 abandoned,
-                address,
                 thread,
             },
         );
-        Ok(address.port())
+        Ok(port)
     }
 
     /// Begins to send a VM.
@@ -251,8 +252,6 @@ impl Migrations {
             incoming.abandoned.store(true, Ordering::Release);
             // A commit already made stays made; the manager has its record.
             let _ = incoming.control.abandon();
-            // A thread that still waits in accept is woken.
-            drop(TcpStream::connect(incoming.address));
         }
     }
 
@@ -323,6 +322,7 @@ struct IncomingThread {
     migration: MigrationId,
     memory: GuestMemory,
     ram: Option<Arc<Ram>>,
+    channels: Vec<ChannelId>,
     load_time_ms: u64,
     place: Arc<Place>,
     control: Arc<DestinationControl>,
@@ -332,24 +332,31 @@ struct IncomingThread {
 
 impl IncomingThread {
     fn run(self, listener: &TcpListener) {
-        let accepted = listener.accept();
+        let accepted = accept_all(
+            listener,
+            self.migration.0,
+            self.memory.vm_key(),
+            &self.channels,
+            GATHER_LIMIT,
+            || self.abandoned.load(Ordering::Acquire),
+        );
         let report = match accepted {
-            Ok((socket, _)) if !self.abandoned.load(Ordering::Acquire) => {
+            Ok(connections) => {
                 let job = DestinationJob {
                     migration: self.migration.0,
                     memory: self.memory,
                     ram: self.ram,
                     load_time_ms: self.load_time_ms,
                     guest: self.place,
-                    socket,
+                    socket: connections.main,
+                    channels: connections.channels,
                     congestion: None,
                     control: self.control,
                     silence_limit_ms: SILENCE_MS,
                 };
                 run_destination(&job).report
             }
-            Ok(_) => never_began("abandoned before the source came"),
-            Err(error) => never_began(&format!("accept: {error}")),
+            Err(error) => never_began(chain(&error)),
         };
         let done = FromAgent::DestinationDone {
             migration: self.migration,
@@ -360,9 +367,9 @@ impl IncomingThread {
     }
 }
 
-fn never_began(error: &str) -> DestinationReport {
+fn never_began(error: String) -> DestinationReport {
     DestinationReport {
-        error: Some(error.to_owned()),
+        error: Some(error),
         ..DestinationReport::empty()
     }
 }
@@ -389,11 +396,11 @@ impl OutgoingThread {
         }
         // QMP's total-time counts from the command, connecting included.
         let begin_ns = mono_ns();
-        let (ending, report) = match net::connect(self.to, &self.congestion) {
-            Ok(socket) => self.send(socket, begin_ns),
+        let (ending, report) = match self.connect() {
+            Ok((socket, channels)) => self.send(socket, channels, begin_ns),
             Err(error) => (
                 SourceEnding::Failed,
-                SourceReport::unsent(begin_ns, mono_ns(), error.to_string()),
+                SourceReport::unsent(begin_ns, mono_ns(), format!("{error:#}")),
             ),
         };
         let done = FromAgent::SourceDone {
@@ -406,7 +413,25 @@ impl OutgoingThread {
         let _ = self.out.send(&done);
     }
 
-    fn send(&self, socket: TcpStream, begin_ns: u64) -> (SourceEnding, SourceReport) {
+    /// The main connection, then those beside it.
+    fn connect(&self) -> Result<(TcpStream, Vec<Channel>)> {
+        let connect = || net::connect(self.to, &self.congestion);
+        let main = connect()?;
+        let channels = open_all(
+            self.migration.0,
+            self.memory.vm_key(),
+            &self.params.channels(),
+            || connect().map_err(std::io::Error::other),
+        )?;
+        Ok((main, channels))
+    }
+
+    fn send(
+        &self,
+        socket: TcpStream,
+        channels: Vec<Channel>,
+        begin_ns: u64,
+    ) -> (SourceEnding, SourceReport) {
         let units = self.units;
         let job = SourceJob {
             migration: self.migration.0,
@@ -415,6 +440,7 @@ impl OutgoingThread {
             memory: self.memory.clone(),
             ram: self.ram.clone(),
             socket,
+            channels,
             congestion: None,
             control: Arc::clone(&self.control),
             chunk_pages: units.chunk_pages,

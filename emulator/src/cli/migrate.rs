@@ -79,6 +79,9 @@ pub(super) struct MigrateArgs {
     /// tc's TBF and netem count.
     #[arg(long, default_value_t = 38, value_name = "BYTES")]
     overhead_bytes: u16,
+    /// The source's super-frames (GSO) are at most as long as this takes on the link.
+    #[arg(long, value_parser = time_ns, default_value = "250us", value_name = "TIME")]
+    super_frame: u64,
     /// TCP congestion control.
     #[arg(long, default_value = "cubic")]
     congestion: String,
@@ -290,6 +293,7 @@ impl MigrateArgs {
             queue: ByteSize::from_bytes(self.queue),
             ecn_threshold: self.ecn.map(ByteSize::from_bytes),
             overhead_bytes: self.overhead_bytes,
+            super_frame: Duration::from_nanos(self.super_frame),
             ..LinkSpec::default()
         }
     }

@@ -62,7 +62,12 @@ impl QemuArgs {
         let truth = self.read()?;
         let mut plan = Vec::new();
         for seed in 1..=u64::from(self.repeats) {
-            plan.extend(truth.configurations.iter().map(|configuration| (configuration, seed)));
+            plan.extend(
+                truth
+                    .configurations
+                    .iter()
+                    .map(|configuration| (configuration, seed)),
+            );
         }
         let (mut comparisons, mut failed) = (Vec::new(), truth.left_out.clone());
         let (mut broken, began_ns) = (false, mono_ns());
@@ -121,7 +126,11 @@ impl QemuArgs {
     }
 
     fn write(&self, out: &Path, all: &Validation) -> Result<()> {
-        let names: Vec<String> = self.files.iter().map(|file| file.display().to_string()).collect();
+        let names: Vec<String> = self
+            .files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
         let page = validation::page(&names.join(", "), all);
         let json = serde_json::to_string(all)?;
         std::fs::create_dir_all(out)
@@ -163,7 +172,11 @@ fn print(all: &Validation) {
     if !all.bars.is_empty() {
         say!("{}", bars(&all.bars));
     }
-    for verdict in all.verdicts.iter().filter(|verdict| verdict.completed < 1.0) {
+    for verdict in all
+        .verdicts
+        .iter()
+        .filter(|verdict| verdict.completed < 1.0)
+    {
         say!("{}", score(verdict));
     }
     for (reason, runs) in &all.left_out {
@@ -182,7 +195,11 @@ fn runs(comparisons: &[Comparison]) -> Table {
     header.push("grade".to_owned());
     table.set_header(header);
     for c in comparisons {
-        let kind = if c.mode == "precopy" { &c.kind } else { &c.mode };
+        let kind = if c.mode == "precopy" {
+            &c.kind
+        } else {
+            &c.mode
+        };
         let mut row = vec![c.run_id.clone(), kind.clone(), format!("{:.2}", c.lambda)];
         row.extend(FIELDS.map(|(_, unit, figure)| {
             let digits = usize::from(unit == "MiB");

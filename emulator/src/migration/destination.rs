@@ -13,6 +13,7 @@ use std::time::Duration;
 use replay::{GuestTime, VmState};
 use thiserror::Error;
 
+use super::channels::Channel;
 use super::guest::{CommitRefused, DestinationGuest, GuestMemory};
 use super::ownership::{CommitGate, DestinationSide};
 use super::record::{BadPage, DestinationReport, Verification};
@@ -49,12 +50,21 @@ pub struct DestinationJob {
     pub guest: Arc<dyn DestinationGuest>,
     /// The connection, accepted.
     pub socket: TcpStream,
+    /// Its further connections.
+    pub channels: Vec<Channel>,
     /// Congestion control of the return path.
     pub congestion: Option<String>,
     /// Shared with the control plane.
     pub control: Arc<DestinationControl>,
     /// Milliseconds without a byte after which it gives up; 0 waits for ever, as QEMU does.
     pub silence_limit_ms: u64,
+}
+
+impl DestinationJob {
+    /// All connections of the migration.
+    fn sockets(&self) -> impl Iterator<Item = &TcpStream> {
+        std::iter::once(&self.socket).chain(self.channels.iter().map(|channel| &channel.socket))
+    }
 }
 
 impl std::fmt::Debug for DestinationJob {
@@ -117,7 +127,7 @@ pub enum DestinationError {
 #[derive(Debug, Default)]
 pub struct DestinationControl {
     gate: CommitGate,
-    socket: Mutex<Option<TcpStream>>,
+    sockets: Mutex<Vec<TcpStream>>,
     changed: Condvar,
 }
 
@@ -127,8 +137,8 @@ impl DestinationControl {
     pub fn abandon(&self) -> bool {
         let committed = self.gate.abandon();
         if !committed {
-            let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(socket) = &*socket {
+            let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+            for socket in &*sockets {
                 // A socket that is no longer connected needs no shutdown.
                 let _ = socket.shutdown(Shutdown::Both);
             }
@@ -143,13 +153,14 @@ impl DestinationControl {
         self.gate.side()
     }
 
-    fn attach(&self, socket: Option<TcpStream>) {
-        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = socket;
+    /// Takes note of all connections of the migration: abandoning it shuts them down.
+    fn attach(&self, sockets: Vec<TcpStream>) {
+        *self.sockets.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
     }
 
     /// Waits until an instant unless it is abandoned meanwhile.
     fn wait_until(&self, at_ns: u64) -> Result<(), DestinationError> {
-        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if self.side() == DestinationSide::Abandoned {
                 return Err(DestinationError::Abandoned);
@@ -158,9 +169,9 @@ impl DestinationControl {
             if left == 0 {
                 return Ok(());
             }
-            socket = self
+            sockets = self
                 .changed
-                .wait_timeout(socket, Duration::from_nanos(left))
+                .wait_timeout(sockets, Duration::from_nanos(left))
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
@@ -199,8 +210,10 @@ pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
         // Best effort: the source learns it from the closed connection otherwise.
         let _ = receiver.tell(1);
     }
-    job.control.attach(None);
-    let _ = job.socket.shutdown(Shutdown::Write);
+    job.control.attach(Vec::new());
+    for socket in job.sockets() {
+        let _ = socket.shutdown(Shutdown::Write);
+    }
     let (cpu_ns, run_queue_ns) = meter.used_ns();
     let mut report = receiver.report;
     report.error = error.as_ref().map(|error| chain(error));
@@ -213,7 +226,7 @@ pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
 }
 
 /// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -246,9 +259,7 @@ impl<'a> Receiver<'a> {
 
     /// Reads to the last byte and loads the state; the guest is still the source's.
     fn receive(&mut self) -> Result<(Header, VmState), DestinationError> {
-        prepare_socket(&self.job.socket, self.job.congestion.as_deref())
-            .and_then(|()| self.job.socket.try_clone())
-            .map(|clone| self.job.control.attach(Some(clone)))
+        self.prepare()
             .map_err(|source| DestinationError::Io { offset: 0, source })?;
         let mut buffer = vec![0; BUFFER_BYTES];
         let (mut start, mut end) = (0, 0);
@@ -278,6 +289,16 @@ impl<'a> Receiver<'a> {
             }
             end += self.read(&mut buffer[end..])?;
         }
+    }
+
+    fn prepare(&self) -> std::io::Result<()> {
+        for socket in self.job.sockets() {
+            prepare_socket(socket, self.job.congestion.as_deref())?;
+        }
+        let clones: std::io::Result<Vec<_>> =
+            self.job.sockets().map(TcpStream::try_clone).collect();
+        self.job.control.attach(clones?);
+        Ok(())
     }
 
     /// At least one byte, or why there will be none.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::channels::Channel;
 use super::destination::chain;
 use super::engine::EngineUnits;
 use super::guest::{GuestMemory, SourceGuest};
@@ -36,6 +37,8 @@ pub struct SourceJob {
     pub ram: Option<Arc<Ram>>,
     /// The connection to the destination.
     pub socket: TcpStream,
+    /// Its further connections, in the order of [`MigrationParams::channels`].
+    pub channels: Vec<Channel>,
     /// Congestion control, by name; `None`: the machine's default.
     pub congestion: Option<String>,
     /// Shared with whoever may cancel or watch.
@@ -56,6 +59,13 @@ pub struct SourceJob {
     /// Deliberate mistakes, so that tests can see verification fail. Empty in every run.
     #[doc(hidden)]
     pub faults: Vec<Fault>,
+}
+
+impl SourceJob {
+    /// All connections of the migration.
+    fn sockets(&self) -> impl Iterator<Item = &TcpStream> {
+        std::iter::once(&self.socket).chain(self.channels.iter().map(|channel| &channel.socket))
+    }
 }
 
 impl std::fmt::Debug for SourceJob {
@@ -185,7 +195,9 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
     let mut session = Session::new(job, observer);
     let result = session.run();
     job.control.detach();
-    let _ = job.socket.shutdown(Shutdown::Write);
+    for socket in job.sockets() {
+        let _ = socket.shutdown(Shutdown::Write);
+    }
     let end = session.conclude(result.as_ref().err());
     let status = match end {
         SourceEnd::Completed => Status::Completed,

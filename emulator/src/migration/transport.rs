@@ -93,7 +93,7 @@ pub fn status_word(status: Status) -> &'static str {
 struct Control {
     cancelled: bool,
     committing: bool,
-    socket: Option<TcpStream>,
+    sockets: Vec<TcpStream>,
 }
 
 /// Shared with whoever may cancel or watch a migration.
@@ -113,7 +113,7 @@ impl SourceControl {
             return false;
         }
         control.cancelled = true;
-        if let Some(socket) = &control.socket {
+        for socket in &control.sockets {
             // A socket that is no longer connected needs no shutdown.
             let _ = socket.shutdown(Shutdown::Both);
         }
@@ -137,10 +137,15 @@ impl SourceControl {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
     }
 
-    pub(super) fn attach(&self, socket: &TcpStream) -> Result<(), SourceError> {
-        let clone = socket.try_clone().map_err(SourceError::Io)?;
+    /// Takes note of all connections of the migration: a cancel shuts them down.
+    pub(super) fn attach<'a>(
+        &self,
+        sockets: impl Iterator<Item = &'a TcpStream>,
+    ) -> Result<(), SourceError> {
+        let clones: Result<Vec<_>, _> = sockets.map(TcpStream::try_clone).collect();
+        let clones = clones.map_err(SourceError::Io)?;
         let mut control = self.lock();
-        control.socket = Some(clone);
+        control.sockets = clones;
         if control.cancelled {
             Err(SourceError::Cancelled)
         } else {
@@ -149,7 +154,7 @@ impl SourceControl {
     }
 
     pub(super) fn detach(&self) {
-        self.lock().socket = None;
+        self.lock().sockets.clear();
     }
 
     /// From here on it cannot be cancelled. Called before the last byte is written.

@@ -47,7 +47,12 @@ pub fn page(title: &str, all: &Validation) -> String {
     section(&mut out, "Verdicts", VERDICTS_NOTE, &scores(&all.verdicts));
     section(&mut out, "Runs", "", &runs(comparisons));
     if !all.left_out.is_empty() {
-        section(&mut out, "Left out", LEFT_OUT_NOTE, &left_out(&all.left_out));
+        section(
+            &mut out,
+            "Left out",
+            LEFT_OUT_NOTE,
+            &left_out(&all.left_out),
+        );
     }
     let _ = write!(
         out,
@@ -57,7 +62,8 @@ pub fn page(title: &str, all: &Validation) -> String {
     out
 }
 
-const BARS_NOTE: &str = "What is asked of the emulation (DESIGN §10), of the groups of this file that have a bar.";
+const BARS_NOTE: &str =
+    "What is asked of the emulation (DESIGN §10), of the groups of this file that have a bar.";
 const PLOT_NOTE: &str = "Emulated (upwards) against real (to the right), each completed run of the file with each \
     emulation of its configuration, on logarithmic axes. On the line both are the same.";
 const MODELS_NOTE: &str = "Total time as each model foretold it (upwards) against real (to the right), with the emulation beside \
@@ -71,7 +77,9 @@ const LEFT_OUT_NOTE: &str = "Runs of the file that were not replayed, and why.";
 
 fn capital(text: &str) -> String {
     let mut letters = text.chars();
-    let first = letters.next().map(|letter| letter.to_uppercase().to_string());
+    let first = letters
+        .next()
+        .map(|letter| letter.to_uppercase().to_string());
     first.unwrap_or_default() + letters.as_str()
 }
 
@@ -99,16 +107,29 @@ fn scatter(name: &str, unit: &'static str, figure: Figure, comparisons: &[Compar
 
 fn models(comparisons: &[Comparison]) -> Plot {
     // The two ends of the field, the usual formula, and the simulators; all are in the table.
-    let shown = ["qemu-loop-curve", "ram-over-bandwidth", "simgrid", "cloudsim"];
+    let shown = [
+        "qemu-loop-curve",
+        "ram-over-bandwidth",
+        "simgrid",
+        "cloudsim",
+    ];
     let mut who: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
     for c in comparisons.iter().filter(|c| c.real.completed) {
         let Some(real) = c.real.total_time_ms else {
             continue;
         };
         let emulated = c.emulated.total_time_ms.filter(|_| c.emulated.completed);
-        who.entry(EMULATION).or_default().extend(emulated.map(|ms| (real, ms)));
-        for guess in c.models.iter().filter(|guess| shown.contains(&guess.model.as_str())) {
-            who.entry(&guess.model).or_default().push((real, guess.total_time_ms));
+        who.entry(EMULATION)
+            .or_default()
+            .extend(emulated.map(|ms| (real, ms)));
+        for guess in c
+            .models
+            .iter()
+            .filter(|guess| shown.contains(&guess.model.as_str()))
+        {
+            who.entry(&guess.model)
+                .or_default()
+                .push((real, guess.total_time_ms));
         }
     }
     diagonal("total time", "ms", who)
@@ -116,7 +137,12 @@ fn models(comparisons: &[Comparison]) -> Plot {
 
 /// Points by name, and the line on which both are the same.
 fn diagonal(name: &str, unit: &'static str, points: BTreeMap<&str, Vec<(f64, f64)>>) -> Plot {
-    let drawn = || points.values().flatten().filter(|(x, y)| *x > 0.0 && *y > 0.0);
+    let drawn = || {
+        points
+            .values()
+            .flatten()
+            .filter(|(x, y)| *x > 0.0 && *y > 0.0)
+    };
     let least = drawn().fold(f64::INFINITY, |least, (x, y)| least.min(*x).min(*y));
     let most = drawn().fold(0.0_f64, |most, (x, y)| most.max(*x).max(*y));
     let mut curves: Vec<Curve> = points
@@ -233,7 +259,9 @@ fn runs(comparisons: &[Comparison]) -> String {
         for (_, unit, figure) in FIELDS {
             for side in [&c.real, &c.emulated] {
                 let digits = usize::from(unit == "MiB");
-                row.push(Cell::number(figure(side), |value| format!("{value:.digits$}")));
+                row.push(Cell::number(figure(side), |value| {
+                    format!("{value:.digits$}")
+                }));
             }
         }
         row.push(Cell::text(&c.grade));
@@ -242,8 +270,15 @@ fn runs(comparisons: &[Comparison]) -> String {
     let mut headings = vec!["run".to_owned(), "kind".to_owned(), "λ".to_owned()];
     headings.extend(["real", "emulated"].map(str::to_owned));
     for (name, unit, _) in FIELDS {
-        let unit = if unit == "ms" || unit == "MiB" { unit } else { "" };
-        headings.extend([format!("{name} {unit}").trim_end().to_owned(), "emulated".to_owned()]);
+        let unit = if unit == "ms" || unit == "MiB" {
+            unit
+        } else {
+            ""
+        };
+        headings.extend([
+            format!("{name} {unit}").trim_end().to_owned(),
+            "emulated".to_owned(),
+        ]);
     }
     headings.push("grade".to_owned());
     let headings: Vec<&str> = headings.iter().map(String::as_str).collect();

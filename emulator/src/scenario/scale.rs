@@ -275,6 +275,12 @@ pub const TABLE: &[Constant] = &[
         "the kernel's; slow start begins relatively higher",
     ),
     given(
+        "link super_frame",
+        "s",
+        false,
+        "a time, like every other: frames shrink with the rate, down to two segments",
+    ),
+    given(
         "link overhead_bytes",
         "bytes",
         false,

@@ -50,7 +50,11 @@ pub fn bars(rows: &[Row], comparisons: &[Comparison]) -> Vec<Bar> {
         }
         if AGAINST_MODELS.contains(&band.as_str()) {
             let fields = ["total time", "observed outage"];
-            bars.extend(fields.iter().filter_map(|what| half_of_best(rows, &band, what)));
+            bars.extend(
+                fields
+                    .iter()
+                    .filter_map(|what| half_of_best(rows, &band, what)),
+            );
         }
     }
     bars
@@ -137,7 +141,14 @@ mod tests {
         let runs = ["a", "b"].map(|run| comparison(run, 100.0, 101.0));
         let all = of(&runs);
         let texts: Vec<&str> = all.iter().map(|bar| bar.what.as_str()).collect();
-        assert_eq!(texts, ["total time, median", "bytes, median", "observed outage, median"]);
+        assert_eq!(
+            texts,
+            [
+                "total time, median",
+                "bytes, median",
+                "observed outage, median"
+            ]
+        );
         assert!((all[0].got - 0.01).abs() < 1e-9 && all[0].holds());
         assert_eq!((all[2].most, all[2].got), (0.0, 0.0));
         let worse = of(&["a", "b"].map(|run| comparison(run, 100.0, 102.0)));

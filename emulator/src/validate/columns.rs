@@ -8,6 +8,7 @@ use crate::lone::Pattern;
 use netmodel::link::OVERHEAD_KERNEL;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use traces::units::round_u64;
 
 /// One line, as far as it is used.
 #[derive(Debug, Clone, Deserialize)]
@@ -48,6 +49,8 @@ pub(super) struct Line {
     #[serde(default)]
     pub(super) queue_bytes_used: Option<u64>,
     #[serde(default)]
+    shaper: Option<Value>,
+    #[serde(default)]
     pub(super) return_path: bool,
     #[serde(default)]
     pub(super) congestion: Option<String>,
@@ -73,6 +76,29 @@ pub(super) struct Line {
     ram_duplicate: Option<f64>,
     ram_dirty_sync_count: Option<f64>,
     pub(super) guest_distinct_pps_before: Option<f64>,
+}
+
+/// What the shaper of a run counted, as far as it is used; set A's says only what it is.
+#[derive(Debug, Clone, Deserialize)]
+struct ShaperCounters {
+    /// From the source to the destination.
+    ab: DirectionCounters,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct DirectionCounters {
+    segments_in: u64,
+    packets_out: u64,
+    dropped: u64,
+    lost: u64,
+}
+
+impl DirectionCounters {
+    /// Segments of a super-frame: nearly all are as large as the device allowed.
+    fn segments_per_frame(self) -> u64 {
+        let arrived = self.segments_in.saturating_sub(self.dropped + self.lost);
+        round_u64(arrived as f64 / self.packets_out.max(1) as f64).max(1)
+    }
 }
 
 /// What set A's dirtier leaves where nothing is said.
@@ -192,7 +218,10 @@ fn foreign(columns: &Map<String, Value>) -> Option<&str> {
 impl Line {
     /// Kind of configuration; set A has no such column, and only plain links.
     pub(super) fn kind(&self) -> &str {
-        self.kind.as_deref().filter(|kind| !kind.is_empty()).unwrap_or("plain")
+        self.kind
+            .as_deref()
+            .filter(|kind| !kind.is_empty())
+            .unwrap_or("plain")
     }
 
     /// Which pages a write falls on; `None` if nobody knows.
@@ -227,6 +256,12 @@ impl Line {
             (Some("fabric") | None, _) => Some(Placement::Fabric),
             (Some(_), _) => None,
         }
+    }
+
+    /// Segments of the super-frames that the recorded shaper let through, where it counted.
+    pub(super) fn segments_per_frame(&self) -> Option<u64> {
+        let counters = ShaperCounters::deserialize(self.shaper.as_ref()?).ok()?;
+        Some(counters.ab.segments_per_frame())
     }
 
     /// What the rate counts over the IP bytes of a segment.
@@ -280,7 +315,9 @@ impl Line {
         let unknown = !KINDS.contains(&self.kind());
         if let (true, Some(column)) = (unknown, foreign(columns)) {
             let kind = self.kind();
-            return Some(format!("kind `{kind}` with a column `{column}` that is not known"));
+            return Some(format!(
+                "kind `{kind}` with a column `{column}` that is not known"
+            ));
         }
         None
     }
@@ -304,4 +341,4 @@ impl Line {
 
 #[cfg(test)]
 #[path = "columns_tests.rs"]
-mod tests;
+pub(super) mod tests;

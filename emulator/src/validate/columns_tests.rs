@@ -31,14 +31,20 @@ fn what_cannot_be_replayed_says_why() {
     for (more, word) in [
         (json!({"disturbed": true}), "disturbed"),
         (json!({"status": "failed"}), "failed"),
-        (json!({"mode": "background-snapshot"}), "background-snapshot"),
+        (
+            json!({"mode": "background-snapshot"}),
+            "background-snapshot",
+        ),
         (json!({"pattern": "zipf"}), "zipf"),
         (json!({"content": "text"}), "text"),
         (json!({"shaper_at": "destination"}), "destination"),
         (json!({"overhead_bytes": 38}), "TBF"),
         (json!({"rate_change_mbit": 200}), "changes"),
         (json!({"on_ms": 100}), "rests"),
-        (json!({"kind": "flapping", "link_down_s": 2.0}), "link_down_s"),
+        (
+            json!({"kind": "flapping", "link_down_s": 2.0}),
+            "link_down_s",
+        ),
     ] {
         let why = why_not(&more).unwrap_or_default();
         assert!(why.contains(word), "{more}: {why:?}");
@@ -47,7 +53,10 @@ fn what_cannot_be_replayed_says_why() {
 
 #[test]
 fn a_kind_nobody_has_seen_is_replayed_if_its_columns_are_known() {
-    assert_eq!(why_not(&json!({"kind": "bursty", "on_ms": 100, "off_ms": 200})), None);
+    assert_eq!(
+        why_not(&json!({"kind": "bursty", "on_ms": 100, "off_ms": 200})),
+        None
+    );
     // Empty columns, and results, are no inputs.
     let empty = json!({"kind": "bursty", "link_down_s": 0.0, "ram_dirty_bytes": 5, "note": null});
     assert_eq!(why_not(&empty), None);
@@ -60,7 +69,10 @@ fn what_was_not_measured_is_absent() {
     let (line, _) = line_with(&json!({"stop_to_resume_ms": null, "mode": "postcopy"}));
     let measured = line.measured();
     assert_eq!(measured.outage_ms, None);
-    assert_eq!(measured.downtime_ms, None, "of post-copy QEMU's figure is not one");
+    assert_eq!(
+        measured.downtime_ms, None,
+        "of post-copy QEMU's figure is not one"
+    );
     assert_eq!(measured.total_time_ms, Some(5000.0));
 }
 
@@ -68,7 +80,38 @@ fn what_was_not_measured_is_absent() {
 fn where_the_rate_was_kept_is_known_without_the_column() {
     let place = |more| line_with(&more).0.placement();
     assert_eq!(place(json!({})), Some(Placement::SourceEgress));
-    assert_eq!(place(json!({"shaper_at": null})), Some(Placement::SourceEgress));
-    assert_eq!(place(json!({"set": "B", "shaper_at": null})), Some(Placement::Fabric));
-    assert_eq!(place(json!({"set": "C", "shaper_at": "fabric"})), Some(Placement::Fabric));
+    assert_eq!(
+        place(json!({"shaper_at": null})),
+        Some(Placement::SourceEgress)
+    );
+    assert_eq!(
+        place(json!({"set": "B", "shaper_at": null})),
+        Some(Placement::Fabric)
+    );
+    assert_eq!(
+        place(json!({"set": "C", "shaper_at": "fabric"})),
+        Some(Placement::Fabric)
+    );
+}
+
+/// Set B's relay let frames of two segments through at 200 Mbit/s, of five at 500.
+#[test]
+fn super_frames_are_as_long_as_the_shaper_saw_them() {
+    let frames = |arrived: u64, packets_out: u64| {
+        let ab = json!({
+            "segments_in": arrived + 30, "packets_out": packets_out, "dropped": 26, "lost": 4,
+        });
+        line_with(&json!({"shaper": {"ab": ab}}))
+            .0
+            .segments_per_frame()
+    };
+    assert_eq!(frames(274_765, 137_684), Some(2));
+    assert_eq!(frames(147_596, 29_780), Some(5));
+    assert_eq!(frames(109_992, 109_992), Some(1));
+    assert_eq!(frames(0, 0), Some(1));
+    assert_eq!(
+        line_with(&json!({})).0.segments_per_frame(),
+        None,
+        "set A's has a name"
+    );
 }

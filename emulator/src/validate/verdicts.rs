@@ -45,7 +45,8 @@ pub fn verdicts(comparisons: &[Comparison]) -> Vec<Verdict> {
     let models = model::all();
     let models: Vec<&str> = models.iter().map(|model| model.name()).collect();
     let all = groups(comparisons).into_iter();
-    all.map(|(band, inside)| verdict(band, &inside, &models)).collect()
+    all.map(|(band, inside)| verdict(band, &inside, &models))
+        .collect()
 }
 
 fn verdict(band: String, inside: &[&Comparison], models: &[&str]) -> Verdict {
@@ -54,7 +55,10 @@ fn verdict(band: String, inside: &[&Comparison], models: &[&str]) -> Verdict {
         let of = configurations.entry(&c.config_id).or_default();
         of.emulated.push(c.emulated.completed);
         of.real.insert(&c.run_id, c.real.completed);
-        let in_time = |total_ms: f64| c.cancel_after_ms.is_none_or(|after_ms| total_ms <= after_ms);
+        let in_time = |total_ms: f64| {
+            c.cancel_after_ms
+                .is_none_or(|after_ms| total_ms <= after_ms)
+        };
         let ends = c.models.iter().filter(|guess| in_time(guess.total_time_ms));
         of.ends = ends.map(|guess| guess.model.as_str()).collect();
     }
@@ -67,7 +71,10 @@ fn verdict(band: String, inside: &[&Comparison], models: &[&str]) -> Verdict {
         for outcome in of.real.values().map(|completed| number(*completed)) {
             outcomes.push(outcome);
             let mut score = |who, foretold: f64| {
-                scores.entry(who).or_default().push((foretold - outcome).powi(2));
+                scores
+                    .entry(who)
+                    .or_default()
+                    .push((foretold - outcome).powi(2));
             };
             score(EMULATION, share);
             if others > 0.0 {
@@ -120,14 +127,18 @@ mod tests {
     /// Two emulations, of which one completed; three real runs, of which two did.
     fn some() -> Vec<Comparison> {
         let of = |emulated| {
-            [("a", true), ("b", true), ("c", false)]
-                .map(|(run, real)| outcome(run, real, emulated))
+            [("a", true), ("b", true), ("c", false)].map(|(run, real)| outcome(run, real, emulated))
         };
         [true, false].into_iter().flat_map(of).collect()
     }
 
     fn brier(verdict: &Verdict, who: &str) -> f64 {
-        verdict.scores.iter().find(|score| score.who == who).unwrap().brier
+        verdict
+            .scores
+            .iter()
+            .find(|score| score.who == who)
+            .unwrap()
+            .brier
     }
 
     #[test]

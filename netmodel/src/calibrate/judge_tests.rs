@@ -81,7 +81,15 @@ fn a_rate_kept_at_the_source_is_judged_by_a_stream_that_got_it() {
         ..spec()
     };
     // The fabric's links are never busy: it shapes nothing.
-    let rate = |share| rate_of(&at_source, &samples(share, 0.0), 0, FRAME, &Settings::default());
+    let rate = |share| {
+        rate_of(
+            &at_source,
+            &samples(share, 0.0),
+            0,
+            FRAME,
+            &Settings::default(),
+        )
+    };
     assert_eq!(rate(1.0).verdict, Verdict::Pass);
     assert_eq!(rate(1.03).verdict, Verdict::Fail);
     assert_eq!(rate(0.985).verdict, Verdict::Fail);

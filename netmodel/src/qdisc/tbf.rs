@@ -85,7 +85,14 @@ mod tests {
         let expected = "root handle 1: tbf rate 500000000bit burst 125000b limit 3250000";
         assert_eq!(object.to_string(), expected);
         let facts = object.facts();
-        assert_eq!(facts, [("rate", 62_500_000), ("burst", 31_250), ("limit", 3_250_000)]);
+        assert_eq!(
+            facts,
+            [
+                ("rate", 62_500_000),
+                ("burst", 31_250),
+                ("limit", 3_250_000)
+            ]
+        );
         assert_eq!(Tbf::of(&spec.in_fabric()), None);
         assert_eq!(Tbf::of(&LinkSpec::default()), None);
     }

@@ -35,10 +35,17 @@ pub fn migration_logs(file: &Path) -> Result<Vec<MigrationLog>, ImportError> {
         return Err(fail(1, ImportErrorKind::Empty));
     }
     let mut reader = Reader::default();
-    if text.lines().any(|line| line.trim_start().starts_with("Job type:")) {
-        reader.domjobinfo(&text).map_err(|(line, kind)| fail(line, kind))?;
+    if text
+        .lines()
+        .any(|line| line.trim_start().starts_with("Job type:"))
+    {
+        reader
+            .domjobinfo(&text)
+            .map_err(|(line, kind)| fail(line, kind))?;
     } else {
-        reader.json(&text).map_err(|(line, kind)| fail(line, kind))?;
+        reader
+            .json(&text)
+            .map_err(|(line, kind)| fail(line, kind))?;
     }
     let logs = reader.finish(file);
     if logs.is_empty() {
@@ -105,7 +112,10 @@ impl Reader {
             // Greetings, empty answers, the last word without figures.
             return Ok(());
         };
-        let status = inner.get("status").and_then(Value::as_str).unwrap_or_default();
+        let status = inner
+            .get("status")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let some = |of: &Value, key: &str| of.get(key).and_then(Value::as_u64);
         let poll = Poll {
             at_ms: whole(inner, "total-time")?,
@@ -114,7 +124,10 @@ impl Reader {
             normal: whole(ram, "normal")?,
             zero: whole(ram, "duplicate")?,
             syncs: whole(ram, "dirty-sync-count")?,
-            mbps: ram.get("mbps").and_then(Value::as_f64).filter(|mbps| mbps.is_finite()),
+            mbps: ram
+                .get("mbps")
+                .and_then(Value::as_f64)
+                .filter(|mbps| mbps.is_finite()),
             throttle: some(inner, "cpu-throttle-percentage"),
             expected_downtime_ms: some(inner, "expected-downtime"),
             downtime_bytes: some(ram, "downtime-bytes"),
@@ -141,7 +154,12 @@ impl Reader {
 
     /// Adds an answer; time that goes back is another migration's.
     fn take(&mut self, poll: Poll, ram_bytes: u64) {
-        if self.log.polls.last().is_some_and(|last| poll.at_ms < last.at_ms) {
+        if self
+            .log
+            .polls
+            .last()
+            .is_some_and(|last| poll.at_ms < last.at_ms)
+        {
             self.end();
         }
         self.log.ram_bytes = self.log.ram_bytes.max(ram_bytes);
@@ -191,7 +209,9 @@ impl Reader {
             normal: need(block.number("Normal pages")?, "Normal pages")?,
             zero: need(block.number("Constant pages")?, "Constant pages")?,
             syncs: need(block.number("Iteration")?, "Iteration")?,
-            mbps: block.size("Memory bandwidth")?.map(|bytes| bytes as f64 * 8.0 / 1e6),
+            mbps: block
+                .size("Memory bandwidth")?
+                .map(|bytes| bytes as f64 * 8.0 / 1e6),
             throttle: block.number("Auto converge throttle")?,
             expected_downtime_ms: block.number("Expected downtime")?,
             ..Poll::default()
@@ -275,17 +295,21 @@ impl<'a> Block<'a> {
         };
         let bytes = number.zip(unit).map(|(number, unit)| number * unit);
         let bytes = bytes.filter(|bytes| bytes.is_finite() && *bytes >= 0.0);
-        bytes.map(|bytes| Some(round_u64(bytes))).ok_or_else(|| (line, wrong()))
+        bytes
+            .map(|bytes| Some(round_u64(bytes)))
+            .ok_or_else(|| (line, wrong()))
     }
 }
 
 fn whole(object: &Value, key: &'static str) -> Result<u64, ImportErrorKind> {
     let value = object.get(key);
-    value.and_then(Value::as_u64).ok_or_else(|| ImportErrorKind::Field {
-        column: key,
-        value: shortened(&value.map_or("absent".to_owned(), Value::to_string)),
-        expected: "a whole number, not negative",
-    })
+    value
+        .and_then(Value::as_u64)
+        .ok_or_else(|| ImportErrorKind::Field {
+            column: key,
+            value: shortened(&value.map_or("absent".to_owned(), Value::to_string)),
+            expected: "a whole number, not negative",
+        })
 }
 
 #[cfg(test)]

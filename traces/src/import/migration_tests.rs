@@ -30,7 +30,10 @@ fn answers_of_qemu_are_a_migration() {
     assert_eq!((log.completed, log.downtime_ms), (true, Some(13)));
     assert_eq!(log.polls[0].mbps, Some(1000.5));
     assert_eq!(log.polls[0].throttle, None, "not said is not 0");
-    assert_eq!((log.polls[1].throttle, log.polls[1].postcopy), (Some(20), true));
+    assert_eq!(
+        (log.polls[1].throttle, log.polls[1].postcopy),
+        (Some(20), true)
+    );
     assert_eq!(log.postcopy_at_ms(), Some(200));
 }
 
@@ -81,7 +84,10 @@ fn blocks_of_libvirt_are_a_migration() {
     let log = &logs[0];
     assert_eq!(log.polls.len(), 2);
     let first = log.polls[0];
-    assert_eq!((first.at_ms, first.syncs, first.normal, first.zero), (1200, 3, 31_000, 12_345));
+    assert_eq!(
+        (first.at_ms, first.syncs, first.normal, first.zero),
+        (1200, 3, 31_000, 12_345)
+    );
     assert_eq!(first.remaining, 1_342_177_280);
     assert_eq!(first.throttle, Some(20));
     assert_eq!(first.downtime_bytes, None);
@@ -95,12 +101,26 @@ fn slips_are_told_with_file_line_and_remedy() {
     let cut = answer(200, "active", "");
     let told = slip(&cut[..cut.len() - 3]);
     assert!(told.contains("cut") && told.contains(":3"), "{told}");
-    let told = slip(&format!("{}\n{}", answer(1, "active", ""), answer(2, "active", "").replace("4096", "-4096")));
-    assert!(told.contains("remaining") && told.contains("-4096") && told.contains(":4"), "{told}");
+    let told = slip(&format!(
+        "{}\n{}",
+        answer(1, "active", ""),
+        answer(2, "active", "").replace("4096", "-4096")
+    ));
+    assert!(
+        told.contains("remaining") && told.contains("-4096") && told.contains(":4"),
+        "{told}"
+    );
     let told = slip(&LIBVIRT.replace("1.250 GiB", "much"));
-    assert!(told.contains("Memory remaining") && told.contains(":6"), "{told}");
+    assert!(
+        told.contains("Memory remaining") && told.contains(":6"),
+        "{told}"
+    );
     let told = slip(&LIBVIRT.replace("Iteration:        3\n", ""));
     assert!(told.contains("Iteration"), "{told}");
     assert!(slip("").contains("empty"));
-    assert!(slip("hello\n").contains("no samples"), "{}", slip("hello\n"));
+    assert!(
+        slip("hello\n").contains("no samples"),
+        "{}",
+        slip("hello\n")
+    );
 }

@@ -47,7 +47,12 @@ impl Curve {
     ///
     /// # Errors
     /// When there is no reading to fit to.
-    pub fn fit(name: &str, syncs: &[Sync], pages: u64, coupling: Coupling) -> Result<Self, CurveError> {
+    pub fn fit(
+        name: &str,
+        syncs: &[Sync],
+        pages: u64,
+        coupling: Coupling,
+    ) -> Result<Self, CurveError> {
         let point = |sync: &Sync| CurvePoint {
             window_s: sync.window_s,
             window_cpu_s: sync.window_s,
@@ -64,7 +69,10 @@ impl Curve {
             variation: spread(syncs, &classes),
             error,
             points: points.len(),
-            windows_s: (lengths().fold(f64::INFINITY, f64::min), lengths().fold(0.0, f64::max)),
+            windows_s: (
+                lengths().fold(f64::INFINITY, f64::min),
+                lengths().fold(0.0, f64::max),
+            ),
             classes,
         })
     }
@@ -82,7 +90,10 @@ impl Curve {
     pub fn behaviour(&self) -> PhasedClasses {
         /// A day: no migration takes longer, and then it begins anew.
         const LENGTH_NS: u64 = 86_400_000_000_000;
-        let coupling = self.classes.first().map_or(Coupling::Time, |class| class.coupling);
+        let coupling = self
+            .classes
+            .first()
+            .map_or(Coupling::Time, |class| class.coupling);
         PhasedClasses {
             coupling,
             phases: vec![ClassPhase {
@@ -101,7 +112,9 @@ fn spread(syncs: &[Sync], classes: &[PageClass]) -> Option<Variation> {
     let mut lengths: Vec<f64> = syncs.iter().map(|sync| sync.window_s).collect();
     lengths.sort_by(f64::total_cmp);
     let median = *lengths.get(lengths.len() / 2)?;
-    let short = syncs.iter().filter(|sync| sync.window_s <= 2.0 * median && sync.pages > 0.0);
+    let short = syncs
+        .iter()
+        .filter(|sync| sync.window_s <= 2.0 * median && sync.pages > 0.0);
     let logs: Vec<f64> = short
         .map(|sync| (sync.pages / unique_pages(classes, sync.window_s).max(1.0)).ln())
         .collect();
@@ -118,7 +131,11 @@ fn spread(syncs: &[Sync], classes: &[PageClass]) -> Option<Variation> {
     let correlation = (covariance / variance).clamp(0.0, 0.99);
     let variation = Variation::LogNormal {
         cv,
-        correlation: if correlation.is_finite() { correlation } else { 0.0 },
+        correlation: if correlation.is_finite() {
+            correlation
+        } else {
+            0.0
+        },
         step_ns: crate::units::round_u64(median * 1e9).max(1),
     };
     (cv > 0.0 && variation.check().is_ok()).then_some(variation)
@@ -150,7 +167,10 @@ mod tests {
         }
         assert_eq!(curve.variation, None, "too few short windows");
         assert_eq!(curve.windows_s, (0.2, 25.0));
-        assert_eq!(curve.behaviour().pages(), curve.classes.iter().map(|c| u64::from(c.pages)).sum());
+        assert_eq!(
+            curve.behaviour().pages(),
+            curve.classes.iter().map(|c| u64::from(c.pages)).sum()
+        );
     }
 
     #[test]
@@ -159,7 +179,12 @@ mod tests {
         let pages = |n: u32| if n.is_multiple_of(2) { 500.0 } else { 1000.0 };
         let syncs: Vec<Sync> = (1..40).map(|n| sync(f64::from(n), 0.4, pages(n))).collect();
         let curve = Curve::fit("m", &syncs, 1 << 20, Coupling::Time).unwrap();
-        let Some(Variation::LogNormal { cv, correlation, step_ns }) = curve.variation else {
+        let Some(Variation::LogNormal {
+            cv,
+            correlation,
+            step_ns,
+        }) = curve.variation
+        else {
             panic!("{curve:?}");
         };
         // ± ln(2)/2: a standard deviation of the logarithm of 0.35.

@@ -98,7 +98,11 @@ impl MigrationLog {
     #[must_use]
     pub fn was_stopped(&self) -> bool {
         let live = |poll: &Poll| poll.downtime_bytes.is_none() || poll.precopy_bytes != Some(0);
-        let mut sending = self.polls.iter().filter(|poll| poll.transferred > 0).peekable();
+        let mut sending = self
+            .polls
+            .iter()
+            .filter(|poll| poll.transferred > 0)
+            .peekable();
         sending.peek().is_some() && !sending.any(live)
     }
 
@@ -106,7 +110,9 @@ impl MigrationLog {
     #[must_use]
     pub fn postcopy_at_ms(&self) -> Option<u64> {
         let after = self.polls.iter().position(|poll| poll.postcopy)?;
-        let before = after.checked_sub(1).map_or(0, |before| self.polls[before].at_ms);
+        let before = after
+            .checked_sub(1)
+            .map_or(0, |before| self.polls[before].at_ms);
         Some(before)
     }
 
@@ -119,14 +125,21 @@ impl MigrationLog {
     /// `downtime-limit`, ms: QEMU answers it as the expected downtime until its first estimate.
     #[must_use]
     pub fn downtime_limit_ms(&self) -> Option<u64> {
-        let first = self.polls.iter().find(|poll| poll.expected_downtime_ms.is_some())?;
+        let first = self
+            .polls
+            .iter()
+            .find(|poll| poll.expected_downtime_ms.is_some())?;
         first.expected_downtime_ms.filter(|_| first.syncs <= 1)
     }
 
     /// Bytes a second while the guest ran: median of QEMU's own estimates, else of what was sent between answers.
     #[must_use]
     pub fn bytes_per_s(&self) -> Option<f64> {
-        let live = || self.polls.iter().filter(|poll| !poll.postcopy && poll.syncs > 0);
+        let live = || {
+            self.polls
+                .iter()
+                .filter(|poll| !poll.postcopy && poll.syncs > 0)
+        };
         let mut rates: Vec<f64> = live()
             .filter_map(|poll| poll.mbps)
             .filter(|mbps| *mbps > 0.0)
@@ -141,7 +154,10 @@ impl MigrationLog {
 
     fn between(&self) -> impl Iterator<Item = f64> {
         self.polls.windows(2).filter_map(|pair| {
-            let ms = pair[1].at_ms.checked_sub(pair[0].at_ms).filter(|ms| *ms > 0)?;
+            let ms = pair[1]
+                .at_ms
+                .checked_sub(pair[0].at_ms)
+                .filter(|ms| *ms > 0)?;
             let bytes = pair[1].transferred.checked_sub(pair[0].transferred)?;
             Some(bytes as f64 * 1e3 / ms as f64)
         })

@@ -38,7 +38,11 @@ impl MigrationLog {
             }
             let (from, to) = (then.at_ms as f64, now.at_ms as f64);
             let ahead = (then.remaining as f64 - threshold).max(0.0);
-            let wait_ms = if bytes_per_ms > 0.0 { ahead / bytes_per_ms } else { 0.0 };
+            let wait_ms = if bytes_per_ms > 0.0 {
+                ahead / bytes_per_ms
+            } else {
+                0.0
+            };
             let at_ms = (from + wait_ms).min(to);
             let sent = now.sent().saturating_sub(then.sent()) as f64;
             let left = (now.remaining as f64 - then.remaining as f64) / PAGE_SIZE as f64;
@@ -60,7 +64,10 @@ impl MigrationLog {
     /// sent while the guest was stopped.
     fn rounds_as_syncs(&self) -> Vec<Sync> {
         let zero = self.last().zero;
-        let live_ms = self.last().at_ms.saturating_sub(self.downtime_ms.unwrap_or(0)) as f64;
+        let live_ms = self
+            .last()
+            .at_ms
+            .saturating_sub(self.downtime_ms.unwrap_or(0)) as f64;
         let Some((_, live)) = self.rounds.split_last() else {
             return Vec::new();
         };
@@ -116,7 +123,10 @@ mod tests {
         assert_eq!(syncs.len(), 1);
         // From the answer that told of the two.
         let window_ms = 4800.0 + 3.2768 - 4100.0;
-        assert!((syncs[0].window_s * 1e3 - window_ms).abs() < 1e-6, "{syncs:?}");
+        assert!(
+            (syncs[0].window_s * 1e3 - window_ms).abs() < 1e-6,
+            "{syncs:?}"
+        );
         assert!((syncs[0].pages - 300.0).abs() < 1e-9);
     }
 

@@ -133,9 +133,10 @@ impl<'a> Session<'a> {
 
     /// Header, RAM list, dirty log. The first sync finds every page.
     fn handshake(&mut self) -> Result<(), SourceError> {
-        self.job.control.attach(&self.job.socket)?;
-        prepare_socket(&self.job.socket, self.job.congestion.as_deref())
-            .map_err(SourceError::Io)?;
+        self.job.control.attach(self.job.sockets())?;
+        for socket in self.job.sockets() {
+            prepare_socket(socket, self.job.congestion.as_deref()).map_err(SourceError::Io)?;
+        }
         let header = Header {
             migration: self.job.migration,
             vm_key: self.job.memory.vm_key(),

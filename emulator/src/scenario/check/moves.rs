@@ -158,6 +158,7 @@ pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
             .and_then(|v| v.word("timeout strategy", TIMEOUT_STRATEGIES))
             .unwrap_or(base.timeout_strategy),
         auto_converge: auto_converge(table),
+        ..base.clone()
     };
     let read = |table: &Table<'_>| {
         let params = read(table);

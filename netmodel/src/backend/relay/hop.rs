@@ -3,6 +3,7 @@
 //! A packet's fate on a link (marked, which segments are lost) is drawn when it is accepted, in the order of departures; it
 //! comes to pass when the packet has been serialised. Time is an argument.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::draw::{Draws, Purpose};
@@ -35,11 +36,28 @@ pub(super) struct Fate {
     pub(super) marked: bool,
 }
 
+/// Where a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum To {
+    /// To a host: the way is fixed.
+    Host(HostId),
+    /// To an address that moves: each switch sends it where it believes it to be.
+    Address(Ipv4Addr),
+    /// To the first switch: news of where this address is now.
+    Announcement(Ipv4Addr),
+}
+
+impl From<HostId> for To {
+    fn from(host: HostId) -> Self {
+        Self::Host(host)
+    }
+}
+
 /// A packet under way.
 #[derive(Debug)]
 pub(super) struct Carried<P> {
     pub(super) packet: P,
-    pub(super) destination: HostId,
+    pub(super) destination: To,
     pub(super) parcel: Parcel,
     pub(super) fate: Fate,
 }
@@ -320,7 +338,7 @@ mod tests {
     fn what_is_left_of_a_frame_weighs_what_its_segments_weigh() {
         let carried = |lost| Carried {
             packet: (),
-            destination: HostId(0),
+            destination: To::Host(HostId(0)),
             parcel: Parcel {
                 // Three segments of 1000 and one of 10.
                 size: PacketSize {
