@@ -99,7 +99,12 @@ impl Writes {
             }
             Self::Phases(phases) => {
                 let writes = WriteSource::Phases(phases.clone());
-                return (CpuSource::Constant(0), writes, BTreeMap::new());
+                // What follows CPU time follows that of a guest always busy.
+                let busy = match phases.coupling {
+                    Coupling::Cpu => 1000,
+                    Coupling::Time => 0,
+                };
+                return (CpuSource::Constant(busy), writes, BTreeMap::new());
             }
             Self::Recording { path, fitted } => (path.clone(), *fitted),
         };
@@ -143,6 +148,8 @@ pub struct Lone {
     pub seed: u64,
     /// How long the guest has been writing when the migration begins, ns.
     pub warm_up_ns: u64,
+    /// Space scale k.
+    pub scale: u32,
     /// Whether to measure the link first.
     pub calibrate: bool,
     /// What carries the network; `None` is any that can.
@@ -202,7 +209,7 @@ impl Lone {
         Scenario {
             name: "migrate".to_owned(),
             seed: self.seed,
-            scale: 1,
+            scale: self.scale,
             divided_by: 1,
             pace: Pace::Warp,
             duration_ns: change_ns.max(self.warm_up_ns).max(1),

@@ -197,6 +197,7 @@ impl MigrateArgs {
             params: self.params()?,
             seed: self.seed,
             warm_up_ns: 10_000_000_000,
+            scale: 1,
             calibrate: !self.no_calibration,
             backend: self.backend.kind(),
             company: Company::default(),

@@ -8,6 +8,7 @@ use crate::run::Unusable;
 use crate::validate::bars::Bar;
 use crate::validate::errors::{Comparison, FIELDS, Row};
 use crate::validate::input::{self, GroundTruth};
+use crate::validate::logs::{self, Logged};
 use crate::validate::select::Selection;
 use crate::validate::verdicts::Verdict;
 use crate::validate::{Configuration, Validation, compare, emulate};
@@ -22,6 +23,8 @@ pub(super) enum ValidateCommand {
     /// Replay migrations measured on real QEMU and print the error of the emulation, of each
     /// model, and of real QEMU against its own repeats.
     Qemu(QemuArgs),
+    /// Emulate migrations from their logs (query-migrate or domjobinfo, polled) and print how far off that is.
+    Log(LogArgs),
 }
 
 #[derive(Debug, Args)]
@@ -47,52 +50,105 @@ impl ValidateCommand {
     pub(super) fn execute(&self) -> Result<Exit> {
         match self {
             Self::Qemu(args) => args.execute(),
+            Self::Log(args) => args.execute(),
         }
     }
 }
 
-impl QemuArgs {
-    fn execute(&self) -> Result<Exit> {
-        if let Some(out) = &self.out {
+/// Something to emulate once.
+trait Task {
+    /// In a few words.
+    fn title(&self) -> String;
+    /// How long the real one took, ms: about what the emulation takes.
+    fn real_ms(&self) -> f64;
+    /// Real runs it stands for.
+    fn runs(&self) -> usize;
+    /// Emulates it in a scratch directory.
+    fn compare(&self, scratch: &Path) -> Result<Vec<Comparison>>;
+}
+
+impl Task for (&Configuration, u64) {
+    fn title(&self) -> String {
+        self.0.title()
+    }
+
+    fn real_ms(&self) -> f64 {
+        self.0.longest_ms()
+    }
+
+    fn runs(&self) -> usize {
+        self.0.runs.len()
+    }
+
+    fn compare(&self, scratch: &Path) -> Result<Vec<Comparison>> {
+        Ok(compare(self.0, &emulate(self.0, self.1, scratch)?))
+    }
+}
+
+impl Task for (&Logged, u64) {
+    fn title(&self) -> String {
+        self.0.title()
+    }
+
+    fn real_ms(&self) -> f64 {
+        self.0.real_ms()
+    }
+
+    fn runs(&self) -> usize {
+        1
+    }
+
+    fn compare(&self, scratch: &Path) -> Result<Vec<Comparison>> {
+        self.0.compare(self.1, scratch)
+    }
+}
+
+/// What both commands do with what they emulate, and where it goes.
+struct Series<'a> {
+    title: String,
+    out: Option<&'a Path>,
+    json: bool,
+}
+
+impl Series<'_> {
+    fn check(&self) -> Result<()> {
+        if let Some(out) = self.out {
             let taken = std::fs::read_dir(out).is_ok_and(|mut all| all.next().is_some());
             if taken {
                 return Err(Unusable(format!("{}: not empty", out.display())).into());
             }
         }
-        let truth = self.read()?;
-        let mut plan = Vec::new();
-        for seed in 1..=u64::from(self.repeats) {
-            plan.extend(
-                truth
-                    .configurations
-                    .iter()
-                    .map(|configuration| (configuration, seed)),
-            );
-        }
-        let (mut comparisons, mut failed) = (Vec::new(), truth.left_out.clone());
+        Ok(())
+    }
+
+    fn run(&self, plan: &[impl Task], mut left_out: BTreeMap<String, usize>) -> Result<Exit> {
+        let mut comparisons = Vec::new();
         let (mut broken, began_ns) = (false, mono_ns());
-        for (done, (configuration, seed)) in plan.iter().enumerate() {
+        for (done, task) in plan.iter().enumerate() {
             if !self.json {
-                let left = ahead(&plan, done, mono_ns() - began_ns);
-                let (n, of, title) = (done + 1, plan.len(), configuration.title());
-                eprintln!("migbed: {n} of {of}{left}: {title}");
+                let left = ahead(plan, done, mono_ns() - began_ns);
+                eprintln!(
+                    "migbed: {} of {}{left}: {}",
+                    done + 1,
+                    plan.len(),
+                    task.title()
+                );
             }
-            match one(configuration, *seed) {
+            match one(task) {
                 Ok(more) => comparisons.extend(more),
                 // A long series is not lost with one of its members.
                 Err(error) => {
-                    let id = &configuration.config_id;
-                    eprintln!("migbed: {id}, seed {seed}: {error:#}");
+                    eprintln!("migbed: {}: {error:#}", task.title());
                     let why = "their emulation did not get to a result".to_owned();
-                    *failed.entry(why).or_default() += configuration.runs.len();
+                    *left_out.entry(why).or_default() += task.runs();
                     broken = true;
                 }
             }
-            if let Some(out) = &self.out {
-                self.write(out, &Validation::new(comparisons.clone(), failed.clone()))?;
+            if let Some(out) = self.out {
+                self.write(out, &Validation::new(comparisons.clone(), left_out.clone()))?;
             }
         }
-        let all = Validation::new(comparisons, failed);
+        let all = Validation::new(comparisons, left_out);
         if self.json {
             say!("{}", serde_json::to_string_pretty(&all)?);
         } else {
@@ -103,6 +159,47 @@ impl QemuArgs {
             true => Exit::Failed,
             false => Exit::Done,
         })
+    }
+
+    fn write(&self, out: &Path, all: &Validation) -> Result<()> {
+        let page = validation::page(&self.title, all);
+        let json = serde_json::to_string(all)?;
+        std::fs::create_dir_all(out)
+            .and_then(|()| std::fs::write(out.join("validation.json"), json))
+            .and_then(|()| std::fs::write(out.join("index.html"), page))
+            .map_err(|error| Unusable(format!("{}: {error}", out.display())).into())
+    }
+}
+
+fn named(files: &[PathBuf]) -> String {
+    let names: Vec<String> = files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    names.join(", ")
+}
+
+/// Each with the first seed before any with the second: what is there when it is interrupted covers all.
+fn with_seeds<T>(each: &[T], repeats: u32) -> Vec<(&T, u64)> {
+    let seeds = 1..=u64::from(repeats);
+    seeds
+        .flat_map(|seed| each.iter().map(move |one| (one, seed)))
+        .collect()
+}
+
+impl QemuArgs {
+    fn execute(&self) -> Result<Exit> {
+        let series = Series {
+            title: named(&self.files),
+            out: self.out.as_deref(),
+            json: self.json,
+        };
+        series.check()?;
+        let truth = self.read()?;
+        series.run(
+            &with_seeds(&truth.configurations, self.repeats),
+            truth.left_out,
+        )
     }
 
     /// What the files hold together.
@@ -124,39 +221,93 @@ impl QemuArgs {
         }
         Ok(all)
     }
+}
 
-    fn write(&self, out: &Path, all: &Validation) -> Result<()> {
-        let names: Vec<String> = self
-            .files
-            .iter()
-            .map(|file| file.display().to_string())
-            .collect();
-        let page = validation::page(&names.join(", "), all);
-        let json = serde_json::to_string(all)?;
-        std::fs::create_dir_all(out)
-            .and_then(|()| std::fs::write(out.join("validation.json"), json))
-            .and_then(|()| std::fs::write(out.join("index.html"), page))
-            .map_err(|error| Unusable(format!("{}: {error}", out.display())).into())
+#[derive(Debug, Args)]
+pub(super) struct LogArgs {
+    /// Logs of migrations; one that holds several takes what the guest writes from the others of it.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// What the guest writes is taken from these logs of the same guest instead; may be given again.
+    #[arg(long, value_name = "LOG")]
+    curve_from: Vec<PathBuf>,
+    /// Only so many migrations of each file.
+    #[arg(long, value_name = "N")]
+    first: Option<usize>,
+    /// Space scale; without it as much as brings the link to 1.1 Gbit/s.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    scale: Option<u32>,
+    /// Emulate every migration so many times, with seeds 1, 2, …
+    #[arg(long, default_value_t = 1)]
+    repeats: u32,
+    /// Write the comparisons and a page with scatter plots here; a new or an empty directory.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl LogArgs {
+    fn execute(&self) -> Result<Exit> {
+        let series = Series {
+            title: named(&self.files),
+            out: self.out.as_deref(),
+            json: self.json,
+        };
+        series.check()?;
+        let unusable = |error: traces::import::ImportError| Unusable(error.to_string());
+        let curve = logs::all(&self.curve_from).map_err(unusable)?;
+        let (mut all, mut left_out) = (Vec::new(), BTreeMap::new());
+        for file in &self.files {
+            let found = logs::read(file, &curve).map_err(unusable)?;
+            for (log, incident) in found.into_iter().take(self.first.unwrap_or(usize::MAX)) {
+                match incident {
+                    Ok(incident) => {
+                        let scale = self
+                            .scale
+                            .unwrap_or_else(|| incident.scale(logs::CARRIED_BPS));
+                        all.push(Logged {
+                            log,
+                            incident,
+                            scale,
+                        });
+                    }
+                    Err(why) => *left_out.entry(why.to_string()).or_default() += 1,
+                }
+            }
+        }
+        if all.is_empty() {
+            let why: Vec<String> = left_out.into_keys().collect();
+            return Err(Unusable(format!("nothing to emulate: {}", why.join("; "))).into());
+        }
+        for logged in all.iter().filter(|_| !self.json) {
+            say!("{}", logged.title());
+            for note in &logged.incident.notes {
+                say!("  {note}");
+            }
+        }
+        series.run(&with_seeds(&all, self.repeats), left_out)
     }
 }
 
-/// One configuration with one seed.
-fn one(configuration: &Configuration, seed: u64) -> Result<Vec<Comparison>> {
+/// One of a series.
+fn one(task: &impl Task) -> Result<Vec<Comparison>> {
     let scratch = super::migrate::temporary_directory()?;
-    let result = emulate(configuration, seed, &scratch);
+    let result = task.compare(&scratch);
     // Best effort: the result is what matters.
     let _ = std::fs::remove_dir_all(&scratch);
-    Ok(compare(configuration, &result?))
+    result
 }
 
 /// What an emulation takes besides the migration: measuring links, building, tearing down.
 const BESIDES_MS: f64 = 8_000.0;
 
 /// What is left, by what was done: a migration takes about as long as the real one.
-fn ahead(plan: &[(&Configuration, u64)], done: usize, elapsed_ns: u64) -> String {
-    let work = |part: &[(&Configuration, u64)]| -> f64 {
-        part.iter().map(|(c, _)| c.longest_ms() + BESIDES_MS).sum()
-    };
+fn ahead(plan: &[impl Task], done: usize, elapsed_ns: u64) -> String {
+    fn work(part: &[impl Task]) -> f64 {
+        part.iter().map(|task| task.real_ms() + BESIDES_MS).sum()
+    }
     let (behind, left) = (work(&plan[..done]), work(&plan[done..]));
     let pace = match done {
         0 => 1.0,

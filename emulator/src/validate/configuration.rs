@@ -245,6 +245,7 @@ impl Configuration {
             params: self.params(),
             seed,
             warm_up_ns,
+            scale: 1,
             calibrate: true,
             backend: None,
             company: Company {

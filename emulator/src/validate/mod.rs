@@ -1,7 +1,7 @@
 //! Replays migrations that were measured on real QEMU, and says how far off the emulation is.
 //!
 //! Inside: a ground-truth file (`input`), its columns (`columns`) and what they mean for an emulated migration
-//! (`configuration`, `image`); errors and their quantiles (`errors`), who foretold what (`verdicts`), which lines are
+//! (`configuration`, `image`); logs of migrations (`logs`); errors and their quantiles (`errors`), who foretold what (`verdicts`), which lines are
 //! wanted (`select`). Never inside: printing (the command line), constants tuned to single runs: what describes the
 //! guest image is one set of figures for all runs.
 
@@ -11,9 +11,11 @@ mod configuration;
 pub mod errors;
 mod image;
 pub mod input;
+pub mod logs;
 pub mod select;
 pub mod verdicts;
 
+use crate::lone::Lone;
 use crate::migration::record::{MigrationRecord, Status};
 use crate::run::progress::Show;
 use anyhow::Result;
@@ -69,23 +71,31 @@ pub struct Emulated {
 /// # Errors
 /// When the emulation itself does not get to a result.
 pub fn emulate(configuration: &Configuration, seed: u64, out: &Path) -> Result<Vec<Emulated>> {
-    let lone = configuration.lone(seed);
+    emulate_lone(&configuration.lone(seed), out)
+}
+
+/// Emulates a migration, or several at once; pages and bytes are those of the full size.
+fn emulate_lone(lone: &Lone, out: &Path) -> Result<Vec<Emulated>> {
     let (records, _) = lone.run(out, Show::Quiet)?;
+    let k = f64::from(lone.scale);
     let mut emulated: Vec<Emulated> = records
         .into_iter()
-        .map(|record| {
-            let figure = Value::as_f64;
+        .map(|mut record| {
             let (qmp, ram) = (&record.query_migrate, &record.query_migrate["ram"]);
+            let full = |value: &Value| value.as_f64().map(|carried| carried * k);
             let measured = Measured {
                 completed: record.status == Status::Completed,
-                total_time_ms: figure(&qmp["total-time"]),
-                bytes: figure(&ram["transferred"]),
-                normal: figure(&ram["normal"]),
-                zero: figure(&ram["duplicate"]),
+                total_time_ms: qmp["total-time"].as_f64(),
+                bytes: full(&ram["transferred"]),
+                normal: full(&ram["normal"]),
+                zero: full(&ram["duplicate"]),
                 outage_ms: record.observed_outage_ms,
-                downtime_ms: figure(&qmp["downtime"]),
-                syncs: figure(&ram["dirty-sync-count"]),
+                downtime_ms: qmp["downtime"].as_f64(),
+                syncs: ram["dirty-sync-count"].as_f64(),
             };
+            for guess in &mut record.predictions {
+                guess.bytes *= k;
+            }
             Emulated { record, measured }
         })
         .collect();

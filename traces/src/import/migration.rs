@@ -217,6 +217,7 @@ impl Reader {
             ..Poll::default()
         };
         self.take(poll, total);
+        self.log.libvirt = true;
         if completed || block.kind == "Failed" || block.kind == "Cancelled" {
             self.log.completed = completed;
             self.log.downtime_ms = block.number("Total downtime")?.filter(|_| completed);

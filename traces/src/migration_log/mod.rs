@@ -65,6 +65,8 @@ pub struct MigrationLog {
     pub completed: bool,
     /// The downtime it says at its end, ms.
     pub downtime_ms: Option<u64>,
+    /// Whether libvirt told it, and QEMU was run as libvirt runs it.
+    pub libvirt: bool,
 }
 
 impl MigrationLog {
