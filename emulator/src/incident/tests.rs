@@ -146,7 +146,7 @@ fn a_scenario_of_an_incident_loads_and_is_the_incident() {
     assert_eq!(loaded.scale, 4);
     assert_eq!(loaded.vms[0].ram_bytes, lone.vms[0].ram_bytes);
     assert_eq!(loaded.vms[0].resident_bytes, lone.vms[0].resident_bytes);
-    let up = |scenario: &crate::scenario::Scenario| {
+    let up = |scenario: &scenario::Scenario| {
         scenario
             .network
             .topology

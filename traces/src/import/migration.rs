@@ -79,7 +79,9 @@ impl Reader {
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
         loop {
             // Of a value in one line, that line; of one that fills the file, the line where the next begins.
-            let begun = text[..values.byte_offset()].matches('\n').count() as u64 + 1;
+            let rest = &text[values.byte_offset()..];
+            let next = text.len() - rest.trim_start().len();
+            let begun = text[..next].matches('\n').count() as u64 + 1;
             let Some(value) = values.next() else {
                 return Ok(());
             };

@@ -169,7 +169,11 @@ mod tests {
         assert_eq!(curve.windows_s, (0.2, 25.0));
         assert_eq!(
             curve.behaviour().pages(),
-            curve.classes.iter().map(|c| u64::from(c.pages)).sum()
+            curve
+                .classes
+                .iter()
+                .map(|c| u64::from(c.pages))
+                .sum::<u64>()
         );
     }
 
