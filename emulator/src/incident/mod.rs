@@ -214,6 +214,7 @@ impl Incident {
             None => Writes::Classes(Vec::new()),
         };
         Lone {
+            faults: Vec::new(),
             ram_bytes: self.ram_bytes,
             resident_bytes: self.resident_bytes(),
             resident_high_bytes: 0,

@@ -1,7 +1,7 @@
 //! The destination: one blocking thread that reads, checks, commits, and then compares.
 //!
 //! Every page's stamp and body are checked as they arrive; what is kept of a page is the version
-//! it held. After the commit, outside the timed path, each version is compared with what the
+//! it held. A guest of which a page never came whole is refused. After the commit, outside the timed path, each version is compared with what the
 //! guest's own time says it must be. The dirty log never comes here. Never inside: the decision
 //! who owns the guest (`ownership`).
 
@@ -17,7 +17,7 @@ use super::channels::Channel;
 use super::guest::{CommitRefused, DestinationGuest, GuestMemory};
 use super::ownership::{CommitGate, DestinationSide};
 use super::record::{BadPage, DestinationReport, Verification};
-use super::transport::prepare_socket;
+use super::transport::{Broken, prepare_socket, reset_when_closed};
 use super::usage::ThreadMeter;
 use super::wire::cloud_hypervisor::encode_answer;
 use super::wire::{Decoder, Event, Format, Header, MAX_RECORD_BYTES, WireError, encode_shut};
@@ -118,6 +118,22 @@ pub enum DestinationError {
     /// The control plane abandoned it.
     #[error("abandoned before the commit")]
     Abandoned,
+    /// The stream has ended, and not every page is there.
+    #[error(
+        "the stream ended with {pages} pages missing or damaged on the way, the first of them page {first}"
+    )]
+    Incomplete {
+        /// How many.
+        pages: u64,
+        /// The first.
+        first: u32,
+    },
+    /// A fault: the process that was to run the guest died.
+    #[error("the process of the VM died at the destination")]
+    Crashed,
+    /// A fault.
+    #[error("the connection was reset")]
+    Reset,
     /// The agent could not commit.
     #[error(transparent)]
     Refused(#[from] CommitRefused),
@@ -129,6 +145,14 @@ pub struct DestinationControl {
     gate: CommitGate,
     sockets: Mutex<Vec<TcpStream>>,
     changed: Condvar,
+    struck: Mutex<Struck>,
+}
+
+/// What faults did to it.
+#[derive(Debug, Default)]
+struct Struck {
+    broken: Option<Broken>,
+    refusal: Option<String>,
 }
 
 impl DestinationControl {
@@ -145,6 +169,49 @@ impl DestinationControl {
             self.changed.notify_all();
         }
         committed
+    }
+
+    /// Breaks it as a fault does: whether the guest runs here already, which a reset does not change.
+    /// The thread finds out at its next look, at most 100 ms later.
+    #[must_use]
+    pub fn break_off(&self, how: Broken) -> bool {
+        let mut struck = self.struck();
+        if struck.broken != Some(Broken::Crashed) {
+            struck.broken = Some(how);
+        }
+        drop(struck);
+        let committed = self.gate.abandon();
+        self.changed.notify_all();
+        committed
+    }
+
+    /// Has it refuse the guest, for that reason, unless the guest runs here already.
+    pub fn refuse(&self, reason: String) {
+        self.struck().refusal = Some(reason);
+    }
+
+    fn struck(&self) -> std::sync::MutexGuard<'_, Struck> {
+        self.struck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn broken(&self) -> Option<Broken> {
+        self.struck().broken
+    }
+
+    fn may_go_on(&self) -> Result<(), DestinationError> {
+        match self.struck().refusal.clone() {
+            Some(reason) => Err(CommitRefused { reason }.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Why it ended: a fault's own error, where one broke it.
+    fn explain(&self, error: DestinationError) -> DestinationError {
+        match self.broken() {
+            Some(Broken::Crashed) => DestinationError::Crashed,
+            Some(Broken::Reset) => DestinationError::Reset,
+            Some(Broken::PeerGone) | None => error,
+        }
     }
 
     /// Where it stands.
@@ -198,21 +265,28 @@ pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
     let mut receiver = Receiver::new(job);
     let result = receiver.receive();
     let error = match result {
-        Ok((header, state)) => receiver.commit(header, state).err(),
+        Ok((header, state)) => {
+            (receiver.commit(header, state).err()).map(|error| job.control.explain(error))
+        }
         Err(error) => {
             // The promise first, then the word of it.
             let committed = job.control.gate.abandon();
             assert!(!committed, "nobody else commits this migration");
-            Some(error)
+            Some(job.control.explain(error))
         }
     };
-    if error.is_some() {
+    let broken = job.control.broken().is_some();
+    if error.is_some() && !broken {
         // Best effort: the source learns it from the closed connection otherwise.
         let _ = receiver.tell(1);
     }
     job.control.attach(Vec::new());
     for socket in job.sockets() {
-        let _ = socket.shutdown(Shutdown::Write);
+        if broken {
+            reset_when_closed(socket);
+        } else {
+            let _ = socket.shutdown(Shutdown::Write);
+        }
     }
     let (cpu_ns, run_queue_ns) = meter.used_ns();
     let mut report = receiver.report;
@@ -306,6 +380,7 @@ impl<'a> Receiver<'a> {
         let began_ns = mono_ns();
         let offset = self.report.received_bytes;
         loop {
+            self.job.control.may_go_on()?;
             match (&self.job.socket).read(into) {
                 Ok(bytes) if bytes > 0 => {
                     self.report.received_bytes += bytes as u64;
@@ -400,10 +475,17 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// The device state takes its time, counted from the last byte, whenever this thread woke.
+    /// The device state takes its time, counted from the last byte, whenever this thread woke. A guest
+    /// of which pages are missing, or were damaged on the way and not sent again, is refused meanwhile.
     fn load(&mut self) -> Result<(), DestinationError> {
         let loaded_ns = mono_ns();
         self.report.loaded_ns = Some(loaded_ns);
+        let missing = |(_, version): &(u32, &u64)| **version == NEVER_RECEIVED;
+        let mut all = (0_u32..).zip(&self.versions).filter(missing);
+        if let Some((first, _)) = all.next() {
+            let pages = 1 + all.count() as u64;
+            return Err(DestinationError::Incomplete { pages, first });
+        }
         self.job
             .control
             .wait_until(loaded_ns + self.job.load_time_ms * 1_000_000)
@@ -414,6 +496,7 @@ impl<'a> Receiver<'a> {
     fn commit(&mut self, header: Header, state: VmState) -> Result<(), DestinationError> {
         let stopped_at = state.guest_time();
         let guest = &self.job.guest;
+        self.job.control.may_go_on()?;
         let resumed_ns = self
             .job
             .control
@@ -422,7 +505,8 @@ impl<'a> Receiver<'a> {
             .ok_or(DestinationError::Abandoned)?;
         self.report.resumed_ns = Some(resumed_ns);
         self.stopped_at = Some(stopped_at);
-        if header.return_path {
+        self.job.guest.resumed();
+        if header.return_path && self.job.control.broken().is_none() {
             // If the connection is gone the source asks the control plane.
             let _ = self.tell(0);
         }

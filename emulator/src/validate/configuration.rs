@@ -234,6 +234,7 @@ impl Configuration {
         let cubic = || "cubic".to_owned();
         let change = BitRate::from_bps(line.rate_change_mbit.saturating_mul(1_000_000));
         Lone {
+            faults: Vec::new(),
             ram_bytes: mib(line.ram_mib) + image::SMALL_BLOCK_BYTES,
             resident_bytes: mib(line.resident_mib) + image::base_bytes(line) + idle,
             resident_high_bytes: image::high_bytes(line),
