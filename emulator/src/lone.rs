@@ -88,7 +88,7 @@ const RECORDING: &str = "recording";
 
 impl Writes {
     /// The VM's CPU demand and writes, and the traces they name.
-    fn sources(&self) -> (CpuSource, WriteSource, BTreeMap<String, TraceSource>) {
+    fn sources(&self, cpu_milli: u32) -> (CpuSource, WriteSource, BTreeMap<String, TraceSource>) {
         let recording = || RECORDING.to_owned();
         let (path, fitted) = match self {
             Self::Classes(classes) => {
@@ -97,16 +97,11 @@ impl Writes {
                 } else {
                     WriteSource::Classes(classes.clone())
                 };
-                return (CpuSource::Constant(0), writes, BTreeMap::new());
+                return (CpuSource::Constant(cpu_milli), writes, BTreeMap::new());
             }
             Self::Phases(phases) => {
                 let writes = WriteSource::Phases(phases.clone());
-                // What follows CPU time follows that of a guest always busy.
-                let busy = match phases.coupling {
-                    Coupling::Cpu => 1000,
-                    Coupling::Time => 0,
-                };
-                return (CpuSource::Constant(busy), writes, BTreeMap::new());
+                return (CpuSource::Constant(cpu_milli), writes, BTreeMap::new());
             }
             Self::Recording { path, fitted } => (path.clone(), *fitted),
         };
@@ -134,6 +129,8 @@ pub struct Lone {
     pub resident_bytes: u64,
     /// How many of them lie at the top of RAM.
     pub resident_high_bytes: u64,
+    /// CPU time it wants, thousandths of a core; a recording says its own.
+    pub cpu_milli: u32,
     /// What writes.
     pub writes: Writes,
     /// What pages hold.
@@ -176,7 +173,7 @@ impl Lone {
         let idle_bytes = u64::from(self.company.flows) * PAGE_SIZE;
         let ram_bytes = u64::from(moving) * self.ram_bytes + idle_bytes;
         let host = |name: &str| HostSpec::new(name, moving, ram_bytes);
-        let (cpu, writes, traces) = self.writes.sources();
+        let (cpu, writes, traces) = self.writes.sources(self.cpu_milli);
         let vm = VmSpec {
             name: "vm".to_owned(),
             vcpus: 1,

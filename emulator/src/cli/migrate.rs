@@ -197,6 +197,7 @@ impl MigrateArgs {
             ram_bytes: self.ram,
             resident_bytes: self.resident + idle,
             resident_high_bytes: 0,
+            cpu_milli: 0,
             writes,
             content: traces::content::named(&self.content).unwrap_or_default(),
             memory: self.memory,

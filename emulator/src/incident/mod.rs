@@ -218,6 +218,8 @@ impl Incident {
             ram_bytes: self.ram_bytes,
             resident_bytes: self.resident_bytes(),
             resident_high_bytes: 0,
+            // Always busy: see `written`.
+            cpu_milli: 1000,
             writes,
             content: ContentProfile::RANDOM,
             memory: Backing::Synthetic,

@@ -172,8 +172,24 @@ impl Configuration {
         let pattern = line.pattern();
         let written =
             pattern.map_or_else(Vec::new, |pattern| classes(pattern, pages, line.rate_pps));
-        let left = |class: PageClass| PageClass { content, ..class };
+        let left = |class: PageClass| match self.cpu() {
+            None => PageClass { content, ..class },
+            Some(cores) => PageClass {
+                content,
+                coupling: Coupling::Cpu,
+                rate: class.rate / cores,
+                ..class
+            },
+        };
         written.into_iter().map(left).collect()
+    }
+
+    /// Cores that the guest keeps busy, where it matters: a throttle takes what it does not need first, and only then slows
+    /// the dirtier, which is paced by the clock.
+    fn cpu(&self) -> Option<f64> {
+        let line = &self.line;
+        let throttled = line.mode == "auto-converge" && line.rate_pps > 0.0;
+        throttled.then(|| image::cores(line))
     }
 
     /// What is written when, and how long before the migration it begins. Bursts begin anywhere at the start of
@@ -238,6 +254,7 @@ impl Configuration {
             ram_bytes: mib(line.ram_mib) + image::SMALL_BLOCK_BYTES,
             resident_bytes: mib(line.resident_mib) + image::base_bytes(line) + idle,
             resident_high_bytes: image::high_bytes(line),
+            cpu_milli: self.cpu().map_or(0, |cores| round_u32(cores * 1000.0)),
             writes,
             content: ContentProfile::RANDOM,
             memory: Backing::Synthetic,

@@ -90,6 +90,20 @@ fn modes_set_their_capability_and_nothing_else() {
 }
 
 #[test]
+fn a_throttle_slows_what_the_guest_cannot_do_without() {
+    let lone = lone(&json!({"mode": "auto-converge", "rate_pps": 20_000}), 1);
+    // 13.8 % and twice 3.7 % of a core.
+    assert_eq!(lone.cpu_milli, 212);
+    let Writes::Classes(classes) = lone.writes else {
+        panic!("not classes");
+    };
+    assert_eq!(classes[2].coupling, Coupling::Cpu);
+    let written = f64::from(classes[2].pages) * classes[2].rate * 0.212;
+    assert!((written - 20_000.0).abs() < 1.0, "{written}");
+    assert_eq!(classes[0].coupling, Coupling::Time, "the kernel's own");
+}
+
+#[test]
 fn bursts_are_phases_that_begin_anywhere() {
     let bursts = json!({"on_ms": 5000, "off_ms": 5000});
     let of = |seed| lone(&bursts, seed);
