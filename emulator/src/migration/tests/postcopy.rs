@@ -145,7 +145,7 @@ fn pulled(preempt: bool) -> (SourceOutcome, DestinationOutcome) {
 fn requested_pages_overtake_what_is_in_the_buffers() {
     let mean = |received: &DestinationOutcome| {
         let postcopy = received.report.postcopy.as_ref().unwrap();
-        assert!(postcopy.requests > 10, "{postcopy:?}");
+        assert!(postcopy.requests >= 4, "{postcopy:?}");
         assert_eq!(postcopy.came_twice, 0, "each page crosses once");
         postcopy.latency_ns_sum / postcopy.requests
     };
