@@ -9,6 +9,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::channels::Channel;
+use super::codec::CodecError;
 use super::destination::chain;
 use super::engine::EngineUnits;
 use super::guest::{GuestMemory, SourceGuest};
@@ -19,9 +20,15 @@ use super::transport::{SourceControl, status_word};
 use super::usage::ThreadMeter;
 use super::wire::WireError;
 use crate::resident::Ram;
+use multifd::{Multifd, get};
 use session::Session;
 
+mod content;
+mod multifd;
 mod session;
+mod xbzrle;
+
+pub(super) use multifd::Traffic;
 
 /// What a source is to send.
 pub struct SourceJob {
@@ -49,6 +56,8 @@ pub struct SourceJob {
     pub units: EngineUnits,
     /// Pages of a batch under Xen: 1024 at full size.
     pub xen_batch_pages: usize,
+    /// Pages of a multifd packet: 128 at full size.
+    pub packet_pages: usize,
     /// Pages handed to the socket at once: 32 at full size, QEMUFile's 64 pieces of 2 a page.
     pub batch_pages: usize,
     /// Milliseconds from the last byte to the destination's word, after which the control plane
@@ -125,6 +134,9 @@ pub enum SourceError {
         /// The limit.
         ms: u64,
     },
+    /// A channel's codec.
+    #[error(transparent)]
+    Codec(CodecError),
     /// The destination said something else.
     #[error(transparent)]
     ReturnPath(#[from] WireError),
@@ -192,13 +204,19 @@ impl Observer for NoObserver {}
 #[must_use]
 pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
     let meter = ThreadMeter::start();
-    let mut session = Session::new(job, observer);
-    let result = session.run();
-    job.control.detach();
-    for socket in job.sockets() {
-        let _ = socket.shutdown(Shutdown::Write);
-    }
-    let end = session.conclude(result.as_ref().err());
+    let traffic = Traffic::default();
+    let (mut session, result, end) = std::thread::scope(|scope| {
+        let channels = Multifd::start(scope, job, &traffic);
+        let mut session = Session::new(job, observer, channels, &traffic);
+        let result = session.run();
+        job.control.detach();
+        session.end_channels(result.is_err());
+        for socket in job.sockets() {
+            let _ = socket.shutdown(Shutdown::Write);
+        }
+        let end = session.conclude(result.as_ref().err());
+        (session, result, end)
+    });
     let status = match end {
         SourceEnd::Completed => Status::Completed,
         SourceEnd::Cancelled => Status::Cancelled,
@@ -214,19 +232,21 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
         setup_end_ns: session.setup_end_ns,
         stop_ns: session.stop_ns,
         end_ns: session.end_ns,
+        bytes: session.bytes(),
+        multifd_bytes: get(&traffic.accepted),
+        xbzrle: session.xbzrle_report(),
         phases: session.phases,
         rounds: session.rounds,
         decisions: session.decisions,
         throttles: session.throttles,
-        bytes: session.out.bytes,
         precopy_bytes: session.precopy_bytes,
         downtime_bytes: session.downtime_bytes,
         dirty_sync_count: statistics.dirty_sync_count,
         dirty_pages_rate: statistics.dirty_pages_rate,
         pages_per_second: statistics.pages_per_second,
         tcp: std::mem::take(&mut session.out.tcp),
-        cpu_ns,
-        run_queue_ns,
+        cpu_ns: cpu_ns + get(&traffic.cpu_ns),
+        run_queue_ns: run_queue_ns + get(&traffic.run_queue_ns),
         writers: None,
     };
     SourceOutcome {
