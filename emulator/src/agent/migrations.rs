@@ -303,6 +303,7 @@ struct Units {
     batch_pages: usize,
     xen_batch_pages: usize,
     packet_pages: usize,
+    data_chunk_pages: u32,
     engine: EngineUnits,
 }
 
@@ -315,6 +316,10 @@ impl Units {
             chunk_pages: u32::try_from(pages(scale::REPROTECT_CHUNK)).unwrap_or(u32::MAX),
             batch_pages: usize::try_from(batch).unwrap_or(1),
             xen_batch_pages: usize::try_from(pages(scale::XEN_BATCH)).unwrap_or(1),
+            data_chunk_pages: {
+                let pages = pages(scale::CLH_CHUNK).div_ceil(PAGE_SIZE);
+                u32::try_from(pages).unwrap_or(u32::MAX)
+            },
             packet_pages: {
                 let bytes = pages(scale::MULTIFD_PACKET).div_ceil(PAGE_SIZE);
                 usize::try_from(bytes).unwrap_or(1)
@@ -460,6 +465,7 @@ impl OutgoingThread {
             units: units.engine,
             xen_batch_pages: units.xen_batch_pages,
             packet_pages: units.packet_pages,
+            data_chunk_pages: units.data_chunk_pages,
             batch_pages: units.batch_pages,
             acknowledge_limit_ms: ACKNOWLEDGE_MS,
             deadline_ns: None,

@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn channels_come_in_any_order_and_strangers_are_turned_away() {
         let (listener, connect) = listener();
-        let ids = ids(3);
+        let (beyond, ids) = (ids(4).split_off(3), ids(3));
         let mut stranger = connect().unwrap();
         stranger.write_all(b"GET / HTTP/1.1\r\n").unwrap();
         let silent = connect().unwrap();
@@ -339,7 +339,7 @@ mod tests {
         let others = [
             open_all(6, 9, &ids[..1], &connect).unwrap(),
             open_all(5, 8, &ids[..1], &connect).unwrap(),
-            open_all(5, 9, &super::tests::ids(4)[3..], &connect).unwrap(),
+            open_all(5, 9, &beyond, &connect).unwrap(),
         ];
         let mut own = open_all(5, 9, &ids, &connect).unwrap();
         let again = open_all(5, 9, &ids[1..2], &connect).unwrap();

@@ -3,7 +3,7 @@
 //! Every page's stamp and body are checked as they arrive; what is kept of a page is the version
 //! it held (`pages`). After the commit, outside the timed path, each version is compared with what
 //! the guest's own time says it must be. The dirty log never comes here. Channels have threads of
-//! their own (`multifd`). Never inside: the decision who owns the guest (`ownership`).
+//! their own (`channel`). Never inside: the decision who owns the guest (`ownership`).
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -29,9 +29,11 @@ use super::wire::{
 };
 use crate::clock::mono_ns;
 use crate::resident::Ram;
-use multifd::Shared;
+use channel::Shared;
 use pages::Pages;
 
+mod channel;
+mod data;
 mod multifd;
 mod pages;
 
@@ -293,7 +295,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Prepares the connections, and gives each multifd channel its thread.
+    /// Prepares the connections, and gives each of those beside the main one its thread.
     fn start_channels<'scope>(
         &self,
         scope: &'scope Scope<'scope, '_>,
@@ -305,18 +307,20 @@ impl<'a> Receiver<'a> {
         self.shared.heard();
         self.prepare().map_err(failed)?;
         for channel in &self.job.channels {
-            if channel.id.kind != ChannelKind::Multifd {
-                continue;
-            }
-            let receiver = multifd::Receiver {
+            let receiver = channel::Receiver {
                 job: self.job,
                 channel,
                 pages: self.pages,
                 shared: self.shared,
             };
+            let receive = match channel.id.kind {
+                ChannelKind::Multifd => multifd::receive,
+                ChannelKind::Data => data::receive,
+                ChannelKind::Preempt => continue,
+            };
             Builder::new()
-                .name(format!("mig-fd-{}", channel.id.number))
-                .spawn_scoped(scope, move || receiver.run())
+                .name(format!("mig-ch-{}", channel.id.number))
+                .spawn_scoped(scope, move || receiver.run(receive))
                 .map_err(failed)?;
         }
         Ok(())
@@ -439,6 +443,9 @@ impl<'a> Receiver<'a> {
     /// Waits for all multifd channels at their SYNC.
     fn meet(&self) -> Result<(), DestinationError> {
         let channels = usize::from(self.job.streams.multifd);
+        if channels == 0 {
+            return Ok(());
+        }
         self.shared
             .meet(self.job, channels, self.report.received_bytes)
     }

@@ -20,10 +20,12 @@ use super::transport::{SourceControl, status_word};
 use super::usage::ThreadMeter;
 use super::wire::WireError;
 use crate::resident::Ram;
+use data::Data;
 use multifd::{Multifd, get};
 use session::Session;
 
 mod content;
+mod data;
 mod multifd;
 mod session;
 mod xbzrle;
@@ -56,6 +58,8 @@ pub struct SourceJob {
     pub units: EngineUnits,
     /// Pages of a batch under Xen: 1024 at full size.
     pub xen_batch_pages: usize,
+    /// Pages of a chunk on Cloud Hypervisor's further connections: 64 MiB at full size.
+    pub data_chunk_pages: u32,
     /// Pages of a multifd packet: 128 at full size.
     pub packet_pages: usize,
     /// Pages handed to the socket at once: 32 at full size, QEMUFile's 64 pieces of 2 a page.
@@ -206,8 +210,9 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
     let meter = ThreadMeter::start();
     let traffic = Traffic::default();
     let (mut session, result, end) = std::thread::scope(|scope| {
-        let channels = Multifd::start(scope, job, &traffic);
-        let mut session = Session::new(job, observer, channels, &traffic);
+        let multifd = Multifd::start(scope, job, &traffic);
+        let data = Data::start(scope, job, &traffic);
+        let mut session = Session::new(job, observer, multifd, data, &traffic);
         let result = session.run();
         job.control.detach();
         session.end_channels(result.is_err());
@@ -233,7 +238,11 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
         stop_ns: session.stop_ns,
         end_ns: session.end_ns,
         bytes: session.bytes(),
-        multifd_bytes: get(&traffic.accepted),
+        multifd_bytes: if job.params.multifd.enabled {
+            get(&traffic.accepted)
+        } else {
+            0
+        },
         xbzrle: session.xbzrle_report(),
         phases: session.phases,
         rounds: session.rounds,

@@ -212,6 +212,7 @@ impl World {
             },
             xen_batch_pages: 1024,
             packet_pages: 128,
+            data_chunk_pages: 1000,
             batch_pages: 32,
             acknowledge_limit_ms: 10_000,
             deadline_ns: Some(mono_ns() + 60_000_000_000),

@@ -544,6 +544,7 @@ fn rounds(id: u64, mut at: u64, failed: bool) -> (Vec<Round>, u64) {
             new_dirty_pages: lengths[n] * 20,
             normal_pages: lengths[n] * 27,
             zero_pages: lengths[n],
+            xbzrle_pages: 0,
             sent_bytes: lengths[n] * 112_000,
             paused: n == 3,
         }

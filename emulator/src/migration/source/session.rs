@@ -11,6 +11,7 @@ use std::io::{ErrorKind, Read};
 use log::Log;
 use replay::{Bitmap, GuestTime, Reprotect as LogReprotect};
 
+use super::data::Data;
 use super::multifd::{Multifd, Traffic, get};
 use super::xbzrle::Xbzrle;
 use super::{Fault, Observer, SourceEnd, SourceError, SourceJob};
@@ -32,6 +33,7 @@ pub(super) struct Session<'a> {
     pub(super) out: PageStream<'a>,
     encoder: Encoder,
     multifd: Option<Multifd<'a>>,
+    data: Option<Data<'a>>,
     traffic: &'a Traffic,
     xbzrle: Option<Xbzrle>,
     format: Format,
@@ -78,6 +80,7 @@ impl<'a> Session<'a> {
         job: &'a SourceJob,
         observer: &'a dyn Observer,
         multifd: Option<Multifd<'a>>,
+        data: Option<Data<'a>>,
         traffic: &'a Traffic,
     ) -> Self {
         let begin_ns = mono_ns();
@@ -95,6 +98,7 @@ impl<'a> Session<'a> {
                 .watching(job.sockets(), traffic),
             encoder: Encoder::default(),
             multifd,
+            data,
             traffic,
             xbzrle: (job.params.xbzrle.enabled).then(|| Xbzrle::new(job.params.xbzrle.cache_size)),
             format: job.params.engine.format(),
@@ -465,6 +469,9 @@ impl<'a> Session<'a> {
     pub(super) fn end_channels(&self, failed: bool) {
         if let Some(multifd) = &self.multifd {
             multifd.end(failed);
+        }
+        if let Some(data) = &self.data {
+            data.end(failed);
         }
     }
 

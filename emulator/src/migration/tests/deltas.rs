@@ -14,27 +14,36 @@ fn deltas(cache_size: u64) -> MigrationParams {
     }
 }
 
-/// 2048 pages written, 10 times a second each, a word each time.
-fn world(content: ContentProfile) -> World {
+/// Until little is left, for several rounds.
+fn several(cache_size: u64) -> MigrationParams {
+    MigrationParams {
+        downtime_limit: 10,
+        ..deltas(cache_size)
+    }
+}
+
+/// 2048 pages written, so many times a second each.
+fn world(content: ContentProfile, rate: f64) -> World {
     let mut world = World::new(0.0);
     world.memory = of_spec(&MemorySpec {
         ram_pages: 16_384,
         resident_pages: 4096,
         high_pages: 0,
-        behaviours: vec![Behaviour::Classes(vec![PageClass::new(2048, 10.0)])],
+        behaviours: vec![Behaviour::Classes(vec![PageClass::new(2048, rate)])],
         fresh: false,
         content,
     });
     world
 }
 
-fn word() -> ContentProfile {
-    traces::content::named("word").unwrap()
+/// Rewrites of about 600 bytes.
+fn partly() -> ContentProfile {
+    traces::content::named("oltp").unwrap()
 }
 
 #[test]
 fn pages_written_a_little_go_as_deltas() {
-    let world = world(word());
+    let world = world(partly(), 10.0);
     let (sent, received) = world.migrate(deltas(64 << 20), &[]);
     assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
     assert_verified(&received, 0);
@@ -53,38 +62,37 @@ fn pages_written_a_little_go_as_deltas() {
         "{xbzrle:?}"
     );
     assert!(found > 500, "{xbzrle:?}");
-    // A word's delta: a run of equals of up to two bytes, its length, the word; 3 of head.
     let mean = report.bytes.delta as f64 / found as f64;
-    assert!(mean < 60.0, "{mean} bytes a delta");
+    assert!((200.0..1000.0).contains(&mean), "{mean} bytes a delta");
 }
 
 #[test]
 fn a_cache_too_small_thrashes_and_still_brings_every_page() {
-    let world = world(word());
+    let world = world(partly(), 1.5);
     // 512 slots for 2048 pages: four share one, and each keeps it for two syncs.
-    let (sent, received) = world.migrate(deltas(2 << 20), &[]);
+    let (sent, received) = world.migrate(several(2 << 20), &[]);
     assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
     assert_verified(&received, 0);
     let xbzrle = sent.report.xbzrle.unwrap();
-    assert!(xbzrle.cache_miss > 2048, "{xbzrle:?}");
+    assert!(xbzrle.cache_miss > xbzrle.pages, "{xbzrle:?}");
 }
 
 #[test]
 fn pages_written_anew_overflow_and_go_whole() {
-    let world = world(ContentProfile::RANDOM);
-    let (sent, received) = world.migrate(deltas(64 << 20), &[]);
+    let world = world(ContentProfile::RANDOM, 1.5);
+    let (sent, received) = world.migrate(several(64 << 20), &[]);
     assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
     assert_verified(&received, 0);
     let xbzrle = sent.report.xbzrle.unwrap();
     assert!(
-        xbzrle.overflow > 0 && xbzrle.overflow * 10 > xbzrle.pages * 9,
-        "{xbzrle:?}"
+        xbzrle.overflow > 50 && sent.report.bytes.delta == 0,
+        "what is found has changed wholly, or not at all: {xbzrle:?}"
     );
 }
 
 #[test]
 fn deltas_of_resident_memory_meet_what_the_destination_holds() {
-    let world = world(word());
+    let world = world(partly(), 10.0);
     let (mut source, mut destination) = world.jobs(deltas(64 << 20));
     let ram = Arc::new(Ram::new(world.memory.pages()).unwrap());
     for page in 0..world.memory.pages() {

@@ -87,11 +87,11 @@ fn writing_guests_arrive_in_their_last_version_by_every_way() {
         let (normal, zero) = pages(&sent.report);
         assert_eq!(sent.report.bytes.normal, 4096 * normal);
         match detection {
-            ZeroPageDetection::Multifd => assert!(zero > 12_000),
+            ZeroPageDetection::Multifd => assert!(zero > 9000),
             // In the main stream, 9 bytes each, the block's name once.
             ZeroPageDetection::Legacy => {
                 let ram = sent.report.precopy_bytes + sent.report.downtime_bytes;
-                assert!(zero > 12_000 && ram >= 9 * zero + 7, "{ram} for {zero}");
+                assert!(zero > 9000 && ram >= 9 * zero + 7, "{ram} for {zero}");
             }
             ZeroPageDetection::None => assert!(zero == 0 && normal > 16_384),
         }
@@ -136,15 +136,14 @@ fn packed_channels_bring_every_page_in_fewer_bytes() {
 
 #[test]
 fn noise_grows_by_little() {
-    let world = World::new(0.0);
     for compression in [Compression::Zlib, Compression::Zstd, Compression::Lz4] {
-        let world = World { ..World::new(0.0) };
+        let world = World::new(0.0);
         let (sent, received) = world.migrate(channels(2, compression), &[]);
         assert_whole(&sent, &received);
         let grown = sent.report.bytes.normal as f64 / (4096.0 * 4096.0);
-        assert!((1.0..1.01).contains(&grown), "{compression:?}: {grown}");
+        // A body of the pool may come again within the codec's window.
+        assert!((0.95..1.01).contains(&grown), "{compression:?}: {grown}");
     }
-    drop(world);
 }
 
 #[test]
@@ -170,7 +169,7 @@ fn resident_memory_goes_over_channels_too() {
             assert_eq!(world.memory.verify(&got, page), Ok(0));
         }
     }
-    assert!(zeros > 10_000 && zeros < 16_384);
+    assert!(zeros > 9000 && zeros < 13_000, "{zeros}");
 }
 
 /// Runs both ends to their end.
@@ -216,7 +215,12 @@ fn a_channel_that_dies_ends_the_migration_and_the_guest_stays() {
         });
         let (sent, received) = run(source, &destination);
         killer.join().unwrap();
-        assert_eq!(sent.end, SourceEnd::Failed, "{at_source} {how:?}");
+        let error = &sent.report.error;
+        assert_eq!(
+            sent.end,
+            SourceEnd::Failed,
+            "{at_source} {how:?}: {error:?}"
+        );
         assert!(received.error.is_some(), "{at_source} {how:?}");
         let took_ms = (mono_ns() - began_ns) / 1_000_000;
         assert!(took_ms < 15_000, "{took_ms} ms");

@@ -16,6 +16,7 @@ mod network;
 mod places;
 mod room;
 mod services;
+mod streams;
 mod writes;
 
 use super::problem::{NetworkProblem, ProblemKind, Problems, ScenarioError, line_column};

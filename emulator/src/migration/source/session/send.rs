@@ -3,6 +3,8 @@
 //! A page is read at the guest time of its batch, which is not before its bit was cleared. Never
 //! inside: when to send, decisions.
 
+use std::cell::RefCell;
+
 use super::{Session, SourceError};
 use crate::clock::mono_ns;
 use crate::migration::engine::step::{PAGE_BYTES, Pass, Slice};
@@ -105,6 +107,9 @@ impl<'a> Session<'a> {
             self.leave_out_untouched();
         }
         let table = ranges(&self.dirty);
+        if self.data.is_some() {
+            return self.send_chunks(&table);
+        }
         let request = Request::Memory {
             ranges: table.len() as u64,
         };
@@ -122,6 +127,25 @@ impl<'a> Session<'a> {
         }
         self.flush()?;
         self.answer(None)
+    }
+
+    /// The table over the further connections.
+    fn send_chunks(&mut self, table: &[(u32, u32)]) -> Result<(), SourceError> {
+        for page in table.iter().flat_map(|&(first, end)| first..end) {
+            self.take(page);
+            self.batch_time(page);
+        }
+        self.batch_time = None;
+        let (data, out) = (&self.data, &mut self.out);
+        if let Some(data) = data {
+            let sampled = RefCell::new(out);
+            data.send(table, || {
+                let mut out = sampled.borrow_mut();
+                out.sample();
+                out.may_go_on()
+            })?;
+        }
+        Ok(())
     }
 
     fn leave_out_untouched(&mut self) {
