@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn channels_come_in_any_order_and_strangers_are_turned_away() {
         let (listener, connect) = listener();
-        let (beyond, ids) = (ids(4).split_off(3), ids(3));
+        let (ids, four) = (ids(3), ids(4));
         let mut stranger = connect().unwrap();
         stranger.write_all(b"GET / HTTP/1.1\r\n").unwrap();
         let silent = connect().unwrap();
@@ -339,7 +339,7 @@ mod tests {
         let others = [
             open_all(6, 9, &ids[..1], &connect).unwrap(),
             open_all(5, 8, &ids[..1], &connect).unwrap(),
-            open_all(5, 9, &beyond, &connect).unwrap(),
+            open_all(5, 9, &four[3..], &connect).unwrap(),
         ];
         let mut own = open_all(5, 9, &ids, &connect).unwrap();
         let again = open_all(5, 9, &ids[1..2], &connect).unwrap();

@@ -1,9 +1,10 @@
 //! The destination: one blocking thread that reads, checks, commits, and then compares.
 //!
 //! Every page's stamp and body are checked as they arrive; what is kept of a page is the version
-//! it held (`pages`). After the commit, outside the timed path, each version is compared with what
-//! the guest's own time says it must be. The dirty log never comes here. Channels have threads of
-//! their own (`channel`). Never inside: the decision who owns the guest (`ownership`).
+//! it held (`pages`). A guest of which a page never came whole is refused. After the commit, outside
+//! the timed path, each version is compared with what the guest's own time says it must be. The dirty
+//! log never comes here. Channels have threads of their own (`channel`). Never inside: the decision
+//! who owns the guest (`ownership`).
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -20,7 +21,7 @@ use super::codec::CodecError;
 use super::guest::{CommitRefused, DestinationGuest, GuestMemory};
 use super::ownership::{CommitGate, DestinationSide};
 use super::record::DestinationReport;
-use super::transport::prepare_socket;
+use super::transport::{Broken, prepare_socket, reset_when_closed};
 use super::usage::ThreadMeter;
 use super::wire::cloud_hypervisor::encode_answer;
 use super::wire::hello::ChannelKind;
@@ -147,6 +148,22 @@ pub enum DestinationError {
     /// The control plane abandoned it.
     #[error("abandoned before the commit")]
     Abandoned,
+    /// The stream has ended, and not every page is there.
+    #[error(
+        "the stream ended with {pages} pages missing or damaged on the way, the first of them page {first}"
+    )]
+    Incomplete {
+        /// How many.
+        pages: u64,
+        /// The first.
+        first: u32,
+    },
+    /// A fault: the process that was to run the guest died.
+    #[error("the process of the VM died at the destination")]
+    Crashed,
+    /// A fault.
+    #[error("the connection was reset")]
+    Reset,
     /// The agent could not commit.
     #[error(transparent)]
     Refused(#[from] CommitRefused),
@@ -158,6 +175,14 @@ pub struct DestinationControl {
     gate: CommitGate,
     sockets: Mutex<Vec<TcpStream>>,
     changed: Condvar,
+    struck: Mutex<Struck>,
+}
+
+/// What faults did to it.
+#[derive(Debug, Default)]
+struct Struck {
+    broken: Option<Broken>,
+    refusal: Option<String>,
 }
 
 impl DestinationControl {
@@ -174,6 +199,49 @@ impl DestinationControl {
             self.changed.notify_all();
         }
         committed
+    }
+
+    /// Breaks it as a fault does: whether the guest runs here already, which a reset does not change.
+    /// The thread finds out at its next look, at most 100 ms later.
+    #[must_use]
+    pub fn break_off(&self, how: Broken) -> bool {
+        let mut struck = self.struck();
+        if struck.broken != Some(Broken::Crashed) {
+            struck.broken = Some(how);
+        }
+        drop(struck);
+        let committed = self.gate.abandon();
+        self.changed.notify_all();
+        committed
+    }
+
+    /// Has it refuse the guest, for that reason, unless the guest runs here already.
+    pub fn refuse(&self, reason: String) {
+        self.struck().refusal = Some(reason);
+    }
+
+    fn struck(&self) -> std::sync::MutexGuard<'_, Struck> {
+        self.struck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn broken(&self) -> Option<Broken> {
+        self.struck().broken
+    }
+
+    fn may_go_on(&self) -> Result<(), DestinationError> {
+        match self.struck().refusal.clone() {
+            Some(reason) => Err(CommitRefused { reason }.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Why it ended: a fault's own error, where one broke it.
+    fn explain(&self, error: DestinationError) -> DestinationError {
+        match self.broken() {
+            Some(Broken::Crashed) => DestinationError::Crashed,
+            Some(Broken::Reset) => DestinationError::Reset,
+            Some(Broken::PeerGone) | None => error,
+        }
     }
 
     /// Where it stands.
@@ -239,16 +307,22 @@ pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
                 Some(error)
             }
         };
-        if error.is_some() {
+        let error = error.map(|error| job.control.explain(error));
+        if error.is_some() && job.control.broken().is_none() {
             // Best effort: the source learns it from the closed connection otherwise.
             let _ = receiver.tell(1);
         }
         shared.end(job);
         (receiver.report, error, receiver.stopped_at)
     });
+    let broken = job.control.broken().is_some();
     job.control.attach(Vec::new());
     for socket in job.sockets() {
-        let _ = socket.shutdown(Shutdown::Write);
+        if broken {
+            reset_when_closed(socket);
+        } else {
+            let _ = socket.shutdown(Shutdown::Write);
+        }
     }
     let (cpu_ns, run_queue_ns) = meter.used_ns();
     let (channel_bytes, channel_cpu_ns, channel_run_queue_ns) = shared.used();
@@ -375,6 +449,7 @@ impl<'a> Receiver<'a> {
         let offset = self.report.received_bytes;
         self.shared.heard();
         loop {
+            self.job.control.may_go_on()?;
             match (&self.job.socket).read(into) {
                 Ok(bytes) if bytes > 0 => {
                     self.shared.heard();
@@ -450,10 +525,14 @@ impl<'a> Receiver<'a> {
             .meet(self.job, channels, self.report.received_bytes)
     }
 
-    /// The device state takes its time, counted from the last byte, whenever this thread woke.
+    /// The device state takes its time, counted from the last byte, whenever this thread woke. A guest
+    /// of which pages are missing, or were damaged on the way and not sent again, is refused meanwhile.
     fn load(&mut self) -> Result<(), DestinationError> {
         let loaded_ns = mono_ns();
         self.report.loaded_ns = Some(loaded_ns);
+        if let Some((pages, first)) = self.pages.missing() {
+            return Err(DestinationError::Incomplete { pages, first });
+        }
         self.job
             .control
             .wait_until(loaded_ns + self.job.load_time_ms * 1_000_000)
@@ -464,6 +543,7 @@ impl<'a> Receiver<'a> {
     fn commit(&mut self, header: Header, state: VmState) -> Result<(), DestinationError> {
         let stopped_at = state.guest_time();
         let guest = &self.job.guest;
+        self.job.control.may_go_on()?;
         let resumed_ns = self
             .job
             .control
@@ -472,7 +552,8 @@ impl<'a> Receiver<'a> {
             .ok_or(DestinationError::Abandoned)?;
         self.report.resumed_ns = Some(resumed_ns);
         self.stopped_at = Some(stopped_at);
-        if header.return_path {
+        self.job.guest.resumed();
+        if header.return_path && self.job.control.broken().is_none() {
             // If the connection is gone the source asks the control plane.
             let _ = self.tell(0);
         }

@@ -7,6 +7,7 @@ pub mod channels;
 pub mod codec;
 pub mod destination;
 pub mod engine;
+pub mod faults;
 pub mod guest;
 pub mod metrics;
 pub mod ownership;

@@ -16,7 +16,7 @@ use super::guest::{GuestMemory, SourceGuest};
 use super::ownership::{SourceAction, SourceEvent, SourceSide};
 use super::params::MigrationParams;
 use super::record::{Decision, Phase, Round, SourceReport, Status};
-use super::transport::{SourceControl, status_word};
+use super::transport::{Broken, SourceControl, reset_when_closed, status_word};
 use super::usage::ThreadMeter;
 use super::wire::WireError;
 use crate::resident::Ram;
@@ -115,6 +115,12 @@ pub enum SourceError {
     /// Asked to stop.
     #[error("cancelled")]
     Cancelled,
+    /// A fault: the guest's process died.
+    #[error("the process of the VM died at the source")]
+    Crashed,
+    /// The manager says so.
+    #[error("the destination's host is dead")]
+    DestinationGone,
     /// The orchestrator's time limit.
     #[error("the completion timeout passed")]
     Deadline,
@@ -159,6 +165,8 @@ pub enum SourceEnd {
     /// Everything was sent and no word came back; the guest is paused until
     /// [`SourceOutcome::resolve`].
     Undecided,
+    /// The guest's process died here.
+    Crashed,
 }
 
 /// What a source ends with.
@@ -184,8 +192,14 @@ impl SourceOutcome {
     }
 }
 
-/// Told of what happens, as it happens, from the source's thread: must not block.
+/// Told of what happens, as it happens, from the source's thread. Only `before_phase` and
+/// `before_round` may block.
 pub trait Observer: Send + Sync {
+    /// A phase has begun and nothing of it is done: a fault plan holds the source here until what is
+    /// planned is in effect.
+    fn before_phase(&self, _phase: Phase) {}
+    /// The same of a round.
+    fn before_round(&self, _number: u32) {}
     /// A phase begins or ends.
     fn phase(&self, _phase: Phase, _begins: bool, _at_ns: u64) {}
     /// A round ended.
@@ -213,11 +227,17 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
         let multifd = Multifd::start(scope, job, &traffic);
         let data = Data::start(scope, job, &traffic);
         let mut session = Session::new(job, observer, multifd, data, &traffic);
-        let result = session.run();
+        let result = session.run().map_err(|error| job.control.explain(error));
         job.control.detach();
+        let broken = job.control.broken();
+        if let Some(Broken::Reset | Broken::Crashed) = broken {
+            job.sockets().for_each(reset_when_closed);
+        }
         session.end_channels(result.is_err());
-        for socket in job.sockets() {
-            let _ = socket.shutdown(Shutdown::Write);
+        if matches!(broken, Some(Broken::PeerGone) | None) {
+            for socket in job.sockets() {
+                let _ = socket.shutdown(Shutdown::Write);
+            }
         }
         let end = session.conclude(result.as_ref().err());
         (session, result, end)
@@ -225,7 +245,7 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
     let status = match end {
         SourceEnd::Completed => Status::Completed,
         SourceEnd::Cancelled => Status::Cancelled,
-        SourceEnd::Failed | SourceEnd::Undecided => Status::Failed,
+        SourceEnd::Failed | SourceEnd::Undecided | SourceEnd::Crashed => Status::Failed,
     };
     session.publish(status_word(status));
     let (cpu_ns, run_queue_ns) = meter.used_ns();
@@ -236,6 +256,7 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
         begin_ns: session.begin_ns,
         setup_end_ns: session.setup_end_ns,
         stop_ns: session.stop_ns,
+        suspended_ns: session.suspended.map(|(at_ns, _)| at_ns),
         end_ns: session.end_ns,
         bytes: session.bytes(),
         multifd_bytes: if job.params.multifd.enabled {
@@ -244,6 +265,7 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
             0
         },
         xbzrle: session.xbzrle_report(),
+        parameters: session.changes,
         phases: session.phases,
         rounds: session.rounds,
         decisions: session.decisions,

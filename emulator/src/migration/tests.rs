@@ -28,6 +28,7 @@ use crate::resident::Ram;
 
 mod deltas;
 mod engines;
+mod faults;
 mod multifd;
 mod resident;
 
@@ -107,6 +108,14 @@ impl SourceGuest for TestGuest {
             run_ns,
             cpu,
             ..VmState::default()
+        }
+    }
+
+    fn crash(&self) {
+        let ns = self.run_ns();
+        let ran = std::mem::replace(&mut *self.clock.lock().unwrap(), (None, ns));
+        if ran.0.is_some() {
+            self.running.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
@@ -421,14 +430,6 @@ fn mistakes_of_the_source_fail_verification() {
             Fault::LosePages {
                 after: 1000,
                 pages: 32,
-                put_back: false,
-            },
-            true,
-        ),
-        (
-            Fault::LosePages {
-                after: 1000,
-                pages: 32,
                 put_back: true,
             },
             false,
@@ -444,6 +445,24 @@ fn mistakes_of_the_source_fail_verification() {
         let bad = received.report.verification.as_ref().unwrap().bad;
         assert_eq!(bad > 0, caught, "{fault:?}: {bad} bad pages");
     }
+}
+
+/// Pages that never came are no guest: it stays where it is.
+#[test]
+fn a_destination_refuses_a_guest_that_did_not_arrive_whole() {
+    let world = World::new(0.0);
+    let lost = Fault::LosePages {
+        after: 1000,
+        pages: 32,
+        put_back: false,
+    };
+    let (sent, received) = world.migrate(params(), &[lost]);
+    assert!(matches!(
+        received.error,
+        Some(DestinationError::Incomplete { pages: 32, .. })
+    ));
+    assert_eq!(sent.end, SourceEnd::Failed);
+    world.next_migration_succeeds();
 }
 
 #[test]
@@ -698,10 +717,13 @@ fn a_source_that_falls_silent_is_given_up() {
 }
 
 #[test]
-fn a_damaged_page_is_counted_and_fails_verification() {
+fn a_guest_with_a_damaged_page_is_refused() {
     let received = damaged(None);
     assert_eq!(received.report.bad_on_receipt, 1);
-    assert_eq!(received.report.verification.unwrap().bad, 1);
+    assert!(matches!(
+        received.error,
+        Some(DestinationError::Incomplete { pages: 1, .. })
+    ));
 }
 
 /// One bit of a page's body flips on the way.

@@ -398,9 +398,10 @@ fn syntax_errors_have_a_place() {
 fn every_migration_parameter_can_be_set() {
     // A parameter added to `MigrationParams` and forgotten in `parameters` fails here.
     let json = serde_json::to_value(MigrationParams::default()).unwrap();
-    let unknown = refused(&with("return-path = false", "no-such-parameter = 1"));
     for key in json.as_object().unwrap().keys() {
-        assert!(unknown.contains(&format!("`{key}`")), "{key} in\n{unknown}");
+        // Nothing is an empty list, so it is refused; not as a key that nobody reads.
+        let text = refused(&with("return-path = false", &format!("{key} = []")));
+        assert!(!text.contains("unknown key"), "{key} in\n{text}");
     }
 }
 

@@ -264,6 +264,9 @@ impl<'a> Input<'a> {
     fn read(&mut self) -> Result<usize, DestinationError> {
         let mut socket: &TcpStream = &self.receiver.channel.socket;
         loop {
+            if self.receiver.job.control.side() == DestinationSide::Abandoned {
+                return Err(DestinationError::Abandoned);
+            }
             match socket.read(&mut self.buffer[self.end..]) {
                 Ok(bytes) => {
                     self.receiver.count(bytes);

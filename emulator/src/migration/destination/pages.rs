@@ -108,6 +108,17 @@ impl<'a> Pages<'a> {
         Ok(())
     }
 
+    /// How many pages never came whole, and the first of them.
+    pub(super) fn missing(&self) -> Option<(u64, u32)> {
+        let never = |version: &AtomicU64| version.load(Ordering::Relaxed) == NEVER_RECEIVED;
+        let missing = (0_u32..)
+            .zip(&self.versions)
+            .filter(|(_, version)| never(version));
+        let mut pages = missing.map(|(page, _)| page);
+        let first = pages.next()?;
+        Some((1 + pages.count() as u64, first))
+    }
+
     /// Pages that were wrong on receipt, and of RAM those that came half written.
     pub(super) fn bad_and_torn(&self) -> (u64, u64) {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
