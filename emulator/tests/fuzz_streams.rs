@@ -183,7 +183,7 @@ fn source_job(
         },
         xen_batch_pages: 32,
         batch_pages: 32,
-        acknowledge_limit_ms: 300,
+        acknowledge_limit_ms: 60,
         deadline_ns: Some(mono_ns() + 10_000_000_000),
         faults: Vec::new(),
     };
@@ -575,7 +575,7 @@ fn no_return_path_talks_a_source_into_anything() {
             let reading = scope.spawn(|| {
                 // All is read, so that the source never waits for room.
                 let _ = (&server).write_all(&says);
-                let _ = server.set_read_timeout(Some(Duration::from_millis(400)));
+                let _ = server.set_read_timeout(Some(Duration::from_millis(120)));
                 let (mut stream, mut piece) = (Vec::new(), vec![0; 65_536]);
                 while let Ok(bytes @ 1..) = (&server).read(&mut piece) {
                     stream.extend_from_slice(&piece[..bytes]);
