@@ -470,6 +470,7 @@ fn no_stream_brings_a_guest_that_is_none() {
         assert!(told(&memory, stream).is_some());
     }
     let (mut refused, mut committed, mut old) = (0, 0, 0);
+    let mut taken = BTreeMap::<String, u64>::new();
     for seed in 0..tries() {
         let mut draw = Draw(seed);
         let of = draw.below(3);
@@ -505,12 +506,14 @@ fn no_stream_brings_a_guest_that_is_none() {
             .expect("compared after the commit");
         assert_eq!(verification.bad, bad, "{what}");
         committed += 1;
+        *taken.entry(name).or_default() += 1;
         old += u64::from(bad > 0);
     }
     println!(
         "{} streams into a destination: {refused} refused, {committed} taken whole, {old} of these found to be old and unverified",
         tries()
     );
+    println!("taken whole, by damage: {taken:?}");
 }
 
 /// The words of a destination that has said yes to all of this.
