@@ -20,6 +20,15 @@ pub fn unix_s() -> u64 {
         .map_or(0, |d| d.as_secs())
 }
 
+/// Waits until an instant of [`mono_ns`], to tokio's millisecond. Cancel-safe.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the absolute wait that others ask for"
+)]
+pub async fn until(deadline_ns: u64) {
+    tokio::time::sleep(Duration::from_nanos(deadline_ns.saturating_sub(mono_ns()))).await;
+}
+
 /// Waits until an instant of [`mono_ns`]; returns at once when it has passed. Absolute, so that
 /// being woken late once does not shift what follows.
 pub fn sleep_until(deadline_ns: u64) {

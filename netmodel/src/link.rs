@@ -42,9 +42,31 @@ pub struct LinkSpec {
     /// What the rate counts over the IP bytes of each segment.
     #[serde(default = "default_overhead")]
     pub overhead_bytes: u16,
+    /// Super-frames (GSO) of the hosts that send into it are at most as long as this takes to serialise.
+    #[serde(default = "default_super_frame")]
+    pub super_frame: Duration,
     /// Whether the link carries anything: what is sent into a link that is down is dropped, what is on it arrives.
     #[serde(default = "default_up")]
     pub up: bool,
+    /// Where its rate is kept.
+    #[serde(default)]
+    pub shaper_at: ShaperAt,
+}
+
+/// Where a link's rate is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ShaperAt {
+    /// In the fabric: the sender sees nothing of the queue but delay and drops, as of a network.
+    #[default]
+    Fabric,
+    /// On the sending host's own device, by the kernel's TBF, whose queue is the link's: what waits there is still charged
+    /// to the sender's socket, so that TCP small queues keep it short. To reproduce measurements that were shaped so
+    /// (`tc qdisc add dev eth0 root tbf …`); a real network is not like that. Only for the way out of a host.
+    SourceEgress {
+        /// Depth of the token bucket.
+        burst: ByteSize,
+    },
 }
 
 /// How a one-way delay varies.
@@ -150,6 +172,11 @@ fn default_overhead() -> u16 {
     OVERHEAD_ETHERNET
 }
 
+/// A compromise between burstiness and the relay's CPU time, which goes with the number of frames.
+fn default_super_frame() -> Duration {
+    Duration::from_micros(250)
+}
+
 fn default_up() -> bool {
     true
 }
@@ -164,7 +191,9 @@ impl Default for LinkSpec {
             queue: default_queue(),
             ecn_threshold: None,
             overhead_bytes: OVERHEAD_ETHERNET,
+            super_frame: default_super_frame(),
             up: true,
+            shaper_at: ShaperAt::Fabric,
         }
     }
 }
@@ -177,6 +206,33 @@ impl LinkSpec {
             rate: Some(rate),
             ..Self::default()
         }
+    }
+
+    /// What of it the fabric has to do: all but a rate that is kept at the source.
+    #[must_use]
+    pub fn in_fabric(&self) -> Self {
+        match self.shaper_at {
+            ShaperAt::Fabric => *self,
+            ShaperAt::SourceEgress { .. } => Self {
+                rate: None,
+                ecn_threshold: None,
+                shaper_at: ShaperAt::Fabric,
+                ..*self
+            },
+        }
+    }
+
+    /// Whether its rate is kept on the sending host's device.
+    #[must_use]
+    pub fn is_shaped_at_source(&self) -> bool {
+        self.rate.is_some() && self.shaper_at != ShaperAt::Fabric
+    }
+
+    /// The usual bucket of a TBF of this rate: 2 ms of it, at least 32 KiB.
+    #[must_use]
+    pub fn usual_burst(rate: BitRate) -> ByteSize {
+        let bytes = rate.bytes_in(Duration::from_millis(2)).max(32 << 10);
+        ByteSize::from_bytes(bytes)
     }
 
     /// Nothing to emulate: packets pass at once.
@@ -203,13 +259,17 @@ impl LinkSpec {
             .saturating_add(self.jitter.spread.saturating_mul(4))
     }
 
-    /// Largest super-frame to let onto this link, in IP bytes: what it serialises in 250 µs (a compromise between
-    /// burstiness and the relay's CPU time, which goes with the number of frames), at least two segments, at most what a GSO packet can be.
+    /// Largest super-frame to let onto this link, in IP bytes: what it serialises in `super_frame`, at least two segments,
+    /// at most what a GSO packet can be. A device that shapes by itself is left what it has: TBF cuts what its bucket does
+    /// not hold.
     #[must_use]
     pub fn gso_bytes(&self) -> u32 {
+        if self.is_shaped_at_source() {
+            return GSO_LARGEST;
+        }
         let smallest = 2 * u64::from(MTU);
         let bytes = self.rate.map_or(u64::from(GSO_LARGEST), |rate| {
-            rate.bytes_in(Duration::from_micros(250))
+            rate.bytes_in(self.super_frame)
                 .clamp(smallest, u64::from(GSO_LARGEST))
         });
         u32::try_from(bytes).unwrap_or(GSO_LARGEST)
@@ -249,6 +309,11 @@ impl fmt::Display for LinkSpec {
                 "{rate}, queue {}, +{} B",
                 self.queue, self.overhead_bytes
             )?,
+        }
+        if let (ShaperAt::SourceEgress { burst }, true) =
+            (self.shaper_at, self.is_shaped_at_source())
+        {
+            write!(f, ", by TBF on the sender's device, burst {burst}")?;
         }
         if !self.delay.is_zero() {
             write!(f, ", delay {:?}", self.delay)?;
@@ -335,11 +400,41 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_kept_at_the_source_is_not_the_fabrics() {
+        let rate = BitRate::from_bps(500_000_000).unwrap();
+        let burst = LinkSpec::usual_burst(rate);
+        assert_eq!(burst.bytes(), 125_000);
+        let slow = BitRate::from_bps(100_000_000).unwrap();
+        assert_eq!(LinkSpec::usual_burst(slow).bytes(), 32_768);
+        let spec = LinkSpec {
+            delay: Duration::from_millis(1),
+            shaper_at: ShaperAt::SourceEgress { burst },
+            ..LinkSpec::with_rate(rate)
+        };
+        assert!(spec.is_shaped_at_source() && !spec.in_fabric().is_shaped_at_source());
+        assert_eq!(spec.in_fabric().rate, None);
+        assert_eq!(spec.in_fabric().delay, spec.delay);
+        assert_eq!(spec.gso_bytes(), GSO_LARGEST);
+        let text = spec.to_string();
+        assert!(
+            text.contains("by TBF on the sender's device, burst 125kB"),
+            "{text}"
+        );
+        let plain = LinkSpec::with_rate(rate);
+        assert_eq!(plain.in_fabric(), plain);
+    }
+
+    #[test]
     fn super_frames_shrink_with_the_rate() {
         let gso = |bps| LinkSpec::with_rate(BitRate::from_bps(bps).unwrap()).gso_bytes();
         assert_eq!(gso(10_000_000), 3000);
         assert_eq!(gso(1_000_000_000), 31_250);
         assert_eq!(gso(10_000_000_000), 65_536);
         assert_eq!(LinkSpec::default().gso_bytes(), 65_536);
+        let half = LinkSpec {
+            super_frame: Duration::from_micros(125),
+            ..LinkSpec::with_rate(BitRate::from_bps(1_000_000_000).unwrap())
+        };
+        assert_eq!(half.gso_bytes(), 15_625);
     }
 }

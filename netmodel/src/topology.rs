@@ -146,6 +146,15 @@ pub enum TopologyError {
         /// The link.
         link: String,
     },
+    /// A link whose rate is kept at the source has to leave a host, whose TBF counts as it counts.
+    #[error(
+        "link `{link}` is shaped on its sender's device (source-egress): only a host's way out can be (put it under `up`), \
+         with a rate, `overhead_bytes = 14` as TBF counts, no ECN and no trace"
+    )]
+    ShapedAtSource {
+        /// The link.
+        link: String,
+    },
     /// No path between two hosts.
     #[error("no path from host `{from}` to host `{to}`")]
     Unreachable {
@@ -321,6 +330,11 @@ impl Topology {
 pub fn host_address(host: HostId) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 64, 0, 0)) + host.0 + 1)
 }
+
+/// Every switch listens here for announcements of addresses that have moved; no host has it.
+pub const ANNOUNCE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 127, 255, 254);
+/// The port of such a datagram: that of "discard" (RFC 863).
+pub const ANNOUNCE_PORT: u16 = 9;
 
 /// An address for the `n`-th VM, to be routed to whichever host it runs on; `None` past [`HOSTS_MAX`].
 #[must_use]

@@ -3,13 +3,16 @@
 //! Inside: what pausing, resuming and committing mean on this host, and the pools its pages are made
 //! from. Never inside: threads of migrations.
 
+use super::holds::Holds;
 use super::residents::Residents;
 use super::runtime::Runtime;
 use crate::clock::mono_ns;
 use crate::control::channel::BlockingSender;
 use crate::control::message::FromAgent;
 use crate::ids::{MigrationId, VmId};
+use crate::migration::faults::HoldAt;
 use crate::migration::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
+use crate::migration::record::Phase;
 use crate::resident::{Ram, Vcpus};
 use replay::clock::MonoNs;
 use replay::content::{ContentProfile, PagePool, Recipe, RecipeError};
@@ -25,6 +28,8 @@ pub(super) struct Guest {
     pub(super) vm: VmId,
     /// The threads that write its RAM, if that is there.
     pub(super) vcpus: Option<Arc<Vcpus>>,
+    pub(super) residents: Arc<Residents>,
+    pub(super) out: Arc<BlockingSender>,
 }
 
 impl Guest {
@@ -36,6 +41,15 @@ impl Guest {
 
     fn now() -> MonoNs {
         MonoNs(mono_ns())
+    }
+
+    fn tell(&self, runs: bool) {
+        // Without a manager nobody is left to be told.
+        let _ = self.out.send(&FromAgent::Runs {
+            vm: self.vm,
+            runs,
+            at_ns: mono_ns(),
+        });
     }
 }
 
@@ -50,10 +64,12 @@ impl SourceGuest for Guest {
         if let Some(vcpus) = &self.vcpus {
             vcpus.park(at);
         }
+        self.tell(false);
         at
     }
 
     fn resume(&self) {
+        self.tell(true);
         Self::here(self.runtime.resume(self.vm, Self::now()));
         if let Some(vcpus) = &self.vcpus {
             vcpus.unpark();
@@ -67,6 +83,12 @@ impl SourceGuest for Guest {
     fn take_state(&self) -> VmState {
         Self::here(self.runtime.hand_over(self.vm, Self::now()))
     }
+
+    fn crash(&self) {
+        Self::here(self.runtime.release(self.vm));
+        self.residents.remove(self.vm);
+        self.tell(false);
+    }
 }
 
 /// The place for a VM at the destination.
@@ -79,9 +101,21 @@ pub(super) struct Place {
     /// RAM that pages are received into, and what its threads write.
     pub(super) ram: Option<(Arc<Ram>, GuestMemory)>,
     pub(super) residents: Arc<Residents>,
+    pub(super) holds: Holds,
 }
 
 impl DestinationGuest for Place {
+    fn resumed(&self) {
+        let begun = FromAgent::Phase {
+            migration: self.migration,
+            phase: Phase::Resume,
+            at_ns: mono_ns(),
+        };
+        // Without a manager nobody is left to be told.
+        let _ = self.out.send(&begun);
+        self.holds.reach(HoldAt::Phase(Phase::Resume));
+    }
+
     fn commit_and_resume(&self, state: VmState) -> Result<u64, CommitRefused> {
         let refused = |reason: String| CommitRefused { reason };
         self.runtime
@@ -107,6 +141,11 @@ impl DestinationGuest for Place {
         self.runtime
             .receive(self.vm, self.spec.clone(), state, MonoNs(at_ns))
             .unwrap_or_else(|error| panic!("admitted a moment ago, under one thread: {error}"));
+        let _ = self.out.send(&FromAgent::Runs {
+            vm: self.vm,
+            runs: true,
+            at_ns,
+        });
         Ok(at_ns)
     }
 }

@@ -6,7 +6,9 @@ use crate::control::message::{FromAgent, ToAgent};
 use crate::ids::HostId;
 use anyhow::{Context, Result};
 use netmodel::sys::netns;
-use std::collections::BTreeMap;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::{Child, Stdio};
@@ -36,6 +38,8 @@ struct Agent {
 #[derive(Debug)]
 pub(super) struct Agents {
     by_host: BTreeMap<HostId, Agent>,
+    /// Hosts without power, whose process is stopped.
+    dark: BTreeSet<HostId>,
     inbox: mpsc::Receiver<(HostId, AgentSays)>,
     deliver: mpsc::Sender<(HostId, AgentSays)>,
 }
@@ -45,6 +49,7 @@ impl Agents {
         let (deliver, inbox) = mpsc::channel(INBOX);
         Self {
             by_host: BTreeMap::new(),
+            dark: BTreeSet::new(),
             inbox,
             deliver,
         }
@@ -79,7 +84,8 @@ impl Agents {
 
     /// Sends to one agent. One that has gone is not an error here: its end is reported by `next`.
     pub(super) async fn send(&mut self, host: HostId, message: &ToAgent) {
-        if let Some(agent) = self.by_host.get_mut(&host)
+        if !self.dark.contains(&host)
+            && let Some(agent) = self.by_host.get_mut(&host)
             && let Err(error) = agent.to.send(message).await
         {
             tracing::debug!(host = host.0, %error, "agent does not take messages");
@@ -91,6 +97,28 @@ impl Agents {
         for host in hosts {
             self.send(host, message).await;
         }
+    }
+
+    /// A host has no power any more: nothing of it runs from here on, and it hears nothing.
+    pub(super) fn darken(&mut self, host: HostId) {
+        if let Some(agent) = self.by_host.get(&host) {
+            signal(&agent.child, Signal::SIGSTOP);
+            self.dark.insert(host);
+        }
+    }
+
+    /// The process of a host without power goes; `next` tells of it.
+    pub(super) fn kill_dark(&mut self, host: HostId) {
+        if self.dark.contains(&host)
+            && let Some(agent) = self.by_host.get(&host)
+        {
+            signal(&agent.child, Signal::SIGKILL);
+        }
+    }
+
+    /// Hosts without power whose processes are still there.
+    pub(super) fn dark(&self) -> Vec<HostId> {
+        self.dark.iter().copied().collect()
     }
 
     /// What any agent says next. Cancel-safe.
@@ -107,6 +135,7 @@ impl Agents {
         if let Some(mut agent) = self.by_host.remove(&host) {
             // It may have closed its socket without ending; it owns nothing worth waiting for.
             let _ = agent.child.kill();
+            self.dark.remove(&host);
             if let Err(error) = agent.child.wait() {
                 tracing::warn!(host = host.0, %error, "agent could not be reaped");
             }
@@ -115,6 +144,14 @@ impl Agents {
 
     pub(super) fn len(&self) -> usize {
         self.by_host.len()
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    // Process ids are positive 32-bit numbers; ours is not reaped before it is taken out of the map.
+    let pid = Pid::from_raw(child.id().cast_signed());
+    if let Err(error) = kill(pid, signal) {
+        tracing::warn!(%error, %signal, "agent");
     }
 }
 

@@ -1,7 +1,7 @@
 //! PID 1 of a machine: builds the fabric, starts the agents, routes control messages.
 
 use super::agents::{AgentSays, Agents};
-use super::changes::{Changes, Report};
+use super::changes::{Changes, Overlay, Report};
 use super::fabric::Network;
 use super::timetable::Timetable;
 use super::watch::Watches;
@@ -9,7 +9,7 @@ use crate::clock::mono_ns;
 use crate::computer;
 use crate::control::channel::{Receiver, Sender, check_protocol, split};
 use crate::control::message::{
-    AgentSetup, Built, FromAgent, FromMachine, MachineReady, MachineSetup, PROTOCOL, ToAgent,
+    AgentSetup, Blow, Built, FromAgent, FromMachine, MachineReady, MachineSetup, PROTOCOL, ToAgent,
     ToMachine,
 };
 use crate::ids::HostId;
@@ -222,14 +222,26 @@ impl Init {
         let timetable = Timetable::new(schedule, MonoNs(mono_ns()));
         let mut watches = Watches::start(network.fabric())?;
         let mut changes = Changes::start(network.fabric(), watches.shared(), timetable)?;
+        let mut later = Later::default();
         loop {
             tokio::select! {
+                () = later.due() => {
+                    for then in later.take(mono_ns()) {
+                        match then {
+                            Then::Dead(host) => self.agents.kill_dark(host),
+                            Then::Restored(fault) => self.changed(changes.uncover(fault)).await?,
+                        }
+                    }
+                }
                 Some(report) = changes.next() => self.changed(report).await?,
                 (migration, seen) = watches.next() => {
                     self.to.send(&FromMachine::Watched(migration, seen)).await?;
                 }
                 message = self.from.recv() => match message? {
                     None | Some(ToMachine::Shutdown) => break,
+                    Some(ToMachine::Strike { fault, blow }) => {
+                        self.strike(fault, blow, &changes, &mut later).await?;
+                    }
                     Some(message) => self.obey(message, network, &changes, &watches).await?,
                 },
                 (host, said) = self.agents.next() => match said {
@@ -287,9 +299,49 @@ impl Init {
                     .await?;
             }
             ToMachine::Setup(_) => bail!("a machine is set up once"),
-            ToMachine::Shutdown => {}
+            ToMachine::Strike { .. } | ToMachine::Shutdown => {}
         }
         Ok(())
+    }
+
+    /// Has a fault take effect on hosts or links.
+    async fn strike(
+        &mut self,
+        fault: u32,
+        blow: Blow,
+        changes: &Changes,
+        later: &mut Later,
+    ) -> Result<()> {
+        let begun_ns = mono_ns();
+        let overlay = |patch, links| Overlay {
+            fault,
+            links,
+            patch,
+        };
+        match blow {
+            Blow::PowerLoss {
+                host,
+                links,
+                silence_ns,
+            } => {
+                self.agents.darken(host);
+                self.changed(changes.cover(overlay(None, links))).await?;
+                later.add(begun_ns.saturating_add(silence_ns), Then::Dead(host));
+            }
+            Blow::Links {
+                links,
+                patch,
+                restored_after_ns,
+            } => {
+                let patch = patch.map(|patch| *patch);
+                self.changed(changes.cover(overlay(patch, links))).await?;
+                if let Some(after_ns) = restored_after_ns {
+                    later.add(begun_ns.saturating_add(after_ns), Then::Restored(fault));
+                }
+            }
+        }
+        let at_ns = mono_ns();
+        Ok(self.to.send(&FromMachine::Struck { fault, at_ns }).await?)
     }
 
     /// Tells of links that were changed.
@@ -304,6 +356,9 @@ impl Init {
     /// Ends the agents in order; whoever does not go in time goes with this process, which is PID 1
     /// of their namespace.
     async fn shut_down(&mut self) {
+        for host in self.agents.dark() {
+            self.agents.kill_dark(host);
+        }
         self.agents.send_all(&ToAgent::Shutdown).await;
         let all_gone = async {
             while self.agents.len() > 0 {
@@ -316,6 +371,37 @@ impl Init {
         if tokio::time::timeout(patience, all_gone).await.is_err() {
             tracing::warn!("agents did not end in {patience:?}; they are killed");
         }
+    }
+}
+
+/// What follows a fault.
+enum Then {
+    /// The process of a host without power goes.
+    Dead(HostId),
+    /// Links are what they would be without the fault of this number.
+    Restored(u32),
+}
+
+/// What follows faults, and when.
+#[derive(Default)]
+struct Later(Vec<(u64, Then)>);
+
+impl Later {
+    fn add(&mut self, at_ns: u64, then: Then) {
+        self.0.push((at_ns, then));
+    }
+
+    /// Waits until something is due; for ever, if nothing is. Cancel-safe.
+    async fn due(&self) {
+        match self.0.iter().map(|(at_ns, _)| *at_ns).min() {
+            Some(at_ns) => crate::clock::until(at_ns).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn take(&mut self, now_ns: u64) -> Vec<Then> {
+        let due = self.0.extract_if(.., |(at_ns, _)| *at_ns <= now_ns);
+        due.map(|(_, then)| then).collect()
     }
 }
 

@@ -78,6 +78,42 @@ pub enum FabricError {
         /// The link.
         link: String,
     },
+    /// A VM has no port.
+    #[error("VM {vm} has no port in this network")]
+    NoPort {
+        /// Its number.
+        vm: u32,
+    },
+    /// There is no such address.
+    #[error("VM {vm} can have no address of its own: the plan's addresses end before")]
+    NoAddress {
+        /// Its number.
+        vm: u32,
+    },
+    /// A host's link leads to another host.
+    #[error("{host} hangs on no switch: nothing there could learn where an address has moved to")]
+    NoSwitch {
+        /// The host.
+        host: HostId,
+    },
+    /// A port is laid but cannot send.
+    #[error("the port of VM {vm} at {host} cannot send after {waited:?}")]
+    PortNotReady {
+        /// The VM's number.
+        vm: u32,
+        /// The host.
+        host: HostId,
+        /// How long we waited.
+        waited: Duration,
+    },
+    /// A socket or thread of a port cannot be had.
+    #[error("port of VM {vm}: {source}")]
+    Port {
+        /// The VM's number.
+        vm: u32,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A namespace cannot be entered.
     #[error(transparent)]
     Namespace(#[from] NetnsError),
@@ -126,6 +162,15 @@ pub struct SysctlOutcome {
     pub got: Result<String, String>,
 }
 
+/// A switch heard an announcement: an address is behind the port that it came in by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// Whose.
+    pub address: Ipv4Addr,
+    /// Which switch.
+    pub switch: SwitchId,
+}
+
 /// What carries packets over the links of a plan. Dropping it ends it.
 trait Backend: std::fmt::Debug + Send + Sync {
     /// Its counters of links, ports and of itself now; the devices' are added by [`Fabric`].
@@ -146,6 +191,17 @@ trait Backend: std::fmt::Debug + Send + Sync {
 
     /// Sends what is addressed to `address` to a host, or nowhere, from now on.
     fn route(&self, address: Ipv4Addr, host: Option<HostId>) -> Result<(), FabricError>;
+
+    /// One switch sends what is addressed to `address` to a host, or nowhere, from now on.
+    fn teach(
+        &self,
+        switch: SwitchId,
+        address: Ipv4Addr,
+        host: Option<HostId>,
+    ) -> Result<(), FabricError>;
+
+    /// What a switch hears next of addresses that have moved; nothing, if that takes longer than `patience`.
+    fn heard(&self, patience: Duration) -> Result<Option<Heard>, FabricError>;
 
     /// Delivery traces begin at this instant of the monotonic clock; nothing to do for a backend without any.
     fn align(&self, _origin_ns: i64) -> Result<(), FabricError> {
@@ -279,6 +335,32 @@ impl Fabric {
             return Err(FabricError::NoNamespace { host });
         }
         self.backend.route(address, Some(host))
+    }
+
+    /// Sends what is addressed to `address` to `host` from now on, as far as one switch is concerned: it has heard where
+    /// the address is.
+    ///
+    /// # Errors
+    /// [`FabricError::NoNamespace`] for a host the plan does not have, or the backend's.
+    pub fn teach(
+        &self,
+        switch: SwitchId,
+        address: Ipv4Addr,
+        host: HostId,
+    ) -> Result<(), FabricError> {
+        if host.0 as usize >= self.plan.topology().host_count() {
+            return Err(FabricError::NoNamespace { host });
+        }
+        self.backend.teach(switch, address, Some(host))
+    }
+
+    /// What a switch hears next of addresses that have moved: a datagram to [`crate::topology::ANNOUNCE_ADDRESS`] that
+    /// crossed a host's link to it. Nothing, if that takes longer than `patience`. For one thread.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn heard(&self, patience: Duration) -> Result<Option<Heard>, FabricError> {
+        self.backend.heard(patience)
     }
 
     /// Forgets an address.

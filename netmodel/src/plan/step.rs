@@ -129,7 +129,7 @@ pub enum Step {
     Veth(VethPair),
     /// Create a TUN device in the host's namespace.
     Tun(TunPort),
-    /// Limit the super-frames of the host's card, so that its link is not given more than 250 µs at once.
+    /// Limit the super-frames of the host's card, so that its link is not given more than its `super_frame` at once.
     GsoMaxSize {
         /// The host.
         host: HostId,
@@ -173,6 +173,13 @@ pub enum Step {
         /// On which device.
         device: String,
         /// What.
+        object: Object,
+    },
+    /// Shape what the host sends, on its own card.
+    Egress {
+        /// The host.
+        host: HostId,
+        /// With what.
         object: Object,
     },
     /// Tell a switch a route.
@@ -226,6 +233,7 @@ impl Step {
             Self::Trunk(trunk) => Scope::Switch(trunk.from),
             Self::GsoMaxSize { host, .. }
             | Self::SingleSegments { host }
+            | Self::Egress { host, .. }
             | Self::Address { host, .. } => Scope::Host(*host),
             Self::Ifb { switch, .. } | Self::Queue { switch, .. } | Self::Route { switch, .. } => {
                 Scope::Switch(*switch)
@@ -287,6 +295,7 @@ impl fmt::Display for Step {
                 device,
                 object,
             } => write!(f, "[{switch}] {device}: {object}"),
+            Self::Egress { host, object } => write!(f, "[{host}] {HOST_DEVICE}: {object}"),
             Self::Route { switch, route } => write!(f, "[{switch}] route {route}"),
         }
     }

@@ -1,5 +1,6 @@
 //! Devices and addresses over netlink, synchronously, with the kernel's own words in every error.
 
+mod policy;
 mod switching;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+pub(crate) use self::policy::{PortRoute, Table};
 pub(crate) use self::switching::DeviceCounts;
 use crate::plan::{HOST_DEVICE, VethPair};
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use netmodel::audit::{Finding, Limits, Severity, audit};
@@ -21,7 +22,7 @@ use netmodel::units::{BitRate, ByteSize};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Net {
-    pub(crate) fabric: Fabric,
+    pub(crate) fabric: Arc<Fabric>,
     hosts: BTreeMap<HostId, OwnedFd>,
     _fabric_netns: OwnedFd,
 }
@@ -42,10 +43,14 @@ impl Net {
         let fabric_netns = create_netns().unwrap();
         let fabric = with_netns(&fabric_netns, || Fabric::build(&plan, &hosts));
         Self {
-            fabric: fabric.unwrap().unwrap(),
+            fabric: Arc::new(fabric.unwrap().unwrap()),
             hosts,
             _fabric_netns: fabric_netns,
         }
+    }
+
+    pub(crate) fn hosts(&self) -> &BTreeMap<HostId, OwnedFd> {
+        &self.hosts
     }
 
     pub(crate) fn inside<T: Send>(&self, host: u32, f: impl FnOnce() -> T + Send) -> T {

@@ -8,15 +8,19 @@ mod readback;
 mod routing;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::account::{Account, Reading};
 pub(super) use self::readback::read_back;
 use self::routing::Routing;
-use super::{Backend, BackendKind, FabricError};
+use super::{Backend, BackendKind, FabricError, Heard};
 use crate::counters::{Counted, Counters, LinkCounters, Sample, SwitchCounters};
 use crate::link::LinkSpec;
 use crate::plan::{Plan, line, seed};
@@ -25,7 +29,7 @@ use crate::sys::clock::{now_ns, wait_until};
 use crate::sys::netlink::{DeviceCounts, Netlink};
 use crate::sys::netns::with_netns;
 use crate::sys::tc::Statistics;
-use crate::topology::{HostId, LinkId, Place, SwitchId, Topology};
+use crate::topology::{ANNOUNCE_ADDRESS, ANNOUNCE_PORT, HostId, LinkId, Place, SwitchId, Topology};
 
 /// A network whose packets the kernel carries; the namespaces of its switches go with it.
 #[derive(Debug)]
@@ -44,6 +48,10 @@ struct Switch {
     netlink: Mutex<Netlink>,
     /// Numbers of its devices by their names.
     devices: BTreeMap<String, u32>,
+    /// Where it hears of addresses that have moved.
+    news: UdpSocket,
+    /// How much it has heard.
+    heard: AtomicU64,
     /// Nothing is done with it but holding it.
     _netns: OwnedFd,
 }
@@ -75,13 +83,19 @@ impl Kernel {
             let opened = with_netns(netns.as_fd(), || {
                 let mut netlink = Netlink::open()?;
                 let devices = netlink.device_counts()?;
-                Ok::<_, FabricError>((netlink, devices))
+                netlink.add_address("lo", ANNOUNCE_ADDRESS, 32)?;
+                let news = UdpSocket::bind((ANNOUNCE_ADDRESS, ANNOUNCE_PORT));
+                let news = news.and_then(|news| news.set_nonblocking(true).map(|()| news));
+                let news = news.map_err(|source| FabricError::Wait { source })?;
+                Ok::<_, FabricError>((netlink, devices, news))
             })?;
-            let (netlink, devices) = opened?;
+            let (netlink, devices, news) = opened?;
             let devices = devices.into_iter();
             let switch = Switch {
                 netlink: Mutex::new(netlink),
                 devices: devices.map(|(index, it)| (it.name, index)).collect(),
+                news,
+                heard: AtomicU64::new(0),
                 _netns: netns,
             };
             switches.insert(id, switch);
@@ -110,6 +124,31 @@ impl Kernel {
             switches,
             lines,
         })
+    }
+
+    /// Tells some switches where an address is.
+    fn tell(
+        &self,
+        address: Ipv4Addr,
+        host: Option<HostId>,
+        whom: impl Fn(SwitchId) -> bool,
+    ) -> Result<(), FabricError> {
+        // Held all through, so that two moves of one address cannot mix.
+        let mut routing = locked(&self.routing);
+        let changes = routing.changes(&self.topology, address, host);
+        for change in changes.into_iter().filter(|change| whom(change.switch)) {
+            let mut netlink = self.netlink(change.switch);
+            match &change.route {
+                Some(route) => {
+                    let devices = &self.switches[&change.switch].devices;
+                    let device = route.hop.as_ref().and_then(|hop| devices.get(&hop.device));
+                    netlink.set_route(route, device.copied().unwrap_or(0))?;
+                }
+                None => netlink.delete_route(address)?,
+            }
+            routing.done(address, &change);
+        }
+        Ok(())
     }
 
     fn netlink(&self, switch: SwitchId) -> MutexGuard<'_, Netlink> {
@@ -245,21 +284,40 @@ impl Backend for Kernel {
     }
 
     fn route(&self, address: Ipv4Addr, host: Option<HostId>) -> Result<(), FabricError> {
-        // Held all through, so that two moves of one address cannot mix.
-        let mut routing = locked(&self.routing);
-        for change in routing.changes(&self.topology, address, host) {
-            let mut netlink = self.netlink(change.switch);
-            match &change.route {
-                Some(route) => {
-                    let devices = &self.switches[&change.switch].devices;
-                    let device = route.hop.as_ref().and_then(|hop| devices.get(&hop.device));
-                    netlink.set_route(route, device.copied().unwrap_or(0))?;
-                }
-                None => netlink.delete_route(address)?,
-            }
-            routing.done(address, &change);
+        self.tell(address, host, |_| true)
+    }
+
+    fn teach(
+        &self,
+        switch: SwitchId,
+        address: Ipv4Addr,
+        host: Option<HostId>,
+    ) -> Result<(), FabricError> {
+        self.tell(address, host, |it| it == switch)
+    }
+
+    fn heard(&self, patience: Duration) -> Result<Option<Heard>, FabricError> {
+        let wait = |source: io::Error| FabricError::Wait { source };
+        let news = self.switches.values().map(|switch| switch.news.as_fd());
+        let mut all: Vec<_> = news.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+        match poll(&mut all, timeout) {
+            Ok(0) | Err(nix::errno::Errno::EINTR) => return Ok(None),
+            Ok(_) => {}
+            Err(error) => return Err(wait(error.into())),
         }
-        Ok(())
+        for (&switch, it) in &self.switches {
+            match it.news.recv_from(&mut [0; 64]) {
+                Ok((_, SocketAddr::V4(from))) => {
+                    it.heard.fetch_add(1, Ordering::Relaxed);
+                    let address = *from.ip();
+                    return Ok(Some(Heard { address, switch }));
+                }
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(wait(error)),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     fn drained(&self, patience: Duration) -> Result<bool, FabricError> {
@@ -324,7 +382,13 @@ impl Kernel {
             // Ports count for their hosts; the sink's queue drops are no drops of its device.
             let rest = of_switch.values().filter(|it| !it.name.starts_with('p'));
             let dropped = rest.map(|it| it.dropped).sum();
-            switches.entry(*id).or_default().device_drops = dropped;
+            let counters = switches.entry(*id).or_default();
+            counters.device_drops = dropped;
+            // What was for the switch itself is not handed on.
+            if let Some(switch) = self.switches.get(id) {
+                let heard = switch.heard.load(Ordering::Relaxed);
+                counters.entered = counters.entered.saturating_sub(heard);
+            }
         }
         counters.switches = switches;
     }

@@ -9,9 +9,10 @@
 //! logical arrival and a late wake-up changes no departure. Time is an argument; packets are an opaque `P`.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
+use std::net::Ipv4Addr;
 
-use super::hop::{Carried, Fate, Hop, Parcel};
+use super::hop::{Carried, Fate, Hop, Parcel, To};
 use crate::counters::LinkCounters;
 use crate::link::LinkSpec;
 use crate::topology::{HostId, LinkId, Place, SwitchId, Topology};
@@ -30,6 +31,12 @@ pub(super) enum Outcome<P> {
     Dropped { packet: P },
     /// It was lost on the wire, all of it.
     Lost { packet: P },
+    /// A switch has heard where an address is now.
+    Heard {
+        packet: P,
+        address: Ipv4Addr,
+        switch: SwitchId,
+    },
 }
 
 /// All links of a fabric with what they hold.
@@ -39,6 +46,8 @@ pub(super) struct Core<P> {
     uplinks: Vec<usize>,
     /// `routes[switch][host]` is the index of the next link; a switch without one drops.
     routes: Vec<Vec<Option<usize>>>,
+    /// Where each switch believes an address that moves to be.
+    beliefs: HashMap<Ipv4Addr, Vec<Option<HostId>>>,
     /// Heads of links by instant; entries that no longer match their link's head are skipped.
     due: BinaryHeap<Reverse<(u64, usize)>>,
     /// Packets on all links.
@@ -65,6 +74,7 @@ impl<P> Core<P> {
                 .map(|(host, _)| place(topology.uplink(host).id))
                 .collect(),
             routes: switches.map(from).collect(),
+            beliefs: HashMap::new(),
             due: BinaryHeap::new(),
             held: 0,
         }
@@ -74,7 +84,7 @@ impl<P> Core<P> {
     pub(super) fn enter(
         &mut self,
         now_ns: u64,
-        (source, destination): (HostId, HostId),
+        (source, destination): (HostId, impl Into<To>),
         (packet, parcel): (P, Parcel),
         sink: &mut impl FnMut(Outcome<P>),
     ) {
@@ -82,7 +92,7 @@ impl<P> Core<P> {
         let first = self.uplinks[source.0 as usize];
         let carried = Carried {
             packet,
-            destination,
+            destination: destination.into(),
             parcel,
             fate: Fate::default(),
         };
@@ -143,9 +153,30 @@ impl<P> Core<P> {
                 });
             }
             Place::Switch(switch) => {
-                let next = self.routes[switch.0 as usize][carried.destination.0 as usize];
-                let next = next.expect("Topology checked that every switch on a way reaches all");
-                self.travel(at_ns, next, carried, sink);
+                let packet = match carried.destination {
+                    To::Announcement(address) => {
+                        let packet = carried.packet;
+                        return sink(Outcome::Heard {
+                            packet,
+                            address,
+                            switch,
+                        });
+                    }
+                    To::Host(host) => Ok((host, carried)),
+                    To::Address(address) => match self.believed(switch, address) {
+                        Some(host) => Ok((host, carried)),
+                        None => Err(carried.packet),
+                    },
+                };
+                match packet {
+                    Ok((host, carried)) => {
+                        let next = self.routes[switch.0 as usize][host.0 as usize];
+                        let next =
+                            next.expect("Topology checked that every switch on a way reaches all");
+                        self.travel(at_ns, next, carried, sink);
+                    }
+                    Err(packet) => sink(Outcome::Dropped { packet }),
+                }
             }
         }
     }
@@ -175,6 +206,35 @@ impl<P> Core<P> {
                     self.due.push(Reverse((next, index)));
                 }
             }
+        }
+    }
+
+    /// Whether any switch knows an address that moves.
+    pub(super) fn knows(&self, address: Ipv4Addr) -> bool {
+        self.beliefs.contains_key(&address)
+    }
+
+    fn believed(&self, switch: SwitchId, address: Ipv4Addr) -> Option<HostId> {
+        *self.beliefs.get(&address)?.get(switch.0 as usize)?
+    }
+
+    /// One switch learns at `now_ns` where an address is; everything due before goes the old way.
+    pub(super) fn teach(
+        &mut self,
+        now_ns: u64,
+        (switch, address): (SwitchId, Ipv4Addr),
+        host: Option<HostId>,
+        sink: &mut impl FnMut(Outcome<P>),
+    ) {
+        self.advance(now_ns, sink);
+        let switches = self.routes.len();
+        let beliefs = self.beliefs.entry(address);
+        let beliefs = beliefs.or_insert_with(|| vec![None; switches]);
+        if let Some(belief) = beliefs.get_mut(switch.0 as usize) {
+            *belief = host;
+        }
+        if beliefs.iter().all(Option::is_none) {
+            self.beliefs.remove(&address);
         }
     }
 

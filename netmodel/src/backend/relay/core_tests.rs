@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::counters::Tally;
 use crate::link::{Distribution, GilbertElliott, Jitter, Loss, PacketSize};
-use crate::topology::Cable;
+use crate::topology::{Cable, Rack};
 use crate::units::{BitRate, ByteSize, Probability};
 
 type Delivery = (HostId, u32, u64);
@@ -59,6 +59,7 @@ struct Seen {
     delivered: Vec<Delivery>,
     dropped: Vec<u32>,
     lost: Vec<u32>,
+    heard: Vec<(Ipv4Addr, SwitchId)>,
     fates: Vec<Fate>,
 }
 
@@ -75,6 +76,9 @@ impl Seen {
                 self.fates.push(fate);
             }
             Outcome::Lost { packet } => self.lost.push(packet),
+            Outcome::Heard {
+                address, switch, ..
+            } => self.heard.push((address, switch)),
             Outcome::Dropped { packet } => self.dropped.push(packet),
         }
     }
@@ -655,4 +659,43 @@ proptest! {
         prompt.lost.sort_unstable();
         prop_assert_eq!(late.lost, prompt.lost);
     }
+}
+
+/// Two racks of one host each and a third host at the core: where a packet to an address goes is each switch's own affair.
+#[test]
+fn each_switch_sends_an_address_where_it_believes_it_to_be() {
+    let rack = |name: &str| Rack {
+        name: name.to_owned(),
+        uplink: Cable::default(),
+        hosts: vec![(format!("{name}-h"), Cable::default())],
+    };
+    let topology = Topology::two_tier(["a", "b", "c"].map(rack)).unwrap();
+    let mut core = Core::new(&topology, 1, 0);
+    let mut seen = Seen::default();
+    let vm = Ipv4Addr::new(10, 96, 0, 1);
+    // Switches: the core, then the racks; hosts 0, 1 and 2 in them. The core and rack b believe b.
+    assert!(!core.knows(vm));
+    for (switch, host) in [(0, 1), (1, 0), (2, 1), (3, 0)] {
+        let what = (SwitchId(switch), vm);
+        core.teach(0, what, Some(HostId(host)), &mut |o| seen.take(&o));
+    }
+    let mut send = |core: &mut Core<u32>, from: u32, packet: u32, to: To| {
+        let what = (packet, plain(100));
+        core.enter(1, (HostId(from), to), what, &mut |o| seen.take(&o));
+        seen.delivered
+            .pop()
+            .map(|(host, packet, _)| (host.0, packet))
+    };
+    let address = To::Address(vm);
+    // Rack c still sends it up, as to a; the core knows better.
+    assert_eq!(send(&mut core, 2, 7, address), Some((1, 7)));
+    // Rack a believes that it is its own.
+    assert_eq!(send(&mut core, 0, 8, address), Some((0, 8)));
+    // An announcement ends at the first switch.
+    assert_eq!(send(&mut core, 1, 9, To::Announcement(vm)), None);
+    assert_eq!(seen.heard, [(vm, SwitchId(2))]);
+    for switch in 0..4 {
+        core.teach(2, (SwitchId(switch), vm), None, &mut |o| seen.take(&o));
+    }
+    assert!(!core.knows(vm) && seen.dropped.is_empty());
 }

@@ -46,6 +46,7 @@ impl Layer {
 /// What the relay knows of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Frame {
+    pub(super) source: Ipv4Addr,
     pub(super) destination: Ipv4Addr,
     pub(super) size: PacketSize,
     /// Payload of each segment but the last; 0 for a frame that cannot be divided.
@@ -95,6 +96,7 @@ pub(super) fn parse(frame: &[u8], layer: Layer) -> Result<Frame, FrameError> {
     let sizes = sizes(vnet, packet, ip_header).ok_or(FrameError::Malformed)?;
     let (size, segment_payload) = sizes;
     Ok(Frame {
+        source: Ipv4Addr::from(fixed::<4>(ip, 12).ok_or(FrameError::Malformed)?),
         destination: Ipv4Addr::from(fixed::<4>(ip, 16).ok_or(FrameError::Malformed)?),
         size,
         segment_payload,

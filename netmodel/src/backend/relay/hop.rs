@@ -3,6 +3,7 @@
 //! A packet's fate on a link (marked, which segments are lost) is drawn when it is accepted, in the order of departures; it
 //! comes to pass when the packet has been serialised. Time is an argument.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::draw::{Draws, Purpose};
@@ -35,11 +36,28 @@ pub(super) struct Fate {
     pub(super) marked: bool,
 }
 
+/// Where a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum To {
+    /// To a host: the way is fixed.
+    Host(HostId),
+    /// To an address that moves: each switch sends it where it believes it to be.
+    Address(Ipv4Addr),
+    /// To the first switch: news of where this address is now.
+    Announcement(Ipv4Addr),
+}
+
+impl From<HostId> for To {
+    fn from(host: HostId) -> Self {
+        Self::Host(host)
+    }
+}
+
 /// A packet under way.
 #[derive(Debug)]
 pub(super) struct Carried<P> {
     pub(super) packet: P,
-    pub(super) destination: HostId,
+    pub(super) destination: To,
     pub(super) parcel: Parcel,
     pub(super) fate: Fate,
 }
@@ -104,7 +122,7 @@ impl<P> Carried<P> {
 impl<P> Hop<P> {
     /// An empty link; a delivery trace begins at `origin_ns`.
     pub(super) fn new(link: &Link, seed: u64, origin_ns: i64) -> Self {
-        let (spec, room) = (link.spec, link.spec.queue.bytes());
+        let (spec, room) = (link.spec.in_fabric(), link.spec.queue.bytes());
         let queue = match &link.delivery {
             Some(trace) => Queue::with_trace(Track::new(Arc::clone(trace), origin_ns), room),
             None => Queue::new(spec.rate, room),
@@ -275,6 +293,7 @@ impl<P> Hop<P> {
 
     /// Another promise from now on; what departed before must have been settled.
     pub(super) fn change(&mut self, now_ns: u64, spec: LinkSpec) {
+        let spec = spec.in_fabric();
         self.queue.change(now_ns, spec.rate, spec.queue.bytes());
         self.loss.change(spec.loss);
         self.transparent = spec.is_transparent() && !self.traced;
@@ -319,7 +338,7 @@ mod tests {
     fn what_is_left_of_a_frame_weighs_what_its_segments_weigh() {
         let carried = |lost| Carried {
             packet: (),
-            destination: HostId(0),
+            destination: To::Host(HostId(0)),
             parcel: Parcel {
                 // Three segments of 1000 and one of 10.
                 size: PacketSize {

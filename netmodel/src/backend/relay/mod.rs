@@ -21,8 +21,8 @@ mod worker;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -33,14 +33,14 @@ use self::jitter::nanoseconds;
 use self::port::Port;
 use self::slab::Slab;
 use self::worker::{Command, Worker};
-use super::{Backend, FabricError};
+use super::{Backend, FabricError, Heard};
 use crate::counters::{Counters, Sample};
 use crate::link::LinkSpec;
 use crate::plan::{Plan, UNSHAPED_BPS};
 use crate::sys::clock::{now_ns, wait_until};
 use crate::sys::netlink::{Netlink, NetlinkError};
 use crate::sys::tun::TunDevice;
-use crate::topology::{HostId, Link, LinkId};
+use crate::topology::{HostId, Link, LinkId, SwitchId};
 use crate::units::BitRate;
 
 /// Why the relay cannot be started or does not answer.
@@ -88,11 +88,16 @@ pub enum RelayError {
 pub(super) struct Relay {
     commands: SyncSender<Command>,
     wake: Arc<EventFd>,
+    switches: u32,
+    news: Mutex<Receiver<Heard>>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Commands under way at once; callers wait for each answer, so this only bounds the number of callers.
 const COMMANDS: usize = 64;
+/// News that may wait: five announcements of each of some dozens of addresses that move at once. What finds no room is
+/// lost, as a frame can be; the next announcement says the same.
+const NEWS: usize = 256;
 /// Longest the data thread may be busy before it looks at a command; orders above its longest turn.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -116,7 +121,8 @@ impl Relay {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = Arc::new(EventFd::from_flags(flags).map_err(|e| start(e.into()))?);
         let control = (receiver, Arc::clone(&wake));
-        let worker = Worker::new(core, ports, Slab::new(held), control).map_err(start)?;
+        let (tell, news) = sync_channel(NEWS);
+        let worker = Worker::new(core, ports, Slab::new(held), control, tell).map_err(start)?;
         let thread = std::thread::Builder::new()
             .name("relay".to_owned())
             .spawn(move || {
@@ -127,6 +133,8 @@ impl Relay {
         Ok(Self {
             commands,
             wake,
+            switches: u32::try_from(plan.topology().switches().len()).unwrap_or(u32::MAX),
+            news: Mutex::new(news),
             thread: Some(thread.map_err(start)?),
         })
     }
@@ -172,7 +180,30 @@ impl Backend for Relay {
     }
 
     fn route(&self, to: Ipv4Addr, host: Option<HostId>) -> Result<(), FabricError> {
-        Ok(self.ask(ANSWER_WITHIN, |answer| Command::Route(to, host, answer))?)
+        for switch in (0..self.switches).map(SwitchId) {
+            self.teach(switch, to, host)?;
+        }
+        Ok(())
+    }
+
+    fn teach(
+        &self,
+        switch: SwitchId,
+        to: Ipv4Addr,
+        host: Option<HostId>,
+    ) -> Result<(), FabricError> {
+        Ok(self.ask(ANSWER_WITHIN, |answer| {
+            Command::Teach(switch, to, host, answer)
+        })?)
+    }
+
+    fn heard(&self, patience: Duration) -> Result<Option<Heard>, FabricError> {
+        let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        match news.recv_timeout(patience) {
+            Ok(heard) => Ok(Some(heard)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(RelayError::Gone.into()),
+        }
     }
 
     fn drained(&self, patience: Duration) -> Result<bool, FabricError> {

@@ -12,6 +12,7 @@ use super::hop::Fate;
 use super::port::Port;
 use super::slab::{Slab, Slot};
 use super::split::split;
+use crate::backend::Heard;
 use crate::counters::{PortCounters, RelayCounters};
 use crate::sys::clock::now_ns;
 use crate::topology::HostId;
@@ -25,6 +26,8 @@ pub(super) struct PortIo {
     outbox: VecDeque<Outgoing>,
     /// Where a frame goes that there is no room for.
     refuse: Vec<u8>,
+    /// News that switches have heard, until the data thread passes it on.
+    pub(super) heard: Vec<Heard>,
     /// The instant frames are being taken in, to tell them from those that were timed.
     entered_ns: u64,
 }
@@ -60,6 +63,7 @@ impl PortIo {
             slab,
             outbox: VecDeque::with_capacity(BURST),
             refuse: vec![0; FRAME_MAX],
+            heard: Vec::new(),
             entered_ns: 0,
         }
     }
@@ -105,6 +109,14 @@ impl PortIo {
     pub(super) fn settle(&mut self, outcome: &Outcome<Slot>) {
         match *outcome {
             Outcome::Dropped { packet } | Outcome::Lost { packet } => self.slab.release(packet),
+            Outcome::Heard {
+                packet,
+                address,
+                switch,
+            } => {
+                self.slab.release(packet);
+                self.heard.push(Heard { address, switch });
+            }
             Outcome::Delivered {
                 host,
                 packet: slot,

@@ -13,16 +13,17 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::EventFd;
 
 use super::core::Core;
-use super::hop::Parcel;
+use super::hop::{Parcel, To};
 use super::port::{Port, close_all};
 use super::ports::{PortIo, Taken};
 use super::slab::{Slab, Slot};
+use crate::backend::Heard;
 use crate::counters::{Counters, Sample};
 use crate::link::LinkSpec;
 use crate::sys::clock::{Alarm, now_ns, set_tight_timers};
 use crate::sys::procfs::own_schedstat;
 use crate::sys::sched::ask_for_short_slices;
-use crate::topology::{HostId, LinkId, host_address};
+use crate::topology::{ANNOUNCE_ADDRESS, HostId, LinkId, SwitchId, host_address};
 
 /// What can be asked of the data thread.
 pub(super) enum Command {
@@ -31,7 +32,8 @@ pub(super) enum Command {
     /// Delivery traces begin at this instant.
     Align(i64, SyncSender<()>),
     Change(LinkId, LinkSpec, SyncSender<()>),
-    Route(Ipv4Addr, Option<HostId>, SyncSender<()>),
+    /// A switch learns where an address is.
+    Teach(SwitchId, Ipv4Addr, Option<HostId>, SyncSender<()>),
     /// Answered when nothing waits anywhere.
     Drain(SyncSender<()>),
     Stop,
@@ -49,6 +51,8 @@ pub(super) struct Worker {
     early_for: Option<u64>,
     wake: Arc<EventFd>,
     commands: Receiver<Command>,
+    /// Where news that switches have heard goes.
+    news: SyncSender<Heard>,
     draining: Vec<SyncSender<()>>,
 }
 
@@ -75,6 +79,7 @@ impl Worker {
         ports: Vec<Port>,
         slab: Slab,
         (commands, wake): (Receiver<Command>, Arc<EventFd>),
+        news: SyncSender<Heard>,
     ) -> io::Result<Self> {
         let poll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let alarm = Alarm::new(true)?;
@@ -96,6 +101,7 @@ impl Worker {
             early_for: None,
             wake,
             commands,
+            news,
             draining: Vec::new(),
         })
     }
@@ -158,6 +164,10 @@ impl Worker {
         io.happens(None);
         core.advance(now_ns(), &mut |outcome| io.settle(&outcome));
         self.write_out();
+        for heard in self.io.heard.drain(..) {
+            // Nobody listens where no address moves.
+            let _ = self.news.try_send(heard);
+        }
     }
 
     /// Writes what was delivered. A write runs the receiver's protocol stack, which may answer on the spot: an
@@ -222,8 +232,14 @@ impl Worker {
             Taken::Frame(frame, length) => (frame, length),
         };
         let source = HostId(u32::try_from(port).unwrap_or(u32::MAX));
-        let destination = routes.get(&frame.destination).copied();
-        let Some(destination) = destination.filter(|host| *host != source) else {
+        let destination = match routes.get(&frame.destination) {
+            Some(host) => (*host != source).then_some(To::Host(*host)),
+            None if frame.destination == ANNOUNCE_ADDRESS => Some(To::Announcement(frame.source)),
+            None => core
+                .knows(frame.destination)
+                .then_some(To::Address(frame.destination)),
+        };
+        let Some(destination) = destination else {
             io.counters[port].unroutable += 1;
             return true;
         };
@@ -259,11 +275,11 @@ impl Worker {
                     core.change(now_ns(), link, spec, &mut |outcome| io.settle(&outcome));
                     reply(&answer, ());
                 }
-                Ok(Command::Route(address, host, answer)) => {
-                    match host {
-                        Some(host) => drop(self.routes.insert(address, host)),
-                        None => drop(self.routes.remove(&address)),
-                    }
+                Ok(Command::Teach(switch, address, host, answer)) => {
+                    let Self { core, io, .. } = self;
+                    io.happens(None);
+                    let what = (switch, address);
+                    core.teach(now_ns(), what, host, &mut |outcome| io.settle(&outcome));
                     reply(&answer, ());
                 }
                 Ok(Command::Drain(answer)) => self.draining.push(answer),

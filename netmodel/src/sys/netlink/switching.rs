@@ -49,16 +49,32 @@ impl Netlink {
         trunk: &Trunk,
         peer_netns: BorrowedFd<'_>,
     ) -> Result<(), NetlinkError> {
+        let names = (&*trunk.device, &*trunk.peer);
         let size = (trunk.mtu, trunk.txqueuelen);
-        let mut peer = end(&trunk.peer, trunk.mac, size);
+        self.create_pair(names, trunk.mac, size, peer_netns)
+    }
+
+    /// Creates a veth pair between this namespace and another one: the names of both ends, the address they share because
+    /// without ARP either end addresses what it sends with its own, MTU and transmit queue length.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Refused`].
+    pub(crate) fn create_pair(
+        &mut self,
+        (device, peer_device): (&str, &str),
+        mac: [u8; 6],
+        size: (u32, u32),
+        peer_netns: BorrowedFd<'_>,
+    ) -> Result<(), NetlinkError> {
+        let mut peer = end(peer_device, mac, size);
         peer.attributes
             .push(LinkAttribute::NetNsFd(peer_netns.as_raw_fd()));
-        let mut link = end(&trunk.device, trunk.mac, size);
+        let mut link = end(device, mac, size);
         link.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]));
-        let what = format!("create veth pair {} and {}", trunk.device, trunk.peer);
+        let what = format!("create veth pair {device} and {peer_device}");
         let message = RouteNetlinkMessage::NewLink(link);
         self.acknowledged(&what, message, NLM_F_CREATE | NLM_F_EXCL)
     }
@@ -252,7 +268,7 @@ impl Netlink {
     }
 
     /// Sends one message as it is and hands what is answered to `each`, headers taken off.
-    fn raw(
+    pub(super) fn raw(
         &mut self,
         what: &str,
         kind: u16,
