@@ -503,6 +503,7 @@ fn record(f: Facts) -> MigrationRecord {
             received_bytes: normal,
             bad_on_receipt: 0,
             torn_on_receipt: 0,
+            postcopy: None,
             verification: None,
             cpu_ns: 1,
             run_queue_ns: 1,
@@ -618,5 +619,6 @@ fn source_report(
         cpu_ns: 1,
         run_queue_ns: 1,
         writers: None,
+        postcopy: None,
     }
 }
