@@ -20,7 +20,7 @@ use migbed::migration::ownership::DestinationSide;
 use migbed::migration::params::{EngineKind, MigrationParams, PostcopyParams};
 use migbed::migration::source::{NoObserver, SourceEnd, SourceJob, run_source};
 use migbed::migration::upcoming::Limit;
-use migbed::migration::wire::{Decoder, Event, encode_shut};
+use migbed::migration::wire::{Decoder, Event, Streams, encode_shut};
 use replay::content::{ContentProfile, PagePool, Recipe};
 use replay::host::CoreWork;
 use replay::{Behaviour, GuestTime, MemorySpec, VmState};
@@ -194,6 +194,8 @@ fn source_job(
             stop_pages: 10,
         },
         xen_batch_pages: 32,
+        packet_pages: 128,
+        data_chunk_pages: 16_384,
         batch_pages: 32,
         acknowledge_limit_ms: 60,
         deadline_ns: Some(mono_ns() + 10_000_000_000),
@@ -214,6 +216,8 @@ fn destination_job(memory: &GuestMemory, socket: TcpStream) -> (DestinationJob, 
         guest: Arc::clone(&guest) as Arc<dyn DestinationGuest>,
         socket,
         channels: Vec::new(),
+        streams: Streams::default(),
+        packet_pages: 128,
         congestion: None,
         control: Arc::<DestinationControl>::default(),
         silence_limit_ms: 200,

@@ -21,8 +21,8 @@ use super::params::{AutoConvergeParams, MigrationParams, PostcopyParams, Reprote
 use super::record::Status;
 use super::source::{Fault, NoObserver, SourceEnd, SourceJob, SourceOutcome, run_source};
 use super::transport::SourceControl;
-use super::wire::hello::HELLO_BYTES;
 use super::upcoming::Limit;
+use super::wire::hello::HELLO_BYTES;
 use super::wire::{Decoder, Event, Format, Streams};
 use crate::clock::mono_ns;
 use crate::resident::Ram;

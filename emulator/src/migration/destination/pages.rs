@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use replay::{Bitmap, GuestTime};
 use replay::content::{STAMP_BYTES, xbzrle};
+use replay::{Bitmap, GuestTime};
 
 use super::DestinationError;
 use crate::migration::guest::GuestMemory;

@@ -8,8 +8,8 @@ use std::cell::RefCell;
 use super::{Session, SourceError};
 use crate::clock::mono_ns;
 use crate::migration::engine::step::{PAGE_BYTES, Pass, Slice};
-use crate::migration::params::ZeroPageDetection;
 use crate::migration::ownership::SourceSide;
+use crate::migration::params::ZeroPageDetection;
 use crate::migration::source::Fault;
 use crate::migration::source::content::{Content, ZEROS, content};
 use crate::migration::source::xbzrle::Outcome;
@@ -185,11 +185,6 @@ impl<'a> Session<'a> {
     /// A page of QEMU's stream: into the queue of channels, or as a mark, a delta, or whole.
     fn send_page(&mut self, page: u32, last: bool) -> Result<(), SourceError> {
         self.take(page);
-        self.put_page(page)
-    }
-
-    /// The same of a page whose bit is cleared already.
-    pub(super) fn put_page(&mut self, page: u32) -> Result<(), SourceError> {
         if self.loses(page) {
             return Ok(());
         }
