@@ -1,5 +1,7 @@
 //! `migbed migrate`: one VM over one link.
 
+mod streams;
+
 use super::Exit;
 use super::backend::BackendArg;
 use super::output::say;
@@ -22,6 +24,7 @@ use netmodel::units::{BitRate, ByteSize, Probability};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
+use streams::StreamArgs;
 use traces::store::bundle::Bundle;
 use traces::units::{PAGE_SIZE, round_u32};
 
@@ -129,6 +132,8 @@ pub(super) struct MigrateArgs {
     /// What Cloud Hypervisor does when it passes: cancel, or ignore (stop the guest); cancel without it.
     #[arg(long, value_parser = timeout_strategy, value_name = "STRATEGY")]
     timeout_strategy: Option<TimeoutStrategy>,
+    #[command(flatten)]
+    streams: StreamArgs,
     /// Cancel after this long; without it after 150 s a GiB.
     #[arg(long, value_parser = time_ns)]
     completion_timeout: Option<u64>,
@@ -279,6 +284,7 @@ impl MigrateArgs {
         ];
         if let Some((option, _)) = given
             .iter()
+            .chain(&self.streams.given())
             .find(|(option, given)| *given && !self.engine.has(option))
         {
             let engine = self.engine.name();
@@ -293,7 +299,7 @@ impl MigrateArgs {
                        pages are missing";
             return Err(Unusable(why.to_owned()));
         }
-        Ok(MigrationParams {
+        let mut params = MigrationParams {
             postcopy: PostcopyParams {
                 ram: self.postcopy,
                 preempt: self.postcopy_preempt,
@@ -320,7 +326,12 @@ impl MigrateArgs {
             timeout: ms(self.timeout).unwrap_or(base.timeout),
             timeout_strategy: self.timeout_strategy.unwrap_or(base.timeout_strategy),
             ..base
-        })
+        };
+        self.streams.put(&mut params);
+        params
+            .check()
+            .map_err(|refused| Unusable(refused.to_string()))?;
+        Ok(params)
     }
 
     /// What is done to it under way.

@@ -47,7 +47,7 @@ pub fn query_migrate(report: &SourceReport, ram_bytes: u64) -> Value {
             "dirty-sync-count": report.dirty_sync_count,
             "postcopy-requests": postcopy.map_or(0, |postcopy| postcopy.requests),
             "page-size": PAGE_BYTES,
-            "multifd-bytes": 0,
+            "multifd-bytes": report.multifd_bytes,
             "pages-per-second": report.pages_per_second,
             "precopy-bytes": report.precopy_bytes,
             "downtime-bytes": report.downtime_bytes,
@@ -55,6 +55,9 @@ pub fn query_migrate(report: &SourceReport, ram_bytes: u64) -> Value {
             "dirty-sync-missed-zero-copy": 0,
         },
     });
+    if let Some(xbzrle) = &report.xbzrle {
+        answer["xbzrle-cache"] = json!(xbzrle);
+    }
     if let (true, Some(stop_ns)) = (completed, report.stop_ns) {
         // In post-copy it ends when the package is sent.
         let end_ns = postcopy.map_or(report.end_ns, |postcopy| postcopy.package_ns);
@@ -138,7 +141,7 @@ fn remaining_bytes(report: &SourceReport) -> u64 {
     report.rounds.last().map_or(0, |round| {
         round
             .dirty_pages
-            .saturating_sub(round.normal_pages + round.zero_pages)
+            .saturating_sub(round.normal_pages + round.zero_pages + round.xbzrle_pages)
             * PAGE_BYTES
     })
 }
@@ -377,7 +380,10 @@ mod tests {
                 header: 14_100,
                 control: 200,
                 device: 65_536,
+                delta: 0,
             },
+            multifd_bytes: 0,
+            xbzrle: None,
             precopy_bytes: 4_100_000,
             downtime_bytes: 895_036,
             dirty_sync_count: 3,

@@ -13,7 +13,7 @@
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 
-use super::{DestinationError, Inbox, NEVER_RECEIVED, Receiver};
+use super::{DestinationError, Inbox, Receiver};
 use crate::clock::mono_ns;
 use crate::migration::transport::prepare_socket;
 use crate::migration::upcoming::Limit;
@@ -81,8 +81,7 @@ impl Receiver<'_> {
         self.report.resumed_ns = ran.resumed_ns;
         self.stopped_at = Some(stopped_at);
         for (page, version) in pull.take_urgent() {
-            self.versions[page as usize] = version;
-            self.report.bad_on_receipt += u64::from(version == NEVER_RECEIVED);
+            self.pages.place(page, version);
         }
         let figures = pull.conclude(stopped_at);
         let pages = figures.never_came;
@@ -102,13 +101,7 @@ impl Receiver<'_> {
 
     /// What this end holds decides, not what the source says of it.
     fn missing(&self) -> Bitmap {
-        let mut missing = Bitmap::new(self.job.memory.pages());
-        for (page, &version) in (0..).zip(&self.versions) {
-            if version == NEVER_RECEIVED {
-                missing.set(page);
-            }
-        }
-        missing
+        self.pages.missing_pages()
     }
 
     /// Reads to the end of the stream, over as many connections as it takes.
@@ -154,11 +147,11 @@ impl Receiver<'_> {
             *start += taken;
             match event {
                 Event::Page { page, bytes } if pull.lacks(page) => {
-                    self.take_page(page, bytes);
+                    self.pages.take(page, bytes);
                     pull.placed(page);
                 }
                 Event::ZeroPage { page } if pull.lacks(page) => {
-                    self.take_zero(page);
+                    self.pages.take_zero(page);
                     pull.placed(page);
                 }
                 Event::Page { .. } | Event::ZeroPage { .. } => pull.came_twice(),

@@ -13,6 +13,7 @@ fn header(format: Format) -> Header {
         return_path: true,
         postcopy: false,
         format,
+        streams: Streams::default(),
     }
 }
 

@@ -19,6 +19,7 @@ mod places;
 mod postcopy;
 mod room;
 mod services;
+mod streams;
 mod writes;
 
 use super::problem::{NetworkProblem, ProblemKind, Problems, ScenarioError, line_column};

@@ -1,6 +1,6 @@
 //! What moves: tenant flows, the balancer, migrations and their parameters.
 
-use super::{Names, each, postcopy};
+use super::{Names, each, postcopy, streams};
 use crate::balance::policy::{POLICIES, PolicySpec};
 use crate::ids::{HostId, VmId};
 use crate::migration::params::{
@@ -162,10 +162,13 @@ pub(super) fn parameters(root: &Table<'_>, vms: &[VmSpec]) -> MigrationParams {
         ..base.clone()
     };
     let read = |table: &Table<'_>| {
-        let params = read(table);
+        let mut params = read(table);
+        streams::read(table, &mut params);
+        streams::refuse(table, &params);
         postcopy::refuse(table, &params, vms);
         ENGINE_OPTIONS
             .iter()
+            .chain(streams::OPTIONS)
             .chain(postcopy::OPTIONS)
             .filter(|option| !params.engine.has(option))
             .filter_map(|option| table.get(option))

@@ -6,7 +6,8 @@ use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 
 use super::faults::Pull;
-use crate::migration::destination::{DestinationJob, NEVER_RECEIVED, ZERO_PAGE};
+use crate::migration::destination::DestinationJob;
+use crate::migration::destination::pages::{NEVER_RECEIVED, ZERO_PAGE};
 use crate::migration::wire::{Decoder, Event, MAX_RECORD_BYTES};
 
 /// Reads pages until the connection ends, or nothing is missing any more. Bytes read. What is no page ends it:

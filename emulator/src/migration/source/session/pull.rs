@@ -198,7 +198,7 @@ impl Session<'_> {
             let Some(page) = shared.take(credit) else {
                 break;
             };
-            self.put_page(page)?;
+            self.put_pulled(page)?;
             if !slice.page_sent(mono_ns) {
                 break;
             }
@@ -302,6 +302,7 @@ impl Session<'_> {
             return_path: true,
             postcopy: true,
             format: self.format,
+            streams: self.job.params.streams(),
         };
         let encoder = &mut self.encoder;
         self.out.bytes.control += self.out.put(|bytes| {
