@@ -198,6 +198,7 @@ impl Lone {
             vms,
             flows,
             services: Vec::new(),
+            probes: Vec::new(),
             network: NetworkSpec {
                 backend: self.backend,
                 topology,

@@ -11,6 +11,7 @@ use crate::control::message::FromAgent;
 use crate::ids::{MigrationId, VmId};
 use crate::migration::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
 use crate::resident::{Ram, Vcpus};
+use netmodel::ports::Announce;
 use replay::clock::MonoNs;
 use replay::content::{ContentProfile, PagePool, Recipe, RecipeError};
 use replay::{GuestTime, VmSpec, VmState};
@@ -23,6 +24,8 @@ const POOL_PAGES: u32 = 512;
 pub(super) struct Guest {
     pub(super) runtime: Arc<Runtime>,
     pub(super) vm: VmId,
+    /// Where its port is told of.
+    pub(super) out: Arc<BlockingSender>,
     /// The threads that write its RAM, if that is there.
     pub(super) vcpus: Option<Arc<Vcpus>>,
 }
@@ -46,6 +49,8 @@ impl SourceGuest for Guest {
 
     fn pause(&self) -> GuestTime {
         let at = Self::here(self.runtime.pause(self.vm, Self::now()));
+        // Off the network in the same instant; a machine that has gone has no network.
+        let _ = self.out.send(&FromAgent::PortDown(self.vm));
         // Nobody writes from here on, and what was written by then is in RAM and in the log.
         if let Some(vcpus) = &self.vcpus {
             vcpus.park(at);
@@ -58,6 +63,12 @@ impl SourceGuest for Guest {
         if let Some(vcpus) = &self.vcpus {
             vcpus.unpark();
         }
+        // It has not moved, so there is nothing to announce.
+        let up = FromAgent::PortUp {
+            vm: self.vm,
+            announce: Announce::ONCE,
+        };
+        let _ = self.out.send(&up);
     }
 
     fn throttle(&self, percent: u8) {
@@ -79,6 +90,8 @@ pub(super) struct Place {
     /// RAM that pages are received into, and what its threads write.
     pub(super) ram: Option<(Arc<Ram>, GuestMemory)>,
     pub(super) residents: Arc<Residents>,
+    /// When it says to the network that it has come.
+    pub(super) announce: Announce,
 }
 
 impl DestinationGuest for Place {
@@ -107,6 +120,11 @@ impl DestinationGuest for Place {
         self.runtime
             .receive(self.vm, self.spec.clone(), state, MonoNs(at_ns))
             .unwrap_or_else(|error| panic!("admitted a moment ago, under one thread: {error}"));
+        // It is on the network as soon as it runs. A machine that has gone has no network.
+        let _ = self.out.send(&FromAgent::PortUp {
+            vm: self.vm,
+            announce: self.announce,
+        });
         Ok(at_ns)
     }
 }

@@ -163,6 +163,7 @@ impl Migrations {
             spec,
             ram: ram.clone().map(|ram| (ram, memory.clone())),
             residents: Arc::clone(&self.residents),
+            announce: params.announcements(),
         };
         let receiver = IncomingThread {
             migration,
@@ -216,6 +217,7 @@ impl Migrations {
             guest: Arc::new(Guest {
                 runtime: Arc::clone(&self.runtime),
                 vm,
+                out: Arc::clone(&self.out),
                 vcpus: resident.map(|resident| resident.vcpus),
             }),
             control: Arc::clone(&control),
@@ -265,6 +267,7 @@ impl Migrations {
         let guest = Guest {
             runtime: Arc::clone(&self.runtime),
             vm: outgoing.vm,
+            out: Arc::clone(&self.out),
             vcpus: self
                 .residents
                 .get(outgoing.vm)

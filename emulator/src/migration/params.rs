@@ -1,5 +1,6 @@
 //! Options of a migration, under QEMU's names and with QEMU's defaults.
 
+use netmodel::ports::Announce;
 use serde::{Deserialize, Serialize};
 
 use super::wire::Format;
@@ -35,6 +36,33 @@ pub struct MigrationParams {
     pub timeout_strategy: TimeoutStrategy,
     /// QEMU's auto-converge.
     pub auto_converge: AutoConvergeParams,
+    /// When a VM with an address of its own tells the network where it is.
+    pub announce: AnnounceParams,
+}
+
+/// QEMU's `announce-*` parameters, with its defaults; milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct AnnounceParams {
+    /// Between the first announcement, which comes as the guest runs, and the second.
+    pub announce_initial: u64,
+    /// Longest gap.
+    pub announce_max: u64,
+    /// How many.
+    pub announce_rounds: u32,
+    /// By how much gaps grow.
+    pub announce_step: u64,
+}
+
+impl Default for AnnounceParams {
+    fn default() -> Self {
+        Self {
+            announce_initial: 50,
+            announce_max: 550,
+            announce_rounds: 5,
+            announce_step: 100,
+        }
+    }
 }
 
 /// QEMU's `auto-converge` and its parameters, with its defaults.
@@ -137,6 +165,10 @@ impl EngineKind {
             "reprotect" => self == Self::Qemu,
             "downtime-limit" => matches!(self, Self::Qemu | Self::CloudHypervisor),
             "timeout" | "timeout-strategy" => self == Self::CloudHypervisor,
+            // Other guests announce themselves.
+            "announce-initial" | "announce-max" | "announce-rounds" | "announce-step" => {
+                self.format() == Format::Qemu
+            }
             _ => true,
         }
     }
@@ -179,6 +211,7 @@ impl Default for MigrationParams {
             timeout: 3_600_000,
             timeout_strategy: TimeoutStrategy::Cancel,
             auto_converge: AutoConvergeParams::default(),
+            announce: AnnounceParams::default(),
         }
     }
 }
@@ -202,6 +235,22 @@ impl MigrationParams {
     #[must_use]
     pub fn waits_for_destination(&self) -> bool {
         self.return_path || self.engine.format() != Format::Qemu
+    }
+
+    /// When announcements are sent. Where the hypervisor sends none, the guest's driver does, once, as it resumes: Xen's
+    /// netfront does (`NETDEV_NOTIFY_PEERS`), and we take it that a guest of Cloud Hypervisor does.
+    #[must_use]
+    pub fn announcements(&self) -> Announce {
+        if self.engine.format() != Format::Qemu {
+            return Announce::ONCE;
+        }
+        let ms = std::time::Duration::from_millis;
+        Announce {
+            initial: ms(self.announce.announce_initial),
+            max: ms(self.announce.announce_max),
+            rounds: self.announce.announce_rounds,
+            step: ms(self.announce.announce_step),
+        }
     }
 
     /// Milliseconds after which the orchestrator cancels a migration of that much RAM; `None`:

@@ -6,7 +6,8 @@
 //! not. So a source in doubt is always told one or the other, and no guest runs twice.
 
 use crate::balance::moves::Move;
-use crate::control::message::SourceEnding;
+use crate::control::message::{PathSeen, ProbeSeen, SourceEnding};
+use crate::ids::ProbeId;
 use crate::migration::record::{DestinationReport, Owner, Prediction, SourceReport};
 
 /// One end's part.
@@ -64,6 +65,12 @@ pub struct Ongoing {
     pub watched: bool,
     /// It is over, and this is who owns the guest; what was seen of its links is not known yet.
     pub over: Option<Owner>,
+    /// What was seen of its links, once that is known.
+    pub path: Option<Option<Box<PathSeen>>>,
+    /// Probes that have not told yet what they saw.
+    pub probes_left: usize,
+    /// What those that have saw.
+    pub probed: Vec<(ProbeId, Option<ProbeSeen>)>,
     source: Part<SourceDone>,
     destination: Part<DestinationReport>,
     committed_ns: Option<u64>,
@@ -100,6 +107,9 @@ impl Ongoing {
             predictions: Vec::new(),
             watched: false,
             over: None,
+            path: None,
+            probes_left: 0,
+            probed: Vec::new(),
             source: Part::Open,
             destination: Part::Open,
             committed_ns: None,

@@ -83,7 +83,7 @@ pub(super) struct Driver<'a> {
     pub(super) migrations: Vec<MigrationRecord>,
     pub(super) flows: FlowBook,
     pub(super) services: ServiceBook,
-    lost: BTreeSet<HostId>,
+    pub(super) lost: BTreeSet<HostId>,
     pub(super) links: Vec<LinkSample>,
     findings: Vec<AuditFinding>,
     warnings: Vec<String>,
@@ -400,6 +400,13 @@ impl<'a> Driver<'a> {
         match message {
             FromMachine::Agent(host, message) => self.heard_agent(host, *message).await,
             FromMachine::AgentLost(host) => self.host_lost(host).await,
+            FromMachine::Vm(vm, message) => match *message {
+                FromAgent::Warning(message) => {
+                    let name = &self.scenario.vms[vm.index()].name;
+                    self.warn(format!("VM {name}: {message}"))
+                }
+                message => self.heard_service(message).await,
+            },
             FromMachine::Links(links) => {
                 for link in &links {
                     self.write(EventKind::LinkSample(link.clone()))?;
@@ -407,7 +414,7 @@ impl<'a> Driver<'a> {
                 self.links = links;
                 Ok(())
             }
-            FromMachine::Watched(migration, seen) => self.watched(migration, seen.as_deref()),
+            FromMachine::Watched(migration, seen) => self.watched(migration, seen),
             FromMachine::LinksChanged(changes) => {
                 for change in changes {
                     let kind = EventKind::LinkChanged {
@@ -484,13 +491,20 @@ impl<'a> Driver<'a> {
             | FromAgent::FlowBytes(_)
             | FromAgent::FlowClosed { .. } => self.heard_traffic(message).await,
             FromAgent::ServerReady { .. } | FromAgent::Answered { .. } => {
-                self.heard_service(host, message).await
+                self.heard_service(message).await
             }
+            FromAgent::Probed {
+                migration,
+                probe,
+                seen,
+            } => self.probed(migration, probe, seen),
             FromAgent::IncomingReady { .. }
             | FromAgent::Phase { .. }
             | FromAgent::Committed { .. }
             | FromAgent::SourceDone { .. }
             | FromAgent::DestinationDone { .. } => self.heard_migration(message).await,
+            // Ports are the machine's affair.
+            FromAgent::PortDown(_) | FromAgent::PortUp { .. } => Ok(()),
             FromAgent::Hello { .. } | FromAgent::SetUp(_) | FromAgent::Placed(..) => Ok(()),
         }
     }

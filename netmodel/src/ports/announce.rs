@@ -96,7 +96,13 @@ mod tests {
             ..Announce::QEMU
         };
         assert_eq!(ms(capped), [0, 50, 170, 290]);
-        assert!(ms(Announce { rounds: 0, ..capped }).is_empty());
+        assert!(
+            ms(Announce {
+                rounds: 0,
+                ..capped
+            })
+            .is_empty()
+        );
     }
 
     #[test]

@@ -95,7 +95,9 @@ impl HostSide {
             self.netlink = Some(with_netns(self.netns.as_fd(), inside)??);
         }
         let host = self.host;
-        self.netlink.as_mut().ok_or(FabricError::NoNamespace { host })
+        self.netlink
+            .as_mut()
+            .ok_or(FabricError::NoNamespace { host })
     }
 
     /// Lays a pair of devices between a VM's namespace and this one.
@@ -145,11 +147,7 @@ impl HostSide {
     }
 
     /// Frames for an address go to a VM's port, or are dropped.
-    pub(super) fn hand(
-        &mut self,
-        address: Ipv4Addr,
-        to: Option<Cable>,
-    ) -> Result<(), FabricError> {
+    pub(super) fn hand(&mut self, address: Ipv4Addr, to: Option<Cable>) -> Result<(), FabricError> {
         let netlink = self.forward()?;
         for table in [Table::Entered, Table::Main] {
             netlink.put_route(PortRoute {

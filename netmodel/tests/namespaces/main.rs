@@ -102,7 +102,9 @@ fn main() {
         return;
     }
     // `cargo test -p netmodel --test namespaces -- PART`: those whose name has this part.
-    let filter = std::env::args().nth(1).filter(|part| !part.starts_with('-'));
+    let filter = std::env::args()
+        .nth(1)
+        .filter(|part| !part.starts_with('-'));
     the_probe_finds_what_it_stands_on(&capabilities);
     enter_machine().unwrap();
     for backend in BackendKind::ALL {

@@ -29,9 +29,7 @@ use crate::sys::clock::{now_ns, wait_until};
 use crate::sys::netlink::{DeviceCounts, Netlink};
 use crate::sys::netns::with_netns;
 use crate::sys::tc::Statistics;
-use crate::topology::{
-    ANNOUNCE_ADDRESS, ANNOUNCE_PORT, HostId, LinkId, Place, SwitchId, Topology,
-};
+use crate::topology::{ANNOUNCE_ADDRESS, ANNOUNCE_PORT, HostId, LinkId, Place, SwitchId, Topology};
 
 /// A network whose packets the kernel carries; the namespaces of its switches go with it.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::counters::Tally;
 use crate::link::{Distribution, GilbertElliott, Jitter, Loss, PacketSize};
-use crate::topology::Cable;
+use crate::topology::{Cable, Rack};
 use crate::units::{BitRate, ByteSize, Probability};
 
 type Delivery = (HostId, u32, u64);
@@ -682,7 +682,9 @@ fn each_switch_sends_an_address_where_it_believes_it_to_be() {
     let mut send = |core: &mut Core<u32>, from: u32, packet: u32, to: To| {
         let what = (packet, plain(100));
         core.enter(1, (HostId(from), to), what, &mut |o| seen.take(&o));
-        seen.delivered.pop().map(|(host, packet, _)| (host.0, packet))
+        seen.delivered
+            .pop()
+            .map(|(host, packet, _)| (host.0, packet))
     };
     let address = To::Address(vm);
     // Rack c still sends it up, as to a; the core knows better.
