@@ -32,6 +32,15 @@ pub fn realtime_ns() -> u64 {
         .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// Waits until an instant of [`mono_ns`], to tokio's millisecond. Cancel-safe.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the absolute wait that others ask for"
+)]
+pub async fn until(deadline_ns: u64) {
+    tokio::time::sleep(Duration::from_nanos(deadline_ns.saturating_sub(mono_ns()))).await;
+}
+
 /// Waits until an instant of [`mono_ns`]; returns at once when it has passed. Absolute, so that
 /// being woken late once does not shift what follows.
 pub fn sleep_until(deadline_ns: u64) {

@@ -19,6 +19,7 @@ pub mod lone;
 pub mod machine;
 pub mod migration;
 pub mod model;
+pub mod orchestrator;
 pub mod placement;
 pub mod report;
 pub mod resident;

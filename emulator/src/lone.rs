@@ -5,8 +5,10 @@
 mod company;
 
 use crate::ids::{HostId, VmId};
+use crate::migration::faults::PlannedFault;
 use crate::migration::params::MigrationParams;
 use crate::migration::record::MigrationRecord;
+use crate::orchestrator::OrchestratorSpec;
 use crate::results::RunDir;
 use crate::run::progress::Show;
 use crate::run::{self, RunRequest, Unusable};
@@ -143,6 +145,8 @@ pub struct Lone {
     pub backend: Option<BackendKind>,
     /// What else is on the link.
     pub company: Company,
+    /// What is done to it under way.
+    pub faults: Vec<PlannedFault>,
 }
 
 impl Lone {
@@ -215,6 +219,8 @@ impl Lone {
                 })
                 .collect(),
             migration: self.params.clone(),
+            faults: self.faults.clone(),
+            orchestrator: OrchestratorSpec::Timeout,
         }
     }
 

@@ -42,6 +42,9 @@ pub struct LinkSpec {
     /// What the rate counts over the IP bytes of each segment.
     #[serde(default = "default_overhead")]
     pub overhead_bytes: u16,
+    /// Super-frames (GSO) of the hosts that send into it are at most as long as this takes to serialise.
+    #[serde(default = "default_super_frame")]
+    pub super_frame: Duration,
     /// Whether the link carries anything: what is sent into a link that is down is dropped, what is on it arrives.
     #[serde(default = "default_up")]
     pub up: bool,
@@ -150,6 +153,11 @@ fn default_overhead() -> u16 {
     OVERHEAD_ETHERNET
 }
 
+/// A compromise between burstiness and the relay's CPU time, which goes with the number of frames.
+fn default_super_frame() -> Duration {
+    Duration::from_micros(250)
+}
+
 fn default_up() -> bool {
     true
 }
@@ -164,6 +172,7 @@ impl Default for LinkSpec {
             queue: default_queue(),
             ecn_threshold: None,
             overhead_bytes: OVERHEAD_ETHERNET,
+            super_frame: default_super_frame(),
             up: true,
         }
     }
@@ -203,13 +212,13 @@ impl LinkSpec {
             .saturating_add(self.jitter.spread.saturating_mul(4))
     }
 
-    /// Largest super-frame to let onto this link, in IP bytes: what it serialises in 250 µs (a compromise between
-    /// burstiness and the relay's CPU time, which goes with the number of frames), at least two segments, at most what a GSO packet can be.
+    /// Largest super-frame to let onto this link, in IP bytes: what it serialises in `super_frame`, at least two segments,
+    /// at most what a GSO packet can be.
     #[must_use]
     pub fn gso_bytes(&self) -> u32 {
         let smallest = 2 * u64::from(MTU);
         let bytes = self.rate.map_or(u64::from(GSO_LARGEST), |rate| {
-            rate.bytes_in(Duration::from_micros(250))
+            rate.bytes_in(self.super_frame)
                 .clamp(smallest, u64::from(GSO_LARGEST))
         });
         u32::try_from(bytes).unwrap_or(GSO_LARGEST)
@@ -341,5 +350,10 @@ mod tests {
         assert_eq!(gso(1_000_000_000), 31_250);
         assert_eq!(gso(10_000_000_000), 65_536);
         assert_eq!(LinkSpec::default().gso_bytes(), 65_536);
+        let half = LinkSpec {
+            super_frame: Duration::from_micros(125),
+            ..LinkSpec::with_rate(BitRate::from_bps(1_000_000_000).unwrap())
+        };
+        assert_eq!(half.gso_bytes(), 15_625);
     }
 }

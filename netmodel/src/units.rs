@@ -115,6 +115,13 @@ impl BitRate {
         let bits_ns = u128::from(self.0).saturating_mul(span.as_nanos());
         u64::try_from(bits_ns / 8_000_000_000).unwrap_or(u64::MAX)
     }
+
+    /// How long `bytes` take, rounded up to whole nanoseconds.
+    #[must_use]
+    pub fn time_for(self, bytes: u64) -> Duration {
+        let ns = (u128::from(bytes) * 8_000_000_000).div_ceil(u128::from(self.0));
+        Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+    }
 }
 
 impl ByteSize {

@@ -3,15 +3,17 @@
 //! Inside: what pausing, resuming and committing mean on this host, and the pools its pages are made
 //! from. Never inside: threads of migrations.
 
+use super::holds::Holds;
 use super::residents::Residents;
 use super::runtime::Runtime;
 use crate::clock::mono_ns;
 use crate::control::channel::BlockingSender;
 use crate::control::message::FromAgent;
 use crate::ids::{MigrationId, VmId};
+use crate::migration::faults::HoldAt;
 use crate::migration::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
+use crate::migration::record::Phase;
 use crate::resident::{Ram, Vcpus};
-use netmodel::ports::Announce;
 use replay::clock::MonoNs;
 use replay::content::{ContentProfile, PagePool, Recipe, RecipeError};
 use replay::{GuestTime, VmSpec, VmState};
@@ -24,10 +26,10 @@ const POOL_PAGES: u32 = 512;
 pub(super) struct Guest {
     pub(super) runtime: Arc<Runtime>,
     pub(super) vm: VmId,
-    /// Where its port is told of.
-    pub(super) out: Arc<BlockingSender>,
     /// The threads that write its RAM, if that is there.
     pub(super) vcpus: Option<Arc<Vcpus>>,
+    pub(super) residents: Arc<Residents>,
+    pub(super) out: Arc<BlockingSender>,
 }
 
 impl Guest {
@@ -40,6 +42,15 @@ impl Guest {
     fn now() -> MonoNs {
         MonoNs(mono_ns())
     }
+
+    fn tell(&self, runs: bool) {
+        // Without a manager nobody is left to be told.
+        let _ = self.out.send(&FromAgent::Runs {
+            vm: self.vm,
+            runs,
+            at_ns: mono_ns(),
+        });
+    }
 }
 
 impl SourceGuest for Guest {
@@ -49,26 +60,20 @@ impl SourceGuest for Guest {
 
     fn pause(&self) -> GuestTime {
         let at = Self::here(self.runtime.pause(self.vm, Self::now()));
-        // Off the network in the same instant; a machine that has gone has no network.
-        let _ = self.out.send(&FromAgent::PortDown(self.vm));
         // Nobody writes from here on, and what was written by then is in RAM and in the log.
         if let Some(vcpus) = &self.vcpus {
             vcpus.park(at);
         }
+        self.tell(false);
         at
     }
 
     fn resume(&self) {
+        self.tell(true);
         Self::here(self.runtime.resume(self.vm, Self::now()));
         if let Some(vcpus) = &self.vcpus {
             vcpus.unpark();
         }
-        // It has not moved, so there is nothing to announce.
-        let up = FromAgent::PortUp {
-            vm: self.vm,
-            announce: Announce::ONCE,
-        };
-        let _ = self.out.send(&up);
     }
 
     fn throttle(&self, percent: u8) {
@@ -77,6 +82,12 @@ impl SourceGuest for Guest {
 
     fn take_state(&self) -> VmState {
         Self::here(self.runtime.hand_over(self.vm, Self::now()))
+    }
+
+    fn crash(&self) {
+        Self::here(self.runtime.release(self.vm));
+        self.residents.remove(self.vm);
+        self.tell(false);
     }
 }
 
@@ -90,11 +101,21 @@ pub(super) struct Place {
     /// RAM that pages are received into, and what its threads write.
     pub(super) ram: Option<(Arc<Ram>, GuestMemory)>,
     pub(super) residents: Arc<Residents>,
-    /// When it says to the network that it has come.
-    pub(super) announce: Announce,
+    pub(super) holds: Holds,
 }
 
 impl DestinationGuest for Place {
+    fn resumed(&self) {
+        let begun = FromAgent::Phase {
+            migration: self.migration,
+            phase: Phase::Resume,
+            at_ns: mono_ns(),
+        };
+        // Without a manager nobody is left to be told.
+        let _ = self.out.send(&begun);
+        self.holds.reach(HoldAt::Phase(Phase::Resume));
+    }
+
     fn commit_and_resume(&self, state: VmState) -> Result<u64, CommitRefused> {
         let refused = |reason: String| CommitRefused { reason };
         self.runtime
@@ -120,10 +141,10 @@ impl DestinationGuest for Place {
         self.runtime
             .receive(self.vm, self.spec.clone(), state, MonoNs(at_ns))
             .unwrap_or_else(|error| panic!("admitted a moment ago, under one thread: {error}"));
-        // It is on the network as soon as it runs. A machine that has gone has no network.
-        let _ = self.out.send(&FromAgent::PortUp {
+        let _ = self.out.send(&FromAgent::Runs {
             vm: self.vm,
-            announce: self.announce,
+            runs: true,
+            at_ns,
         });
         Ok(at_ns)
     }

@@ -1,20 +1,24 @@
 //! An agent's ends of migrations: one thread each, the engine's code in it.
 
 use super::guests::{Guest, Place, Pools};
+use super::holds::{Gate, Holds};
 use super::net;
 use super::residents::Residents;
 use super::runtime::Runtime;
 use crate::clock::mono_ns;
 use crate::control::channel::BlockingSender;
 use crate::control::message::{AgentSetup, FromAgent, SourceEnding};
-use crate::ids::{MigrationId, VmId};
-use crate::migration::destination::{DestinationControl, DestinationJob, run_destination};
+use crate::ids::{HostId, MigrationId, VmId};
+use crate::migration::channels::{Channel, GATHER_LIMIT, accept_all, open_all};
+use crate::migration::destination::{DestinationControl, DestinationJob, chain, run_destination};
 use crate::migration::engine::EngineUnits;
+use crate::migration::faults::{Hold, HoldAt};
 use crate::migration::guest::{GuestMemory, SourceGuest};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport};
 use crate::migration::source::{Observer, SourceEnd, SourceJob, SourceOutcome, run_source};
 use crate::migration::transport::SourceControl;
+use crate::migration::wire::hello::ChannelId;
 use crate::resident::Ram;
 use crate::scenario::{Backing, scale};
 use anyhow::{Context, Result, anyhow};
@@ -33,10 +37,11 @@ const SILENCE_MS: u64 = 120_000;
 /// manager: everything that buffers hold has to cross the slowest link first.
 const ACKNOWLEDGE_MS: u64 = 60_000;
 
-/// Tells the manager of phases as they begin.
+/// Tells the manager of phases as they begin, and holds the source where faults are planned.
 struct Phases {
     out: Arc<BlockingSender>,
     migration: MigrationId,
+    holds: Holds,
 }
 
 impl Observer for Phases {
@@ -51,15 +56,36 @@ impl Observer for Phases {
             let _ = self.out.send(&message);
         }
     }
+
+    fn before_phase(&self, phase: Phase) {
+        self.holds.reach(HoldAt::Phase(phase));
+    }
+
+    fn before_round(&self, number: u32) {
+        self.holds.reach(HoldAt::Round(number));
+    }
 }
 
-/// A source that has ended, kept until the manager says what became of the guest.
-type Ended = Arc<Mutex<Option<SourceOutcome>>>;
+/// A source that has ended, kept until the manager says what became of the guest, and for one that
+/// has forgotten what it was told.
+pub(super) struct EndedSource {
+    /// `None`: it could not even connect.
+    outcome: Option<SourceOutcome>,
+    pub(super) ending: SourceEnding,
+    pub(super) report: SourceReport,
+    pub(super) released_ns: u64,
+}
 
-struct Outgoing {
-    vm: VmId,
-    control: Arc<SourceControl>,
-    ended: Ended,
+pub(super) type Ended = Arc<Mutex<Option<EndedSource>>>;
+
+pub(super) struct Outgoing {
+    pub(super) vm: VmId,
+    pub(super) destination: HostId,
+    pub(super) control: Arc<SourceControl>,
+    pub(super) ended: Ended,
+    pub(super) gate: Arc<Gate>,
+    /// It was told what became of the guest.
+    pub(super) resolved: bool,
     thread: JoinHandle<()>,
 }
 
@@ -68,17 +94,23 @@ impl Outgoing {
     fn is_history(&self) -> bool {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let awaits_word = matches!(
-            ended.as_ref().map(|outcome| outcome.end),
-            Some(SourceEnd::Completed | SourceEnd::Undecided)
+            ended.as_ref().map(|ended| ended.ending),
+            Some(SourceEnding::Completed | SourceEnding::Undecided)
         );
-        self.thread.is_finished() && !awaits_word
+        self.thread.is_finished() && (self.resolved || !awaits_word)
     }
 }
 
-struct Incoming {
-    control: Arc<DestinationControl>,
+pub(super) struct Incoming {
+    pub(super) vm: VmId,
+    pub(super) source: HostId,
+    pub(super) control: Arc<DestinationControl>,
+    pub(super) gate: Arc<Gate>,
+    /// The guest ran here, and its process died.
+    pub(super) crashed: bool,
+    /// Its account, once it has ended.
+    pub(super) done: Arc<Mutex<Option<DestinationReport>>>,
     abandoned: Arc<AtomicBool>,
-    address: SocketAddr,
     thread: JoinHandle<()>,
 }
 
@@ -88,16 +120,27 @@ pub(super) struct Arriving {
     pub(super) vm: VmId,
     pub(super) spec: VmSpec,
     pub(super) backing: Backing,
+    pub(super) source: HostId,
+    pub(super) holds: Vec<Hold>,
+}
+
+/// Where a VM goes.
+#[derive(Debug)]
+pub(super) struct Departing {
+    pub(super) vm: VmId,
+    pub(super) to: SocketAddr,
+    pub(super) destination: HostId,
+    pub(super) holds: Vec<Hold>,
 }
 
 /// The migrations this agent has a part in.
 pub(super) struct Migrations {
-    runtime: Arc<Runtime>,
-    residents: Arc<Residents>,
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) residents: Arc<Residents>,
     out: Arc<BlockingSender>,
     pools: Pools,
-    outgoing: BTreeMap<MigrationId, Outgoing>,
-    incoming: BTreeMap<MigrationId, Incoming>,
+    pub(super) outgoing: BTreeMap<MigrationId, Outgoing>,
+    pub(super) incoming: BTreeMap<MigrationId, Incoming>,
 }
 
 impl Migrations {
@@ -144,7 +187,13 @@ impl Migrations {
         at: SocketAddr,
         setup: &AgentSetup,
     ) -> Result<u16> {
-        let Arriving { vm, spec, backing } = guest;
+        let Arriving {
+            vm,
+            spec,
+            backing,
+            source,
+            holds,
+        } = guest;
         self.runtime.admits(&spec)?;
         let memory = self.memory(&spec, setup)?;
         let ram = match backing {
@@ -152,10 +201,13 @@ impl Migrations {
             Backing::Resident => Some(new_ram(&memory)?),
         };
         let listener = net::listen(at, &setup.congestion)?;
-        let address = listener.local_addr()?;
+        let port = listener.local_addr()?.port();
         let control = Arc::new(DestinationControl::default());
         let abandoned = Arc::new(AtomicBool::new(false));
+        let gate = Arc::<Gate>::default();
+        let done = Arc::default();
         let place = Place {
+            holds: self.holds(migration, holds, &gate),
             runtime: Arc::clone(&self.runtime),
             out: Arc::clone(&self.out),
             migration,
@@ -163,16 +215,17 @@ impl Migrations {
             spec,
             ram: ram.clone().map(|ram| (ram, memory.clone())),
             residents: Arc::clone(&self.residents),
-            announce: params.announcements(),
         };
         let receiver = IncomingThread {
             migration,
             memory,
             ram,
+            channels: params.channels(),
             load_time_ms: params.load_time,
             place: Arc::new(place),
             control: Arc::clone(&control),
             abandoned: Arc::clone(&abandoned),
+            done: Arc::clone(&done),
             out: Arc::clone(&self.out),
         };
         let thread = std::thread::Builder::new()
@@ -183,29 +236,39 @@ impl Migrations {
         self.incoming.insert(
             migration,
             Incoming {
+                vm,
+                source,
                 control,
+                gate,
+                crashed: false,
+                done,
                 abandoned,
-                address,
                 thread,
             },
         );
-        Ok(address.port())
+        Ok(port)
     }
 
     /// Begins to send a VM.
     pub(super) fn start(
         &mut self,
         migration: MigrationId,
-        vm: VmId,
+        departing: Departing,
         spec: &VmSpec,
         params: MigrationParams,
-        to: SocketAddr,
         setup: &AgentSetup,
     ) -> Result<()> {
+        let Departing {
+            vm,
+            to,
+            destination,
+            holds,
+        } = departing;
         let memory = self.memory(spec, setup)?;
         let resident = self.residents.get(vm);
         let control = Arc::new(SourceControl::default());
         let ended = Ended::default();
+        let gate = Arc::<Gate>::default();
         let sender = OutgoingThread {
             migration,
             memory,
@@ -216,11 +279,13 @@ impl Migrations {
             units: Units::at(setup.divided_by),
             guest: Arc::new(Guest {
                 runtime: Arc::clone(&self.runtime),
-                vm,
+                residents: Arc::clone(&self.residents),
                 out: Arc::clone(&self.out),
+                vm,
                 vcpus: resident.map(|resident| resident.vcpus),
             }),
             control: Arc::clone(&control),
+            holds: self.holds(migration, holds, &gate),
             ended: Arc::clone(&ended),
             out: Arc::clone(&self.out),
         };
@@ -232,12 +297,24 @@ impl Migrations {
             migration,
             Outgoing {
                 vm,
+                destination,
                 control,
                 ended,
+                gate,
+                resolved: false,
                 thread,
             },
         );
         Ok(())
+    }
+
+    fn holds(&self, migration: MigrationId, planned: Vec<Hold>, gate: &Arc<Gate>) -> Holds {
+        Holds {
+            out: Arc::clone(&self.out),
+            migration,
+            planned,
+            gate: Arc::clone(gate),
+        }
     }
 
     /// Stops a migration, if it is not too late.
@@ -253,8 +330,6 @@ impl Migrations {
             incoming.abandoned.store(true, Ordering::Release);
             // A commit already made stays made; the manager has its record.
             let _ = incoming.control.abandon();
-            // A thread that still waits in accept is woken.
-            drop(TcpStream::connect(incoming.address));
         }
     }
 
@@ -262,12 +337,17 @@ impl Migrations {
     pub(super) fn resolve(&mut self, migration: MigrationId, committed: bool) -> Result<()> {
         let outgoing = self
             .outgoing
-            .remove(&migration)
+            .get_mut(&migration)
             .ok_or_else(|| anyhow!("{migration} did not begin here"))?;
+        if std::mem::replace(&mut outgoing.resolved, true) {
+            // By a manager that has forgotten that it said so.
+            return Ok(());
+        }
         let guest = Guest {
             runtime: Arc::clone(&self.runtime),
-            vm: outgoing.vm,
+            residents: Arc::clone(&self.residents),
             out: Arc::clone(&self.out),
+            vm: outgoing.vm,
             vcpus: self
                 .residents
                 .get(outgoing.vm)
@@ -277,10 +357,12 @@ impl Migrations {
             .ended
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let outcome = ended
+        let ended = ended
             .as_mut()
             .ok_or_else(|| anyhow!("{migration} is still under way"))?;
-        if outcome.end == SourceEnd::Undecided || !committed {
+        if let Some(outcome) = &mut ended.outcome
+            && (outcome.end == SourceEnd::Undecided || !committed)
+        {
             outcome.resolve(&guest, committed);
         }
         if committed {
@@ -326,34 +408,44 @@ struct IncomingThread {
     migration: MigrationId,
     memory: GuestMemory,
     ram: Option<Arc<Ram>>,
+    channels: Vec<ChannelId>,
     load_time_ms: u64,
     place: Arc<Place>,
     control: Arc<DestinationControl>,
     abandoned: Arc<AtomicBool>,
+    done: Arc<Mutex<Option<DestinationReport>>>,
     out: Arc<BlockingSender>,
 }
 
 impl IncomingThread {
     fn run(self, listener: &TcpListener) {
-        let accepted = listener.accept();
+        let accepted = accept_all(
+            listener,
+            self.migration.0,
+            self.memory.vm_key(),
+            &self.channels,
+            GATHER_LIMIT,
+            || self.abandoned.load(Ordering::Acquire),
+        );
         let report = match accepted {
-            Ok((socket, _)) if !self.abandoned.load(Ordering::Acquire) => {
+            Ok(connections) => {
                 let job = DestinationJob {
                     migration: self.migration.0,
                     memory: self.memory,
                     ram: self.ram,
                     load_time_ms: self.load_time_ms,
                     guest: self.place,
-                    socket,
+                    socket: connections.main,
+                    channels: connections.channels,
                     congestion: None,
                     control: self.control,
                     silence_limit_ms: SILENCE_MS,
                 };
                 run_destination(&job).report
             }
-            Ok(_) => never_began("abandoned before the source came"),
-            Err(error) => never_began(&format!("accept: {error}")),
+            Err(error) => never_began(chain(&error)),
         };
+        *self.done.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
         let done = FromAgent::DestinationDone {
             migration: self.migration,
             report: Box::new(report),
@@ -363,9 +455,9 @@ impl IncomingThread {
     }
 }
 
-fn never_began(error: &str) -> DestinationReport {
+fn never_began(error: String) -> DestinationReport {
     DestinationReport {
-        error: Some(error.to_owned()),
+        error: Some(error),
         ..DestinationReport::empty()
     }
 }
@@ -380,6 +472,7 @@ struct OutgoingThread {
     units: Units,
     guest: Arc<Guest>,
     control: Arc<SourceControl>,
+    holds: Holds,
     ended: Ended,
     out: Arc<BlockingSender>,
 }
@@ -392,34 +485,64 @@ impl OutgoingThread {
         }
         // QMP's total-time counts from the command, connecting included.
         let begin_ns = mono_ns();
-        let (ending, report) = match net::connect(self.to, &self.congestion) {
-            Ok(socket) => self.send(socket, begin_ns),
+        let (migration, out) = (self.migration, Arc::clone(&self.out));
+        let place = Arc::clone(&self.ended);
+        let (outcome, ending, report) = match self.connect() {
+            Ok((socket, channels)) => self.send(socket, channels, begin_ns),
             Err(error) => (
+                None,
                 SourceEnding::Failed,
-                SourceReport::unsent(begin_ns, mono_ns(), error.to_string()),
+                SourceReport::unsent(begin_ns, mono_ns(), format!("{error:#}")),
             ),
         };
+        let released_ns = mono_ns();
+        let ended = EndedSource {
+            outcome,
+            ending,
+            report: report.clone(),
+            released_ns,
+        };
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
         let done = FromAgent::SourceDone {
-            migration: self.migration,
+            migration,
             ending,
             report: Box::new(report),
-            released_ns: mono_ns(),
+            released_ns,
         };
         // Without a manager nobody is left to be told.
-        let _ = self.out.send(&done);
+        let _ = out.send(&done);
     }
 
-    fn send(&self, socket: TcpStream, begin_ns: u64) -> (SourceEnding, SourceReport) {
+    /// The main connection, then those beside it.
+    fn connect(&self) -> Result<(TcpStream, Vec<Channel>)> {
+        let connect = || net::connect(self.to, &self.congestion);
+        let main = connect()?;
+        let channels = open_all(
+            self.migration.0,
+            self.memory.vm_key(),
+            &self.params.channels(),
+            || connect().map_err(std::io::Error::other),
+        )?;
+        Ok((main, channels))
+    }
+
+    fn send(
+        self,
+        socket: TcpStream,
+        channels: Vec<Channel>,
+        begin_ns: u64,
+    ) -> (Option<SourceOutcome>, SourceEnding, SourceReport) {
         let units = self.units;
         let job = SourceJob {
             migration: self.migration.0,
-            params: self.params.clone(),
+            params: self.params,
             guest: Arc::clone(&self.guest) as Arc<dyn SourceGuest>,
-            memory: self.memory.clone(),
-            ram: self.ram.clone(),
+            memory: self.memory,
+            ram: self.ram,
             socket,
+            channels,
             congestion: None,
-            control: Arc::clone(&self.control),
+            control: self.control,
             chunk_pages: units.chunk_pages,
             units: units.engine,
             xen_batch_pages: units.xen_batch_pages,
@@ -429,8 +552,9 @@ impl OutgoingThread {
             faults: Vec::new(),
         };
         let phases = Phases {
-            out: Arc::clone(&self.out),
+            out: self.out,
             migration: self.migration,
+            holds: self.holds,
         };
         let outcome = run_source(&job, &phases);
         let ending = match outcome.end {
@@ -438,13 +562,13 @@ impl OutgoingThread {
             SourceEnd::Cancelled => SourceEnding::Cancelled,
             SourceEnd::Failed => SourceEnding::Failed,
             SourceEnd::Undecided => SourceEnding::Undecided,
+            SourceEnd::Crashed => SourceEnding::Crashed,
         };
         let report = SourceReport {
             begin_ns,
             writers: self.guest.vcpus.as_ref().map(|vcpus| vcpus.report()),
             ..outcome.report.clone()
         };
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-        (ending, report)
+        (Some(outcome), ending, report)
     }
 }

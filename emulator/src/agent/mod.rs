@@ -11,9 +11,11 @@
 //! a message that has been sent is on the socket before anything after it happens, which is what
 //! makes a commit record one.
 
+mod blows;
 mod cpu;
 mod ends;
 mod guests;
+mod holds;
 mod migrations;
 mod net;
 mod probe;
@@ -36,7 +38,7 @@ use crate::ids::VmId;
 use crate::scenario::Backing;
 use anyhow::{Context, Result, anyhow, bail};
 use ends::Ends;
-use migrations::{Arriving, Migrations};
+use migrations::{Arriving, Departing, Migrations};
 use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
 use runtime::Runtime;
 use std::net::SocketAddr;
@@ -233,6 +235,8 @@ impl Agent {
                 migration,
                 vm,
                 params,
+                source,
+                holds,
             } => {
                 let at = self.any_port();
                 let ready = self
@@ -244,6 +248,8 @@ impl Agent {
                         vm: vm.vm,
                         spec,
                         backing: vm.spec.memory,
+                        source,
+                        holds,
                     };
                     self.migrations
                         .prepare(migration, guest, &params, at, &self.setup)
@@ -257,10 +263,18 @@ impl Agent {
                 vm,
                 to,
                 params,
+                destination,
+                holds,
             } => {
                 let spec = self.spec_of(vm)?;
+                let departing = Departing {
+                    vm,
+                    to,
+                    destination,
+                    holds,
+                };
                 self.migrations
-                    .start(migration, vm, &spec, *params, to, &self.setup)?;
+                    .start(migration, departing, &spec, *params, &self.setup)?;
             }
             ToAgent::CancelMigration(migration) => self.migrations.cancel(migration),
             ToAgent::AbandonIncoming(migration) => self.migrations.abandon(migration),
@@ -270,7 +284,43 @@ impl Agent {
             } => {
                 self.migrations.resolve(migration, committed)?;
             }
-            other => bail!("out of order: {other:?}"),
+            other => self.interfere(&other)?,
+        }
+        Ok(())
+    }
+
+    /// What is done to a migration under way, and what a manager asks about them.
+    fn interfere(&mut self, message: &ToAgent) -> Result<()> {
+        let migrations = &mut self.migrations;
+        match *message {
+            ToAgent::SetParameters { migration, change } => {
+                migrations.set_parameters(migration, change);
+            }
+            ToAgent::SuspendGuest(migration) => migrations.suspend(migration),
+            ToAgent::StartPostcopy(_) => bail!("no engine has post-copy yet"),
+            ToAgent::QueryMigration(migration) => {
+                if let Some(progress) = migrations.progress(migration) {
+                    self.out.send(&progress)?;
+                }
+            }
+            ToAgent::DestinationGone(migration) => migrations.destination_gone(migration),
+            ToAgent::GoOn { migration, fault } => migrations.go_on(migration, fault),
+            ToAgent::Strike {
+                fault,
+                migration,
+                end,
+                blow,
+            } => {
+                if let Some(gone) = migrations.strike(migration, end, blow)? {
+                    self.out.send(&gone)?;
+                }
+                self.out.send(&blows::struck(fault))?;
+            }
+            ToAgent::TellHolding => {
+                let holding = Box::new(migrations.holding());
+                self.out.send(&FromAgent::Holding(holding))?;
+            }
+            ref other => bail!("out of order: {other:?}"),
         }
         Ok(())
     }

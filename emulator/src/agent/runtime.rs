@@ -267,6 +267,11 @@ impl Runtime {
         Ok(())
     }
 
+    /// The VMs here, paused ones too.
+    pub(super) fn vms(&self) -> Vec<VmId> {
+        self.lock().vms.keys().copied().collect()
+    }
+
     /// Whether a VM is here and not paused.
     pub(super) fn runs(&self, vm: VmId) -> bool {
         let inner = self.lock();

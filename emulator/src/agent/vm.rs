@@ -38,7 +38,7 @@ pub fn vm_main() -> Result<ExitCode> {
     while let Some(message) = messages.recv()? {
         match message {
             ToAgent::Shutdown => break,
-            ToAgent::Runs(host) => cpu.runs_on(host),
+            ToAgent::RunsAt(host) => cpu.runs_on(host),
             ToAgent::Advance { .. } | ToAgent::Sample { .. } => ends.tell()?,
             message => {
                 let asks = Arc::clone(&cpu);

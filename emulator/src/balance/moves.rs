@@ -24,6 +24,8 @@ pub struct Limits {
     pub parallel: u32,
     /// Out of and into one host, together.
     pub parallel_per_host: u32,
+    /// Out of one host.
+    pub outbound_per_host: Option<u32>,
 }
 
 /// Where a VM is.
@@ -181,6 +183,8 @@ struct Filling {
     /// Of VMs here and on their way here.
     vcpus: u64,
     running: u32,
+    /// Of these, out of it.
+    outgoing: u32,
     lost: bool,
 }
 
@@ -237,6 +241,7 @@ impl Mover {
             reserved_bytes: 0,
             vcpus: 0,
             running: 0,
+            outgoing: 0,
             lost: false,
         };
         let mut hosts: Vec<Filling> = rooms.iter().map(empty).collect();
@@ -261,6 +266,57 @@ impl Mover {
             running: 0,
             last_id: 0,
         }
+    }
+
+    /// The arbiter of a manager that has asked the hosts: where VMs were found (nowhere: gone), which
+    /// moves run, which hosts do not answer. Numbers go on after `last_id`.
+    #[must_use]
+    pub fn recovered(
+        limits: Limits,
+        rooms: &[Room],
+        found: &[(Option<HostId>, Size)],
+        running: Vec<Move>,
+        lost: impl IntoIterator<Item = HostId>,
+        last_id: u32,
+    ) -> Self {
+        let mut mover = Self::new(limits, rooms, &[]);
+        for host in lost {
+            if let Some(host) = mover.hosts.get_mut(host.index()) {
+                host.lost = true;
+            }
+        }
+        for &(host, Size { ram_bytes, vcpus }) in found {
+            if let Some(filling) = host.and_then(|host| mover.hosts.get_mut(host.index())) {
+                filling.used_bytes += ram_bytes;
+                filling.vcpus += u64::from(vcpus);
+            }
+            mover.vms.push(Placement {
+                host: host.unwrap_or(HostId(0)),
+                ram_bytes,
+                vcpus,
+                gone: host.is_none(),
+            });
+        }
+        for of in running {
+            let placement = mover.vms[of.vm.index()];
+            let destination = &mut mover.hosts[of.destination.index()];
+            destination.reserved_bytes += placement.ram_bytes;
+            destination.vcpus += u64::from(placement.vcpus);
+            destination.running += 1;
+            mover.hosts[of.source.index()].running += 1;
+            mover.hosts[of.source.index()].outgoing += 1;
+            mover.running += 1;
+            mover.by_vm.insert(of.vm, of.id);
+            mover.moves.insert(of.id, of);
+        }
+        mover.last_id = last_id;
+        mover
+    }
+
+    /// The number of the move accepted last.
+    #[must_use]
+    pub fn last_id(&self) -> u32 {
+        self.last_id
     }
 
     /// Accepts a move, or says why not. An accepted one ends exactly once, through
@@ -343,9 +399,12 @@ impl Mover {
             let busy = self.hosts[source]
                 .running
                 .max(self.hosts[destination].running);
-            if busy >= per_host {
+            let outgoing = self.hosts[source].outgoing;
+            let outbound = self.limits.outbound_per_host;
+            if busy >= per_host || outbound.is_some_and(|most| outgoing >= most.max(1)) {
                 continue;
             }
+            self.hosts[source].outgoing += 1;
             self.hosts[source].running += 1;
             self.hosts[destination].running += 1;
             self.running += 1;
@@ -376,6 +435,7 @@ impl Mover {
         if done.running {
             self.running -= 1;
             self.hosts[done.source.index()].running -= 1;
+            self.hosts[done.source.index()].outgoing -= 1;
             self.hosts[done.destination.index()].running -= 1;
         }
         let placement = &mut self.vms[done.vm.index()];

@@ -3,7 +3,9 @@
 use super::Exit;
 use super::backend::BackendArg;
 use super::output::say;
+use crate::ids::MigrationId;
 use crate::lone::{Company, Lone, Pattern, Writes, classes};
+use crate::migration::faults::{Action, ParameterChange, PlannedFault, When};
 use crate::migration::params::{
     AutoConvergeParams, ENGINES, EngineKind, MigrationParams, Reprotect, TIMEOUT_STRATEGIES,
     TimeoutStrategy,
@@ -79,6 +81,9 @@ pub(super) struct MigrateArgs {
     /// tc's TBF and netem count.
     #[arg(long, default_value_t = 38, value_name = "BYTES")]
     overhead_bytes: u16,
+    /// The source's super-frames (GSO) are at most as long as this takes on the link.
+    #[arg(long, value_parser = time_ns, default_value = "250us", value_name = "TIME")]
+    super_frame: u64,
     /// TCP congestion control.
     #[arg(long, default_value = "cubic")]
     congestion: String,
@@ -112,6 +117,12 @@ pub(super) struct MigrateArgs {
     /// Cancel after this long; without it after 150 s a GiB.
     #[arg(long, value_parser = time_ns)]
     completion_timeout: Option<u64>,
+    /// Cancel it, as an operator does, so long after it began.
+    #[arg(long, value_parser = time_ns, value_name = "TIME")]
+    cancel_after: Option<u64>,
+    /// Change a parameter of QEMU's so long after it began, such as 2s:max-bandwidth=64MiB/s; again for more.
+    #[arg(long = "set", value_parser = change, value_name = "TIME:KEY=VALUE")]
+    changes: Vec<(u64, ParameterChange)>,
     /// Seed of the guest's writes.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -197,6 +208,7 @@ impl MigrateArgs {
             calibrate: !self.no_calibration,
             backend: self.backend.kind(),
             company: Company::default(),
+            faults: self.faults()?,
         })
     }
 
@@ -273,6 +285,25 @@ impl MigrateArgs {
         })
     }
 
+    /// What is done to it under way.
+    fn faults(&self) -> Result<Vec<PlannedFault>, Unusable> {
+        if !self.changes.is_empty() && self.engine != EngineKind::Qemu {
+            let engine = self.engine.name();
+            return Err(Unusable(format!(
+                "engine {engine} has no parameters that can be changed on the way"
+            )));
+        }
+        let fault = |ns, action| PlannedFault {
+            migration: MigrationId(1),
+            when: When::After { ns },
+            action,
+        };
+        let cancel = self.cancel_after.map(|ns| fault(ns, Action::Cancel));
+        let changes = self.changes.iter();
+        let changes = changes.map(|(ns, change)| fault(*ns, Action::SetParameters(*change)));
+        Ok(changes.chain(cancel).collect())
+    }
+
     fn link(&self, rate: Option<BitRate>) -> LinkSpec {
         let loss = if self.loss.ppb() == 0 {
             Loss::None
@@ -290,6 +321,7 @@ impl MigrateArgs {
             queue: ByteSize::from_bytes(self.queue),
             ecn_threshold: self.ecn.map(ByteSize::from_bytes),
             overhead_bytes: self.overhead_bytes,
+            super_frame: Duration::from_nanos(self.super_frame),
             ..LinkSpec::default()
         }
     }
@@ -351,6 +383,43 @@ impl MigrateArgs {
         }
         Ok(())
     }
+}
+
+/// `TIME:KEY=VALUE`, with the keys and units of `set-parameters` in scenarios.
+fn change(text: &str) -> Result<(u64, ParameterChange), String> {
+    let wrong = || "expected TIME:KEY=VALUE, such as 2s:max-bandwidth=64MiB/s".to_owned();
+    let (at, what) = text.split_once(':').ok_or_else(wrong)?;
+    let (key, value) = what.split_once('=').ok_or_else(wrong)?;
+    let at_ns = time_ns(at).map_err(|error| error.to_string())?;
+    let speed = || bytes_per_second(value).map_err(|error| error.to_string());
+    let percent = || {
+        let number = value.trim_end_matches('%').parse::<u8>();
+        let number = number.ok().filter(|number| (1..=99).contains(number));
+        number.ok_or_else(|| format!("{key}: {value} is no percentage from 1 to 99"))
+    };
+    let mut change = ParameterChange::default();
+    match key {
+        "max-bandwidth" => change.max_bandwidth = Some(speed()?),
+        "avail-switchover-bandwidth" => change.avail_switchover_bandwidth = Some(speed()?),
+        "downtime-limit" => {
+            let ns = time_ns(value).map_err(|error| error.to_string())?;
+            change.downtime_limit = Some(ns / 1_000_000);
+        }
+        "throttle-trigger-threshold" => {
+            change.throttle_trigger_threshold = Some(percent()?.into());
+        }
+        "cpu-throttle-initial" => change.cpu_throttle_initial = Some(percent()?),
+        "cpu-throttle-increment" => change.cpu_throttle_increment = Some(percent()?),
+        "max-cpu-throttle" => change.max_cpu_throttle = Some(percent()?),
+        _ => {
+            return Err(format!(
+                "{key} cannot be changed on the way; there are: max-bandwidth, downtime-limit, \
+                 avail-switchover-bandwidth, throttle-trigger-threshold, cpu-throttle-initial, \
+                 cpu-throttle-increment, max-cpu-throttle"
+            ));
+        }
+    }
+    Ok((at_ns, change))
 }
 
 fn engine(name: &str) -> Result<EngineKind, String> {

@@ -184,6 +184,7 @@ fn run(policy_name: &str, minutes: u64) -> (crate::balance::metrics::ClusterMetr
     let mut cluster = Cluster::new(&hosts, &vms, 0).unwrap();
     let placed = placed(&vms);
     let limits = Limits {
+        outbound_per_host: None,
         parallel: 2,
         parallel_per_host: 2,
     };

@@ -3,15 +3,17 @@
 
 use crate::event::{HostSample, LinkCalibration, LinkSample, VmSample};
 use crate::ids::{FlowId, HostId, MigrationId, ProbeId, ServiceId, VmId};
+use crate::migration::faults::{End, Hold, ParameterChange};
+use crate::migration::ownership::DestinationSide;
 use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport, TcpSample};
 use crate::scenario::{HostSpec, NetworkSpec, ServiceSpec, VmSpec};
 use netmodel::backend::BackendKind;
 use netmodel::capacity::{Capacity, Demand};
 use netmodel::link::LinkSpec;
-use netmodel::ports::Announce;
 use netmodel::residual::Residuals;
 use netmodel::residual::idle::PathIdle;
+use netmodel::schedule::Patch;
 use netmodel::topology::LinkId;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -56,12 +58,43 @@ pub enum ToMachine {
         /// When its source was sending, if it got as far.
         sending: Option<Box<Sending>>,
     },
+    /// Do this to hosts or links, answer with [`FromMachine::Struck`].
+    Strike {
+        /// Number of the fault.
+        fault: u32,
+        /// What.
+        blow: Blow,
+    },
     /// Answer with [`FromMachine::Drained`] once no packet is queued or in flight.
     Drain,
     /// Audit the network, answer with [`FromMachine::Audited`].
     Audit,
     /// End everything and go.
     Shutdown,
+}
+
+/// What the machine does to hosts and links.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Blow {
+    /// A host loses power: its links carry nothing and nothing of it runs any more; after the
+    /// silence its process is gone.
+    PowerLoss {
+        /// Which.
+        host: HostId,
+        /// Its links.
+        links: Vec<LinkId>,
+        /// How long nothing tells that it is gone, ns.
+        silence_ns: u64,
+    },
+    /// Links are different, or carry nothing.
+    Links {
+        /// Which.
+        links: Vec<LinkId>,
+        /// How; `None`: they carry nothing.
+        patch: Option<Box<Patch>>,
+        /// Until so long after, ns.
+        restored_after_ns: Option<u64>,
+    },
 }
 
 /// What a machine is to build.
@@ -118,6 +151,13 @@ pub enum FromMachine {
     LinksChanged(Vec<LinkChange>),
     /// What was seen of a migration's path; nothing, if it was not watched.
     Watched(MigrationId, Option<Box<PathSeen>>),
+    /// A fault is in effect.
+    Struck {
+        /// Number.
+        fault: u32,
+        /// Since when, monotonic ns.
+        at_ns: u64,
+    },
     /// No packet is queued or in flight.
     Drained,
     /// Findings of the audit.
@@ -234,7 +274,7 @@ pub enum ToAgent {
     /// First message of a VM's process.
     BeVm(Box<VmSetup>),
     /// To a VM's process: the VM runs on this host now, or is paused.
-    Runs(Option<HostId>),
+    RunsAt(Option<HostId>),
     /// A VM of this host, at the start of the run.
     Place(Box<VmPlacement>),
     /// Go to this trace instant (nothing real is on the wire) and answer [`FromAgent::Sampled`].
@@ -270,6 +310,10 @@ pub enum ToAgent {
         vm: Box<VmPlacement>,
         /// Its parameters.
         params: Box<MigrationParams>,
+        /// Where it comes from.
+        source: HostId,
+        /// Where its thread is held.
+        holds: Vec<Hold>,
     },
     /// Send a VM.
     StartMigration {
@@ -281,9 +325,48 @@ pub enum ToAgent {
         to: SocketAddr,
         /// With what.
         params: Box<MigrationParams>,
+        /// Which host that is.
+        destination: HostId,
+        /// Where its thread is held.
+        holds: Vec<Hold>,
     },
     /// Stop a migration this agent is the source of.
     CancelMigration(MigrationId),
+    /// `migrate-set-parameters`, at the source.
+    SetParameters {
+        /// Number.
+        migration: MigrationId,
+        /// What.
+        change: ParameterChange,
+    },
+    /// Stop the guest at the source, let the migration go on.
+    SuspendGuest(MigrationId),
+    /// `migrate-start-postcopy`, at the source.
+    StartPostcopy(MigrationId),
+    /// Answer [`FromAgent::Progress`], at the source.
+    QueryMigration(MigrationId),
+    /// The destination's host is dead: no word will come from it.
+    DestinationGone(MigrationId),
+    /// A fault of this host's end; answer [`FromAgent::Struck`].
+    Strike {
+        /// Number of the fault.
+        fault: u32,
+        /// Of which migration.
+        migration: MigrationId,
+        /// At which end.
+        end: End,
+        /// What.
+        blow: AgentBlow,
+    },
+    /// The fault for which a thread is held is in effect.
+    GoOn {
+        /// Of which migration.
+        migration: MigrationId,
+        /// Number of the fault.
+        fault: u32,
+    },
+    /// Answer [`FromAgent::Holding`]: the manager knows nothing any more.
+    TellHolding,
     /// The destination is not going to get this migration: stop listening.
     AbandonIncoming(MigrationId),
     /// The source's doubt is settled: did the destination commit?
@@ -363,6 +446,60 @@ pub enum ToAgent {
     FlowStats,
     /// End.
     Shutdown,
+}
+
+/// What an agent does to its end of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentBlow {
+    /// The guest's process dies.
+    Crash,
+    /// The connection is reset.
+    Reset,
+    /// The destination refuses.
+    Refuse,
+}
+
+/// What a host has, as it tells a manager that knows nothing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Holding {
+    /// VMs on it, paused ones too.
+    pub vms: Vec<VmId>,
+    /// Migrations out of it whose end has not been settled here.
+    pub outgoing: Vec<OutgoingHeld>,
+    /// Migrations into it.
+    pub incoming: Vec<IncomingHeld>,
+}
+
+/// A source's end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OutgoingHeld {
+    /// Number.
+    pub migration: MigrationId,
+    /// Which VM.
+    pub vm: VmId,
+    /// Where to.
+    pub destination: HostId,
+    /// How it ended, its account, and when it had released everything; `None`: it has not.
+    pub done: Option<(SourceEnding, Box<SourceReport>, u64)>,
+    /// It was told what became of the guest.
+    pub resolved: bool,
+}
+
+/// A destination's end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IncomingHeld {
+    /// Number.
+    pub migration: MigrationId,
+    /// Which VM.
+    pub vm: VmId,
+    /// Where from.
+    pub source: HostId,
+    /// Where it stands.
+    pub side: DestinationSide,
+    /// The guest ran here and its process died.
+    pub crashed: bool,
+    /// Its account; `None`: it has not ended.
+    pub done: Option<Box<DestinationReport>>,
 }
 
 /// What an agent is.
@@ -450,6 +587,49 @@ pub enum FromAgent {
         /// Monotonic ns.
         at_ns: u64,
     },
+    /// A guest that is being migrated was stopped or runs again: QMP's STOP and RESUME.
+    Runs {
+        /// Which.
+        vm: VmId,
+        /// Whether it does now.
+        runs: bool,
+        /// Monotonic ns.
+        at_ns: u64,
+    },
+    /// A thread has come to where it is held for a fault.
+    FaultDue {
+        /// Of which migration.
+        migration: MigrationId,
+        /// Number of the fault.
+        fault: u32,
+        /// Monotonic ns.
+        at_ns: u64,
+    },
+    /// A fault is in effect.
+    Struck {
+        /// Number.
+        fault: u32,
+        /// Monotonic ns.
+        at_ns: u64,
+    },
+    /// The guest ran here, and its process died.
+    VmCrashed {
+        /// Which migration had brought it.
+        migration: MigrationId,
+    },
+    /// What `query-migrate` tells while a migration runs.
+    Progress {
+        /// Number.
+        migration: MigrationId,
+        /// Bytes known dirty.
+        remaining_bytes: u64,
+        /// Rounds begun before this one.
+        round: u32,
+        /// Of the last 100 ms window.
+        mbps: f64,
+    },
+    /// What this host has.
+    Holding(Box<Holding>),
     /// The commit record: written before the guest runs here.
     Committed {
         /// Number.
@@ -522,15 +702,6 @@ pub enum FromAgent {
         /// Nothing, if no answer came from the new side in time.
         seen: Option<ProbeSeen>,
     },
-    /// A VM is paused here: its port, if it has one, is off the network.
-    PortDown(VmId),
-    /// A VM runs here. If it came from elsewhere it says so.
-    PortUp {
-        /// Which.
-        vm: VmId,
-        /// When.
-        announce: Announce,
-    },
     /// Read before trusting the numbers.
     Warning(String),
 }
@@ -560,4 +731,6 @@ pub enum SourceEnding {
     Failed,
     /// Everything was sent and the connection broke: the guest stays paused until `Resolve`.
     Undecided,
+    /// The guest's process died here. The destination may have it all.
+    Crashed,
 }

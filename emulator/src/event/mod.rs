@@ -7,6 +7,7 @@
 pub mod log;
 
 use crate::ids::{FlowId, HostId, MigrationId, ServiceId, VmId};
+use crate::migration::faults::FaultStruck;
 use crate::migration::record::{MigrationRecord, Phase};
 use netmodel::link::LinkSpec;
 use serde::{Deserialize, Serialize};
@@ -104,6 +105,31 @@ pub enum EventKind {
         migration: MigrationId,
         /// Which.
         phase: Phase,
+    },
+    /// A guest that is being migrated was stopped or runs again on a host: QMP's STOP and RESUME.
+    GuestRuns {
+        /// VM.
+        vm: VmId,
+        /// Host.
+        host: HostId,
+        /// Whether it does from here on.
+        runs: bool,
+    },
+    /// A fault of the scenario is in effect; the event's instant is when it was.
+    FaultStruck {
+        /// Which migration.
+        migration: MigrationId,
+        /// What, where, and who owned the guest.
+        struck: FaultStruck,
+    },
+    /// The emulated manager has forgotten everything and hears nothing.
+    ControllerCrashed,
+    /// It has asked the hosts, and knows again what they hold.
+    ControllerRecovered {
+        /// Hosts that answered.
+        hosts: u32,
+        /// Migrations found under way or not settled.
+        migrations: u32,
     },
     /// A migration has ended, well or not.
     MigrationEnded(Box<MigrationRecord>),

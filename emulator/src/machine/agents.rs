@@ -7,7 +7,9 @@ use crate::control::message::{FromAgent, ToAgent};
 use crate::ids::{HostId, VmId};
 use anyhow::{Context, Result};
 use netmodel::sys::netns;
-use std::collections::BTreeMap;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream as StdUnixStream};
@@ -49,6 +51,8 @@ struct Agent {
 #[derive(Debug)]
 pub(super) struct Agents {
     by_party: BTreeMap<Party, Agent>,
+    /// Hosts without power, whose process is stopped.
+    dark: BTreeSet<HostId>,
     inbox: mpsc::Receiver<(Party, AgentSays)>,
     deliver: mpsc::Sender<(Party, AgentSays)>,
 }
@@ -58,6 +62,7 @@ impl Agents {
         let (deliver, inbox) = mpsc::channel(INBOX);
         Self {
             by_party: BTreeMap::new(),
+            dark: BTreeSet::new(),
             inbox,
             deliver,
         }
@@ -122,7 +127,8 @@ impl Agents {
 
     /// Sends to one agent. One that has gone is not an error here: its end is reported by `next`.
     pub(super) async fn send(&mut self, party: Party, message: &ToAgent) {
-        if let Some(agent) = self.by_party.get_mut(&party)
+        if !matches!(party, Party::Host(host) if self.dark.contains(&host))
+            && let Some(agent) = self.by_party.get_mut(&party)
             && let Err(error) = agent.to.send(message).await
         {
             tracing::debug!(?party, %error, "a process does not take messages");
@@ -134,6 +140,28 @@ impl Agents {
         for party in all {
             self.send(party, message).await;
         }
+    }
+
+    /// A host has no power any more: nothing of it runs from here on, and it hears nothing.
+    pub(super) fn darken(&mut self, host: HostId) {
+        if let Some(agent) = self.by_party.get(&Party::Host(host)) {
+            signal(&agent.child, Signal::SIGSTOP);
+            self.dark.insert(host);
+        }
+    }
+
+    /// The process of a host without power goes; `next` tells of it.
+    pub(super) fn kill_dark(&mut self, host: HostId) {
+        if self.dark.contains(&host)
+            && let Some(agent) = self.by_party.get(&Party::Host(host))
+        {
+            signal(&agent.child, Signal::SIGKILL);
+        }
+    }
+
+    /// Hosts without power whose processes are still there.
+    pub(super) fn dark(&self) -> Vec<HostId> {
+        self.dark.iter().copied().collect()
     }
 
     /// What any agent says next. Cancel-safe.
@@ -150,6 +178,9 @@ impl Agents {
         if let Some(mut agent) = self.by_party.remove(&party) {
             // It may have closed its socket without ending; it owns nothing worth waiting for.
             let _ = agent.child.kill();
+            if let Party::Host(host) = party {
+                self.dark.remove(&host);
+            }
             if let Err(error) = agent.child.wait() {
                 tracing::warn!(?party, %error, "a process could not be reaped");
             }
@@ -158,6 +189,14 @@ impl Agents {
 
     pub(super) fn len(&self) -> usize {
         self.by_party.len()
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    // Process ids are positive 32-bit numbers; ours is not reaped before it is taken out of the map.
+    let pid = Pid::from_raw(child.id().cast_signed());
+    if let Err(error) = kill(pid, signal) {
+        tracing::warn!(%error, %signal, "agent");
     }
 }
 

@@ -8,9 +8,13 @@ use super::watch;
 use crate::clock::mono_ns;
 use crate::control::message::LinkChange;
 use netmodel::backend::{Fabric, FabricError};
+use netmodel::link::LinkSpec;
+use netmodel::schedule::{Patch, PatchError};
 use netmodel::sys::clock::set_tight_timers;
 use netmodel::sys::sched::ask_for_short_slices;
+use netmodel::topology::LinkId;
 use replay::clock::{ClockError, MonoNs, Segment, TraceNs};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -39,6 +43,36 @@ pub(super) enum ChangesError {
         /// Why not.
         source: Box<FabricError>,
     },
+    /// A link that a fault makes impossible.
+    #[error("fault {fault} on {link}: {source}", fault = .fault + 1)]
+    Fault {
+        /// Its number, from 0.
+        fault: u32,
+        /// The link's name.
+        link: String,
+        /// Why not.
+        source: Box<PatchError>,
+    },
+}
+
+/// What a fault makes of links for as long as it lasts, whatever the schedule says meanwhile.
+#[derive(Debug, Clone)]
+pub(super) struct Overlay {
+    /// Number of the fault.
+    pub(super) fault: u32,
+    /// Which.
+    pub(super) links: Vec<LinkId>,
+    /// How; `None`: they carry nothing.
+    pub(super) patch: Option<Patch>,
+}
+
+impl Overlay {
+    fn over(&self, spec: &LinkSpec) -> Result<LinkSpec, PatchError> {
+        match &self.patch {
+            Some(patch) => patch.apply(spec),
+            None => Ok(LinkSpec { up: false, ..*spec }),
+        }
+    }
 }
 
 /// What happened.
@@ -56,6 +90,10 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     timetable: Timetable,
+    /// Links as the schedule has them, where it has changed them.
+    scheduled: BTreeMap<LinkId, LinkSpec>,
+    /// Faults under way, in the order in which they struck.
+    overlays: Vec<Overlay>,
     ended: bool,
 }
 
@@ -84,6 +122,8 @@ impl Changes {
             watched,
             state: Mutex::new(State {
                 timetable,
+                scheduled: BTreeMap::new(),
+                overlays: Vec::new(),
                 ended: false,
             }),
             news: Condvar::new(),
@@ -119,6 +159,28 @@ impl Changes {
     /// As [`Self::begin`].
     pub(super) fn jump(&self, number: u64, to: TraceNs) -> Report {
         self.announce(|timetable| timetable.jump(number, to, MonoNs(mono_ns())))
+    }
+
+    /// A fault strikes links.
+    ///
+    /// # Errors
+    /// When a link cannot be what it asks.
+    pub(super) fn cover(&self, overlay: Overlay) -> Report {
+        let mut state = self.shared.lock();
+        let links = overlay.links.clone();
+        state.overlays.push(overlay);
+        self.shared.remake(&state, &links)
+    }
+
+    /// A fault has passed.
+    ///
+    /// # Errors
+    /// When a link cannot be what it was.
+    pub(super) fn uncover(&self, fault: u32) -> Report {
+        let mut state = self.shared.lock();
+        let passed = state.overlays.extract_if(.., |over| over.fault == fault);
+        let links: Vec<LinkId> = passed.flat_map(|over| over.links).collect();
+        self.shared.remake(&state, &links)
     }
 
     fn announce(&self, begin: impl FnOnce(&mut Timetable) -> Result<(), ClockError>) -> Report {
@@ -195,7 +257,41 @@ impl Shared {
     /// Makes every change that is due.
     fn make_due(&self, state: &mut State) -> Report {
         let due = state.timetable.take_due(MonoNs(mono_ns()));
-        due.into_iter().map(|due| self.make(&due)).collect()
+        let make = |due: Due| {
+            state.scheduled.insert(due.link, due.spec);
+            let spec = self.covered(state, due.link)?;
+            self.make(&Due { spec, ..due })
+        };
+        due.into_iter().map(make).collect()
+    }
+
+    /// A link as it has to be: as the schedule has it, with the faults that lie over it.
+    fn covered(&self, state: &State, link: LinkId) -> Result<LinkSpec, ChangesError> {
+        let declared = self.fabric.plan().topology().link(link);
+        let scheduled = state.scheduled.get(&link).unwrap_or(&declared.spec);
+        let over = state.overlays.iter().filter(|of| of.links.contains(&link));
+        over.clone().try_fold(*scheduled, |spec, overlay| {
+            overlay.over(&spec).map_err(|source| ChangesError::Fault {
+                fault: overlay.fault,
+                link: declared.name.clone(),
+                source: Box::new(source),
+            })
+        })
+    }
+
+    /// Makes links what they have to be now.
+    fn remake(&self, state: &State, links: &[LinkId]) -> Report {
+        let at_ns = mono_ns();
+        let trace_ns = state.timetable.trace_at(MonoNs(at_ns)).0;
+        let make = |&link: &LinkId| {
+            self.make(&Due {
+                trace_ns,
+                at_ns,
+                link,
+                spec: self.covered(state, link)?,
+            })
+        };
+        links.iter().map(make).collect()
     }
 
     fn make(&self, due: &Due) -> Result<LinkChange, ChangesError> {

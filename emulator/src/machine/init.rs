@@ -1,7 +1,7 @@
 //! PID 1 of a machine: builds the fabric, starts the agents, routes control messages.
 
 use super::agents::{AgentSays, Agents, Party};
-use super::changes::{Changes, Report};
+use super::changes::{Changes, Overlay, Report};
 use super::fabric::Network;
 use super::timetable::Timetable;
 use super::watch::Watches;
@@ -9,7 +9,7 @@ use crate::clock::mono_ns;
 use crate::computer;
 use crate::control::channel::{Receiver, Sender, check_protocol, split};
 use crate::control::message::{
-    AgentSetup, Built, FromAgent, FromMachine, MachineReady, MachineSetup, PROTOCOL, ToAgent,
+    AgentSetup, Blow, Built, FromAgent, FromMachine, MachineReady, MachineSetup, PROTOCOL, ToAgent,
     ToMachine, VmSetup,
 };
 use crate::ids::{HostId, VmId};
@@ -17,10 +17,12 @@ use crate::run::admission::better;
 use anyhow::{Context, Result, anyhow, bail};
 use netmodel::capacity::{self, Capacity, Demand};
 use netmodel::link::GSO_LARGEST;
+use netmodel::ports::Announce;
 use netmodel::schedule::Schedule;
 use netmodel::sys::netns::{self, NetnsError};
 use netmodel::topology::{self, vm_address};
 use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::ExitCode;
 
@@ -38,6 +40,7 @@ pub(super) fn serve(control: StdUnixStream, entered: Result<(), NetnsError>) -> 
             to,
             from,
             agents: Agents::new(),
+            announce: BTreeMap::new(),
         };
         let served = match entered {
             Ok(()) => machine.serve().await,
@@ -63,6 +66,8 @@ struct Init {
     to: Sender<FromMachine>,
     from: Receiver<ToMachine>,
     agents: Agents,
+    /// How VMs that are to move will tell the network.
+    announce: BTreeMap<VmId, Announce>,
 }
 
 impl Init {
@@ -223,8 +228,17 @@ impl Init {
         let timetable = Timetable::new(schedule, MonoNs(mono_ns()));
         let mut watches = Watches::start(network.fabric())?;
         let mut changes = Changes::start(network.fabric(), watches.shared(), timetable)?;
+        let mut later = Later::default();
         loop {
             tokio::select! {
+                () = later.due() => {
+                    for then in later.take(mono_ns()) {
+                        match then {
+                            Then::Dead(host) => self.agents.kill_dark(host),
+                            Then::Restored(fault) => self.changed(changes.uncover(fault)).await?,
+                        }
+                    }
+                }
                 Some(report) = changes.next() => self.changed(report).await?,
                 (migration, seen) = watches.next() => {
                     self.to.send(&FromMachine::Watched(migration, seen)).await?;
@@ -234,6 +248,12 @@ impl Init {
                     Some(ToMachine::OpenPort { vm, host }) => {
                         self.open_port(network, (vm, host), &congestion).await?;
                     }
+                    Some(ToMachine::Strike { fault, blow }) => {
+                        if let Blow::PowerLoss { host, .. } = &blow {
+                            network.host_gone(*host)?;
+                        }
+                        self.strike(fault, blow, &changes, &mut later).await?;
+                    }
                     Some(message) => self.obey(message, network, &changes, &watches).await?,
                 },
                 (party, said) = self.agents.next() => match (party, said) {
@@ -241,9 +261,8 @@ impl Init {
                         if let FromAgent::SourceDone { migration, .. } = *message {
                             watches.stop(migration)?;
                         }
-                        if !self.moved(network, host, &message).await? {
-                            self.to.send(&FromMachine::Agent(host, message)).await?;
-                        }
+                        self.follow_guest(network, host, &message).await?;
+                        self.to.send(&FromMachine::Agent(host, message)).await?;
                     }
                     (Party::Vm(vm), AgentSays::Message(message)) => {
                         self.to.send(&FromMachine::Vm(vm, message)).await?;
@@ -286,31 +305,30 @@ impl Init {
         Ok(())
     }
 
-    /// A VM was paused, or runs: its port follows at once, before anybody is told. Whether the
-    /// message was about that.
-    async fn moved(
+    /// A VM was paused, or runs: its port follows at once, before anybody is told.
+    async fn follow_guest(
         &mut self,
         network: &Network,
         host: HostId,
         message: &FromAgent,
-    ) -> Result<bool> {
-        let (vm, runs) = match *message {
-            FromAgent::PortDown(vm) => {
-                let here = topology::HostId(host.0);
-                let has = network.with_port(vm, |ports, vm| ports.detach(vm, here))?;
-                (has.then_some(vm), None)
-            }
-            FromAgent::PortUp { vm, announce } => {
-                let to = topology::HostId(host.0);
-                let has = network.with_port(vm, |ports, vm| ports.attach(vm, to, announce))?;
-                (has.then_some(vm), Some(host))
-            }
-            _ => return Ok(false),
+    ) -> Result<()> {
+        let FromAgent::Runs { vm, runs, .. } = *message else {
+            return Ok(());
         };
-        if let Some(vm) = vm {
-            self.agents.send(Party::Vm(vm), &ToAgent::Runs(runs)).await;
+        let here = topology::HostId(host.0);
+        let announce = self.announce.get(&vm).copied().unwrap_or(Announce::QEMU);
+        let has = network.with_port(vm, |ports, vm| {
+            if runs {
+                ports.attach(vm, here, announce)
+            } else {
+                ports.detach(vm, here)
+            }
+        })?;
+        if has {
+            let runs = ToAgent::RunsAt(runs.then_some(host));
+            self.agents.send(Party::Vm(vm), &runs).await;
         }
-        Ok(true)
+        Ok(())
     }
 
     async fn obey(
@@ -322,9 +340,11 @@ impl Init {
     ) -> Result<()> {
         match message {
             ToMachine::Agent(host, message) => {
-                if let ToAgent::PrepareIncoming { vm, .. } = &*message {
+                if let ToAgent::PrepareIncoming { vm, params, .. } = &*message {
                     let to = topology::HostId(host.0);
-                    network.with_port(vm.vm, |ports, vm| ports.prepare(vm, to))?;
+                    if network.with_port(vm.vm, |ports, vm| ports.prepare(vm, to))? {
+                        self.announce.insert(vm.vm, params.announcements());
+                    }
                 }
                 self.agents.send(Party::Host(host), &message).await;
             }
@@ -357,10 +377,50 @@ impl Init {
                     .await?;
             }
             ToMachine::Setup(_) => bail!("a machine is set up once"),
-            // Both are seen to where messages are received.
-            ToMachine::Shutdown | ToMachine::OpenPort { .. } => {}
+            // These are seen to where messages are received.
+            ToMachine::Strike { .. } | ToMachine::OpenPort { .. } | ToMachine::Shutdown => {}
         }
         Ok(())
+    }
+
+    /// Has a fault take effect on hosts or links.
+    async fn strike(
+        &mut self,
+        fault: u32,
+        blow: Blow,
+        changes: &Changes,
+        later: &mut Later,
+    ) -> Result<()> {
+        let begun_ns = mono_ns();
+        let overlay = |patch, links| Overlay {
+            fault,
+            links,
+            patch,
+        };
+        match blow {
+            Blow::PowerLoss {
+                host,
+                links,
+                silence_ns,
+            } => {
+                self.agents.darken(host);
+                self.changed(changes.cover(overlay(None, links))).await?;
+                later.add(begun_ns.saturating_add(silence_ns), Then::Dead(host));
+            }
+            Blow::Links {
+                links,
+                patch,
+                restored_after_ns,
+            } => {
+                let patch = patch.map(|patch| *patch);
+                self.changed(changes.cover(overlay(patch, links))).await?;
+                if let Some(after_ns) = restored_after_ns {
+                    later.add(begun_ns.saturating_add(after_ns), Then::Restored(fault));
+                }
+            }
+        }
+        let at_ns = mono_ns();
+        Ok(self.to.send(&FromMachine::Struck { fault, at_ns }).await?)
     }
 
     /// Tells of links that were changed.
@@ -375,6 +435,9 @@ impl Init {
     /// Ends the agents in order; whoever does not go in time goes with this process, which is PID 1
     /// of their namespace.
     async fn shut_down(&mut self) {
+        for host in self.agents.dark() {
+            self.agents.kill_dark(host);
+        }
         self.agents.send_all(&ToAgent::Shutdown).await;
         let all_gone = async {
             while self.agents.len() > 0 {
@@ -387,6 +450,37 @@ impl Init {
         if tokio::time::timeout(patience, all_gone).await.is_err() {
             tracing::warn!("agents did not end in {patience:?}; they are killed");
         }
+    }
+}
+
+/// What follows a fault.
+enum Then {
+    /// The process of a host without power goes.
+    Dead(HostId),
+    /// Links are what they would be without the fault of this number.
+    Restored(u32),
+}
+
+/// What follows faults, and when.
+#[derive(Default)]
+struct Later(Vec<(u64, Then)>);
+
+impl Later {
+    fn add(&mut self, at_ns: u64, then: Then) {
+        self.0.push((at_ns, then));
+    }
+
+    /// Waits until something is due; for ever, if nothing is. Cancel-safe.
+    async fn due(&self) {
+        match self.0.iter().map(|(at_ns, _)| *at_ns).min() {
+            Some(at_ns) => crate::clock::until(at_ns).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn take(&mut self, now_ns: u64) -> Vec<Then> {
+        let due = self.0.extract_if(.., |(at_ns, _)| *at_ns <= now_ns);
+        due.map(|(_, then)| then).collect()
     }
 }
 

@@ -95,6 +95,11 @@ impl Timetable {
         signed(segment.at.0) - signed(segment.trace.0)
     }
 
+    /// Trace time at an instant, as far as segments have been announced.
+    pub(super) fn trace_at(&self, at: MonoNs) -> TraceNs {
+        self.clock.trace_at(at)
+    }
+
     /// What is due by now, the last change of each link only, and as done from here on.
     pub(super) fn take_due(&mut self, now: MonoNs) -> Vec<Due> {
         let current = self.clock.current();

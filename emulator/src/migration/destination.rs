@@ -1,7 +1,7 @@
 //! The destination: one blocking thread that reads, checks, commits, and then compares.
 //!
 //! Every page's stamp and body are checked as they arrive; what is kept of a page is the version
-//! it held. After the commit, outside the timed path, each version is compared with what the
+//! it held. A guest of which a page never came whole is refused. After the commit, outside the timed path, each version is compared with what the
 //! guest's own time says it must be. The dirty log never comes here. Never inside: the decision
 //! who owns the guest (`ownership`).
 
@@ -13,10 +13,11 @@ use std::time::Duration;
 use replay::{GuestTime, VmState};
 use thiserror::Error;
 
+use super::channels::Channel;
 use super::guest::{CommitRefused, DestinationGuest, GuestMemory};
 use super::ownership::{CommitGate, DestinationSide};
 use super::record::{BadPage, DestinationReport, Verification};
-use super::transport::prepare_socket;
+use super::transport::{Broken, prepare_socket, reset_when_closed};
 use super::usage::ThreadMeter;
 use super::wire::cloud_hypervisor::encode_answer;
 use super::wire::{Decoder, Event, Format, Header, MAX_RECORD_BYTES, WireError, encode_shut};
@@ -49,12 +50,21 @@ pub struct DestinationJob {
     pub guest: Arc<dyn DestinationGuest>,
     /// The connection, accepted.
     pub socket: TcpStream,
+    /// Its further connections.
+    pub channels: Vec<Channel>,
     /// Congestion control of the return path.
     pub congestion: Option<String>,
     /// Shared with the control plane.
     pub control: Arc<DestinationControl>,
     /// Milliseconds without a byte after which it gives up; 0 waits for ever, as QEMU does.
     pub silence_limit_ms: u64,
+}
+
+impl DestinationJob {
+    /// All connections of the migration.
+    fn sockets(&self) -> impl Iterator<Item = &TcpStream> {
+        std::iter::once(&self.socket).chain(self.channels.iter().map(|channel| &channel.socket))
+    }
 }
 
 impl std::fmt::Debug for DestinationJob {
@@ -108,6 +118,22 @@ pub enum DestinationError {
     /// The control plane abandoned it.
     #[error("abandoned before the commit")]
     Abandoned,
+    /// The stream has ended, and not every page is there.
+    #[error(
+        "the stream ended with {pages} pages missing or damaged on the way, the first of them page {first}"
+    )]
+    Incomplete {
+        /// How many.
+        pages: u64,
+        /// The first.
+        first: u32,
+    },
+    /// A fault: the process that was to run the guest died.
+    #[error("the process of the VM died at the destination")]
+    Crashed,
+    /// A fault.
+    #[error("the connection was reset")]
+    Reset,
     /// The agent could not commit.
     #[error(transparent)]
     Refused(#[from] CommitRefused),
@@ -117,8 +143,16 @@ pub enum DestinationError {
 #[derive(Debug, Default)]
 pub struct DestinationControl {
     gate: CommitGate,
-    socket: Mutex<Option<TcpStream>>,
+    sockets: Mutex<Vec<TcpStream>>,
     changed: Condvar,
+    struck: Mutex<Struck>,
+}
+
+/// What faults did to it.
+#[derive(Debug, Default)]
+struct Struck {
+    broken: Option<Broken>,
+    refusal: Option<String>,
 }
 
 impl DestinationControl {
@@ -127,8 +161,8 @@ impl DestinationControl {
     pub fn abandon(&self) -> bool {
         let committed = self.gate.abandon();
         if !committed {
-            let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(socket) = &*socket {
+            let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+            for socket in &*sockets {
                 // A socket that is no longer connected needs no shutdown.
                 let _ = socket.shutdown(Shutdown::Both);
             }
@@ -137,19 +171,63 @@ impl DestinationControl {
         committed
     }
 
+    /// Breaks it as a fault does: whether the guest runs here already, which a reset does not change.
+    /// The thread finds out at its next look, at most 100 ms later.
+    #[must_use]
+    pub fn break_off(&self, how: Broken) -> bool {
+        let mut struck = self.struck();
+        if struck.broken != Some(Broken::Crashed) {
+            struck.broken = Some(how);
+        }
+        drop(struck);
+        let committed = self.gate.abandon();
+        self.changed.notify_all();
+        committed
+    }
+
+    /// Has it refuse the guest, for that reason, unless the guest runs here already.
+    pub fn refuse(&self, reason: String) {
+        self.struck().refusal = Some(reason);
+    }
+
+    fn struck(&self) -> std::sync::MutexGuard<'_, Struck> {
+        self.struck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn broken(&self) -> Option<Broken> {
+        self.struck().broken
+    }
+
+    fn may_go_on(&self) -> Result<(), DestinationError> {
+        match self.struck().refusal.clone() {
+            Some(reason) => Err(CommitRefused { reason }.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Why it ended: a fault's own error, where one broke it.
+    fn explain(&self, error: DestinationError) -> DestinationError {
+        match self.broken() {
+            Some(Broken::Crashed) => DestinationError::Crashed,
+            Some(Broken::Reset) => DestinationError::Reset,
+            Some(Broken::PeerGone) | None => error,
+        }
+    }
+
     /// Where it stands.
     #[must_use]
     pub fn side(&self) -> DestinationSide {
         self.gate.side()
     }
 
-    fn attach(&self, socket: Option<TcpStream>) {
-        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = socket;
+    /// Takes note of all connections of the migration: abandoning it shuts them down.
+    fn attach(&self, sockets: Vec<TcpStream>) {
+        *self.sockets.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
     }
 
     /// Waits until an instant unless it is abandoned meanwhile.
     fn wait_until(&self, at_ns: u64) -> Result<(), DestinationError> {
-        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if self.side() == DestinationSide::Abandoned {
                 return Err(DestinationError::Abandoned);
@@ -158,9 +236,9 @@ impl DestinationControl {
             if left == 0 {
                 return Ok(());
             }
-            socket = self
+            sockets = self
                 .changed
-                .wait_timeout(socket, Duration::from_nanos(left))
+                .wait_timeout(sockets, Duration::from_nanos(left))
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
@@ -187,20 +265,29 @@ pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
     let mut receiver = Receiver::new(job);
     let result = receiver.receive();
     let error = match result {
-        Ok((header, state)) => receiver.commit(header, state).err(),
+        Ok((header, state)) => {
+            (receiver.commit(header, state).err()).map(|error| job.control.explain(error))
+        }
         Err(error) => {
             // The promise first, then the word of it.
             let committed = job.control.gate.abandon();
             assert!(!committed, "nobody else commits this migration");
-            Some(error)
+            Some(job.control.explain(error))
         }
     };
-    if error.is_some() {
+    let broken = job.control.broken().is_some();
+    if error.is_some() && !broken {
         // Best effort: the source learns it from the closed connection otherwise.
         let _ = receiver.tell(1);
     }
-    job.control.attach(None);
-    let _ = job.socket.shutdown(Shutdown::Write);
+    job.control.attach(Vec::new());
+    for socket in job.sockets() {
+        if broken {
+            reset_when_closed(socket);
+        } else {
+            let _ = socket.shutdown(Shutdown::Write);
+        }
+    }
     let (cpu_ns, run_queue_ns) = meter.used_ns();
     let mut report = receiver.report;
     report.error = error.as_ref().map(|error| chain(error));
@@ -213,7 +300,7 @@ pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
 }
 
 /// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -246,9 +333,7 @@ impl<'a> Receiver<'a> {
 
     /// Reads to the last byte and loads the state; the guest is still the source's.
     fn receive(&mut self) -> Result<(Header, VmState), DestinationError> {
-        prepare_socket(&self.job.socket, self.job.congestion.as_deref())
-            .and_then(|()| self.job.socket.try_clone())
-            .map(|clone| self.job.control.attach(Some(clone)))
+        self.prepare()
             .map_err(|source| DestinationError::Io { offset: 0, source })?;
         let mut buffer = vec![0; BUFFER_BYTES];
         let (mut start, mut end) = (0, 0);
@@ -280,11 +365,22 @@ impl<'a> Receiver<'a> {
         }
     }
 
+    fn prepare(&self) -> std::io::Result<()> {
+        for socket in self.job.sockets() {
+            prepare_socket(socket, self.job.congestion.as_deref())?;
+        }
+        let clones: std::io::Result<Vec<_>> =
+            self.job.sockets().map(TcpStream::try_clone).collect();
+        self.job.control.attach(clones?);
+        Ok(())
+    }
+
     /// At least one byte, or why there will be none.
     fn read(&mut self, into: &mut [u8]) -> Result<usize, DestinationError> {
         let began_ns = mono_ns();
         let offset = self.report.received_bytes;
         loop {
+            self.job.control.may_go_on()?;
             match (&self.job.socket).read(into) {
                 Ok(bytes) if bytes > 0 => {
                     self.report.received_bytes += bytes as u64;
@@ -379,10 +475,17 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// The device state takes its time, counted from the last byte, whenever this thread woke.
+    /// The device state takes its time, counted from the last byte, whenever this thread woke. A guest
+    /// of which pages are missing, or were damaged on the way and not sent again, is refused meanwhile.
     fn load(&mut self) -> Result<(), DestinationError> {
         let loaded_ns = mono_ns();
         self.report.loaded_ns = Some(loaded_ns);
+        let missing = |(_, version): &(u32, &u64)| **version == NEVER_RECEIVED;
+        let mut all = (0_u32..).zip(&self.versions).filter(missing);
+        if let Some((first, _)) = all.next() {
+            let pages = 1 + all.count() as u64;
+            return Err(DestinationError::Incomplete { pages, first });
+        }
         self.job
             .control
             .wait_until(loaded_ns + self.job.load_time_ms * 1_000_000)
@@ -393,6 +496,7 @@ impl<'a> Receiver<'a> {
     fn commit(&mut self, header: Header, state: VmState) -> Result<(), DestinationError> {
         let stopped_at = state.guest_time();
         let guest = &self.job.guest;
+        self.job.control.may_go_on()?;
         let resumed_ns = self
             .job
             .control
@@ -401,7 +505,8 @@ impl<'a> Receiver<'a> {
             .ok_or(DestinationError::Abandoned)?;
         self.report.resumed_ns = Some(resumed_ns);
         self.stopped_at = Some(stopped_at);
-        if header.return_path {
+        self.job.guest.resumed();
+        if header.return_path && self.job.control.broken().is_none() {
             // If the connection is gone the source asks the control plane.
             let _ = self.tell(0);
         }

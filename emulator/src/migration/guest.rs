@@ -23,6 +23,8 @@ pub trait SourceGuest: Send + Sync {
     fn throttle(&self, percent: u8);
     /// What moves with it besides memory. Called while it is paused.
     fn take_state(&self) -> VmState;
+    /// Its process has died: it runs here no more.
+    fn crash(&self);
 }
 
 /// The commit was not made and never will be: the guest was not started.
@@ -42,6 +44,8 @@ pub trait DestinationGuest: Send + Sync {
     /// # Errors
     /// When the record could not be written; the guest was then not started.
     fn commit_and_resume(&self, state: VmState) -> Result<u64, CommitRefused>;
+    /// The guest runs here, and the source has not been told. May block, as a fault plan asks.
+    fn resumed(&self) {}
 }
 
 /// A guest's memory as a function of its guest time. Both ends build it from the same values.

@@ -137,7 +137,8 @@ pub fn observed_outage_ms(
     destination: Option<&DestinationReport>,
 ) -> Option<f64> {
     let resumed_ns = destination?.resumed_ns?;
-    let stop_ns = source?.stop_ns?;
+    let source = source?;
+    let stop_ns = source.suspended_ns.or(source.stop_ns)?;
     // Signed: a resume before the stop would be our bug, and must not look like 0.
     Some((i128::from(resumed_ns) - i128::from(stop_ns)) as f64 / NS_PER_MS as f64)
 }
@@ -230,6 +231,8 @@ pub fn assemble(parts: RecordParts) -> MigrationRecord {
         status,
         owner,
         error,
+        faults: Vec::new(),
+        deeds: Vec::new(),
         ram_bytes: parts.ram_bytes,
         requested_trace_s: parts.requested_trace_s,
         requested_ns: parts.requested_ns,
@@ -272,6 +275,7 @@ fn owner(side: Option<SourceSide>, destination: Option<&DestinationReport>) -> O
         Some(SourceSide::Paused | SourceSide::Waiting | SourceSide::Undecided) | None => {
             Owner::Stranded
         }
+        Some(SourceSide::Dead) => Owner::Lost,
     }
 }
 
@@ -322,6 +326,8 @@ mod tests {
             begin_ns: 1_000_000_000,
             setup_end_ns: 1_010_000_000,
             stop_ns: Some(2_000_000_000),
+            suspended_ns: None,
+            parameters: Vec::new(),
             end_ns: 2_250_900_000,
             phases: Vec::new(),
             rounds: vec![round(1000, 500, false), round(200, 0, true)],

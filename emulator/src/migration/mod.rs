@@ -3,8 +3,10 @@
 //! Inside: parameters, the wire, source and destination, engines' decision rules (pure), records.
 //! Never inside: namespaces, the timeline, balancing.
 
+pub mod channels;
 pub mod destination;
 pub mod engine;
+pub mod faults;
 pub mod guest;
 pub mod metrics;
 pub mod ownership;

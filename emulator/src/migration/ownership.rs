@@ -38,6 +38,8 @@ pub enum SourceSide {
     Undecided,
     /// The destination has committed: never resume.
     Released,
+    /// The guest's process has died here: never resume. The destination may still have it all.
+    Dead,
 }
 
 /// What happens to the source.
@@ -54,6 +56,8 @@ pub enum SourceEvent {
     Refused,
     /// An error, a cancel, or a time-out.
     Failed,
+    /// The guest's process died.
+    Crashed,
     /// The control plane knows.
     Resolved {
         /// Whether the destination committed.
@@ -88,6 +92,7 @@ impl SourceSide {
                 (Self::Running, SourceAction::Resume)
             }
             (Self::Waiting, Event::Failed) => (Self::Undecided, SourceAction::None),
+            (state, Event::Crashed) if state != Self::Released => (Self::Dead, SourceAction::None),
             (Self::Waiting | Self::Undecided, Event::Acknowledged)
             | (Self::Waiting | Self::Undecided, Event::Resolved { committed: true }) => {
                 (Self::Released, SourceAction::Release)
@@ -104,7 +109,9 @@ impl SourceSide {
 }
 
 /// The destination's claim to the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub enum DestinationSide {
     /// Bytes are missing, or the state is being loaded.
     Loading,

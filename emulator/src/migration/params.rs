@@ -4,6 +4,14 @@ use netmodel::ports::Announce;
 use serde::{Deserialize, Serialize};
 
 use super::wire::Format;
+use super::wire::hello::{ChannelId, ChannelKind};
+
+mod streams;
+
+pub use streams::{
+    COMPRESSIONS, Compression, MultifdParams, Refused, XbzrleParams, ZERO_PAGE_DETECTIONS,
+    ZeroPageDetection,
+};
 
 /// What a migration is run with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +44,14 @@ pub struct MigrationParams {
     pub timeout_strategy: TimeoutStrategy,
     /// QEMU's auto-converge.
     pub auto_converge: AutoConvergeParams,
+    /// QEMU's multifd.
+    pub multifd: MultifdParams,
+    /// Who looks for zero pages.
+    pub zero_page_detection: ZeroPageDetection,
+    /// QEMU's XBZRLE.
+    pub xbzrle: XbzrleParams,
+    /// Cloud Hypervisor's `connections`, 1 to 128: above 1 memory goes over so many of its own.
+    pub connections: u8,
     /// When a VM with an address of its own tells the network where it is.
     pub announce: AnnounceParams,
 }
@@ -158,7 +174,16 @@ impl EngineKind {
             | "cpu-throttle-initial"
             | "cpu-throttle-increment"
             | "max-cpu-throttle"
-            | "cpu-throttle-tailslow" => self == Self::Qemu,
+            | "cpu-throttle-tailslow"
+            | "multifd"
+            | "multifd-channels"
+            | "multifd-compression"
+            | "multifd-zlib-level"
+            | "multifd-zstd-level"
+            | "xbzrle"
+            | "xbzrle-cache-size" => self == Self::Qemu,
+            "zero-page-detection" => self.format() == Format::Qemu,
+            "connections" => self == Self::CloudHypervisor,
             // The others wait for the destination always.
             "return-path" => self.format() == Format::Qemu,
             // They re-arm the log as they read it.
@@ -212,6 +237,10 @@ impl Default for MigrationParams {
             timeout_strategy: TimeoutStrategy::Cancel,
             auto_converge: AutoConvergeParams::default(),
             announce: AnnounceParams::default(),
+            multifd: MultifdParams::default(),
+            zero_page_detection: ZeroPageDetection::default(),
+            xbzrle: XbzrleParams::default(),
+            connections: 1,
         }
     }
 }
@@ -251,6 +280,35 @@ impl MigrationParams {
             rounds: self.announce.announce_rounds,
             step: ms(self.announce.announce_step),
         }
+    }
+
+    /// The connections beside the main one.
+    #[must_use]
+    pub fn channels(&self) -> Vec<ChannelId> {
+        let multifd = if self.multifd.enabled {
+            self.multifd.channels
+        } else {
+            0
+        };
+        let data = if self.connections > 1 {
+            self.connections
+        } else {
+            0
+        };
+        streams::channels(ChannelKind::Multifd, multifd)
+            .chain(streams::channels(ChannelKind::Data, data))
+            .collect()
+    }
+
+    /// Looks whether the options go together, as QEMU does before it takes them.
+    ///
+    /// # Errors
+    /// The first reason why not.
+    pub fn check(&self) -> Result<(), Refused> {
+        if !(1..=128).contains(&self.connections) {
+            return Err(Refused::Connections);
+        }
+        streams::check(&self.multifd, &self.xbzrle)
     }
 
     /// Milliseconds after which the orchestrator cancels a migration of that much RAM; `None`:

@@ -1,6 +1,7 @@
 //! What is known of a migration once it has ended. Instants are nanoseconds of the machine's
 //! monotonic clock; the timeline adds trace time where it writes the record.
 
+use super::faults::{FaultStruck, ParameterChange};
 use super::params::MigrationParams;
 use crate::resident::WritersReport;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,44 @@ pub enum Phase {
     Switchover,
     /// The guest runs at the destination.
     Resume,
+}
+
+impl Phase {
+    /// All of them, in order.
+    pub const ALL: &[Self] = &[
+        Self::Handshake,
+        Self::Rounds,
+        Self::Pause,
+        Self::FinalRound,
+        Self::State,
+        Self::Switchover,
+        Self::Resume,
+    ];
+
+    /// Its name in scenarios and events.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Rounds => "rounds",
+            Self::Pause => "pause",
+            Self::FinalRound => "final-round",
+            Self::State => "state",
+            Self::Switchover => "switchover",
+            Self::Resume => "resume",
+        }
+    }
+}
+
+/// What an orchestrator did to a migration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeedDone {
+    /// Monotonic ns.
+    pub at_ns: u64,
+    /// `abort`, `suspend`, `start-postcopy`, `downtime-limit`.
+    pub deed: String,
+    /// Why it was aborted, or the limit in ms.
+    pub detail: Option<String>,
 }
 
 /// One phase as one end saw it.
@@ -83,6 +122,15 @@ pub struct ThrottleStep {
     pub at_ns: u64,
     /// Percent of the CPUs' time from then on.
     pub percent: u8,
+}
+
+/// Parameters changed on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParameterStep {
+    /// When the engine had them, monotonic ns.
+    pub at_ns: u64,
+    /// Which, to what.
+    pub change: ParameterChange,
 }
 
 /// Bytes handed to the socket, by kind.
@@ -171,6 +219,12 @@ pub struct SourceReport {
     pub setup_end_ns: u64,
     /// When the guest was stopped.
     pub stop_ns: Option<u64>,
+    /// When the orchestrator had stopped it before, for the migration to converge.
+    #[serde(default)]
+    pub suspended_ns: Option<u64>,
+    /// Parameters that were changed while it ran.
+    #[serde(default)]
+    pub parameters: Vec<ParameterStep>,
     /// QMP's moment of completion: total-time and downtime end.
     pub end_ns: u64,
     /// Phases.
@@ -259,6 +313,8 @@ impl SourceReport {
             begin_ns,
             setup_end_ns: begin_ns,
             stop_ns: None,
+            suspended_ns: None,
+            parameters: Vec::new(),
             end_ns,
             phases: Vec::new(),
             rounds: Vec::new(),
@@ -325,6 +381,12 @@ pub struct MigrationRecord {
     pub owner: Owner,
     /// The error, when there was one.
     pub error: Option<String>,
+    /// What the scenario had done to it, in the order it struck.
+    #[serde(default)]
+    pub faults: Vec<FaultStruck>,
+    /// What the orchestrator did to it.
+    #[serde(default)]
+    pub deeds: Vec<DeedDone>,
     /// RAM of the VM.
     pub ram_bytes: u64,
     /// Trace instant of the request, seconds.

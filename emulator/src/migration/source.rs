@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::channels::Channel;
 use super::destination::chain;
 use super::engine::EngineUnits;
 use super::guest::{GuestMemory, SourceGuest};
 use super::ownership::{SourceAction, SourceEvent, SourceSide};
 use super::params::MigrationParams;
 use super::record::{Decision, Phase, Round, SourceReport, Status};
-use super::transport::{SourceControl, status_word};
+use super::transport::{Broken, SourceControl, reset_when_closed, status_word};
 use super::usage::ThreadMeter;
 use super::wire::WireError;
 use crate::resident::Ram;
@@ -36,6 +37,8 @@ pub struct SourceJob {
     pub ram: Option<Arc<Ram>>,
     /// The connection to the destination.
     pub socket: TcpStream,
+    /// Its further connections, in the order of [`MigrationParams::channels`].
+    pub channels: Vec<Channel>,
     /// Congestion control, by name; `None`: the machine's default.
     pub congestion: Option<String>,
     /// Shared with whoever may cancel or watch.
@@ -56,6 +59,13 @@ pub struct SourceJob {
     /// Deliberate mistakes, so that tests can see verification fail. Empty in every run.
     #[doc(hidden)]
     pub faults: Vec<Fault>,
+}
+
+impl SourceJob {
+    /// All connections of the migration.
+    fn sockets(&self) -> impl Iterator<Item = &TcpStream> {
+        std::iter::once(&self.socket).chain(self.channels.iter().map(|channel| &channel.socket))
+    }
 }
 
 impl std::fmt::Debug for SourceJob {
@@ -92,6 +102,12 @@ pub enum SourceError {
     /// Asked to stop.
     #[error("cancelled")]
     Cancelled,
+    /// A fault: the guest's process died.
+    #[error("the process of the VM died at the source")]
+    Crashed,
+    /// The manager says so.
+    #[error("the destination's host is dead")]
+    DestinationGone,
     /// The orchestrator's time limit.
     #[error("the completion timeout passed")]
     Deadline,
@@ -133,6 +149,8 @@ pub enum SourceEnd {
     /// Everything was sent and no word came back; the guest is paused until
     /// [`SourceOutcome::resolve`].
     Undecided,
+    /// The guest's process died here.
+    Crashed,
 }
 
 /// What a source ends with.
@@ -158,8 +176,14 @@ impl SourceOutcome {
     }
 }
 
-/// Told of what happens, as it happens, from the source's thread: must not block.
+/// Told of what happens, as it happens, from the source's thread. Only `before_phase` and
+/// `before_round` may block.
 pub trait Observer: Send + Sync {
+    /// A phase has begun and nothing of it is done: a fault plan holds the source here until what is
+    /// planned is in effect.
+    fn before_phase(&self, _phase: Phase) {}
+    /// The same of a round.
+    fn before_round(&self, _number: u32) {}
     /// A phase begins or ends.
     fn phase(&self, _phase: Phase, _begins: bool, _at_ns: u64) {}
     /// A round ended.
@@ -183,14 +207,20 @@ impl Observer for NoObserver {}
 pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
     let meter = ThreadMeter::start();
     let mut session = Session::new(job, observer);
-    let result = session.run();
+    let result = session.run().map_err(|error| job.control.explain(error));
     job.control.detach();
-    let _ = job.socket.shutdown(Shutdown::Write);
+    let broken = job.control.broken();
+    for socket in job.sockets() {
+        match broken {
+            Some(Broken::Reset | Broken::Crashed) => reset_when_closed(socket),
+            Some(Broken::PeerGone) | None => drop(socket.shutdown(Shutdown::Write)),
+        }
+    }
     let end = session.conclude(result.as_ref().err());
     let status = match end {
         SourceEnd::Completed => Status::Completed,
         SourceEnd::Cancelled => Status::Cancelled,
-        SourceEnd::Failed | SourceEnd::Undecided => Status::Failed,
+        SourceEnd::Failed | SourceEnd::Undecided | SourceEnd::Crashed => Status::Failed,
     };
     session.publish(status_word(status));
     let (cpu_ns, run_queue_ns) = meter.used_ns();
@@ -201,6 +231,8 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
         begin_ns: session.begin_ns,
         setup_end_ns: session.setup_end_ns,
         stop_ns: session.stop_ns,
+        suspended_ns: session.suspended.map(|(at_ns, _)| at_ns),
+        parameters: session.changes,
         end_ns: session.end_ns,
         phases: session.phases,
         rounds: session.rounds,

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use netmodel::sys::memory::{self, Piece};
 use netmodel::sys::tcpinfo;
+use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
+use super::faults::ParameterChange;
 use super::record::{BytesByKind, Status, TcpSample};
 use super::source::SourceError;
 use crate::clock::mono_ns;
@@ -89,11 +91,35 @@ pub fn status_word(status: Status) -> &'static str {
     }
 }
 
+/// A close of this socket, whoever has the last descriptor of it, resets the connection.
+pub(super) fn reset_when_closed(socket: &TcpStream) {
+    let at_once = linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // A socket that is no longer connected has nothing to reset.
+    let _ = setsockopt(socket, sockopt::Linger, &at_once);
+}
+
+/// What a fault did to an end of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// The connection was reset.
+    Reset,
+    /// The process of the guest has died.
+    Crashed,
+    /// The other end's host is known to be dead: no word will come from it.
+    PeerGone,
+}
+
 #[derive(Debug, Default)]
 struct Control {
     cancelled: bool,
     committing: bool,
-    socket: Option<TcpStream>,
+    suspended: bool,
+    broken: Option<Broken>,
+    parameters: ParameterChange,
+    sockets: Vec<TcpStream>,
 }
 
 /// Shared with whoever may cancel or watch a migration.
@@ -113,12 +139,60 @@ impl SourceControl {
             return false;
         }
         control.cancelled = true;
-        if let Some(socket) = &control.socket {
+        for socket in &control.sockets {
             // A socket that is no longer connected needs no shutdown.
             let _ = socket.shutdown(Shutdown::Both);
         }
         self.wake.notify_all();
         true
+    }
+
+    /// Breaks the migration as a fault does, whatever phase it is in. The source's thread finds out
+    /// at its next look, at most 100 ms later.
+    pub fn break_off(&self, how: Broken) {
+        let mut control = self.lock();
+        control.cancelled = true;
+        // A process that has died stays dead.
+        if control.broken != Some(Broken::Crashed) {
+            control.broken = Some(how);
+        }
+        self.wake.notify_all();
+    }
+
+    /// Changes parameters while it runs; the engine has them from its next decision on.
+    pub fn set_parameters(&self, change: ParameterChange) {
+        let mut control = self.lock();
+        control.parameters = control.parameters.then(change);
+    }
+
+    /// Stops the guest at the source, as `virsh suspend` does, and lets the migration go on: it
+    /// then converges.
+    pub fn suspend(&self) {
+        self.lock().suspended = true;
+        self.wake.notify_all();
+    }
+
+    pub(super) fn take_parameters(&self) -> Option<ParameterChange> {
+        let taken = std::mem::take(&mut self.lock().parameters);
+        (!taken.is_empty()).then_some(taken)
+    }
+
+    pub(super) fn wants_suspended(&self) -> bool {
+        self.lock().suspended
+    }
+
+    pub(super) fn broken(&self) -> Option<Broken> {
+        self.lock().broken
+    }
+
+    /// Why it ended: a fault's own error, where one broke it.
+    pub(super) fn explain(&self, error: SourceError) -> SourceError {
+        match self.broken() {
+            Some(Broken::Crashed) => SourceError::Crashed,
+            Some(Broken::Reset) => SourceError::Io(ErrorKind::ConnectionReset.into()),
+            Some(Broken::PeerGone) => SourceError::DestinationGone,
+            None => error,
+        }
     }
 
     /// Whether [`SourceControl::cancel`] would still be in time.
@@ -137,10 +211,15 @@ impl SourceControl {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
     }
 
-    pub(super) fn attach(&self, socket: &TcpStream) -> Result<(), SourceError> {
-        let clone = socket.try_clone().map_err(SourceError::Io)?;
+    /// Takes note of all connections of the migration: a cancel shuts them down.
+    pub(super) fn attach<'a>(
+        &self,
+        sockets: impl Iterator<Item = &'a TcpStream>,
+    ) -> Result<(), SourceError> {
+        let clones: Result<Vec<_>, _> = sockets.map(TcpStream::try_clone).collect();
+        let clones = clones.map_err(SourceError::Io)?;
         let mut control = self.lock();
-        control.socket = Some(clone);
+        control.sockets = clones;
         if control.cancelled {
             Err(SourceError::Cancelled)
         } else {
@@ -149,7 +228,7 @@ impl SourceControl {
     }
 
     pub(super) fn detach(&self) {
-        self.lock().socket = None;
+        self.lock().sockets.clear();
     }
 
     /// From here on it cannot be cancelled. Called before the last byte is written.

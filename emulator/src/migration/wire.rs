@@ -24,6 +24,7 @@ mod decode;
 mod encode;
 #[cfg(test)]
 mod foreign_tests;
+pub mod hello;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -40,7 +41,7 @@ pub const MAX_RECORD_BYTES: usize = MAX_STATE_BYTES + 64;
 /// Bound of the serialized guest state (a trace position and some counters).
 pub const MAX_STATE_BYTES: usize = 64 * 1024;
 
-const MAGIC: u32 = 0x4D42_4D47; // "MBMG"
+pub(super) const MAGIC: u32 = 0x4D42_4D47; // "MBMG"
 const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 48;
 /// QEMU's own name of a PC's RAM block: the name is on the wire, so its length matters.

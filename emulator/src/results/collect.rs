@@ -366,6 +366,10 @@ impl Collected {
             EventKind::RunEnded { outcome } => self.outcome = Some(outcome),
             EventKind::Placed { .. }
             | EventKind::MigrationPhase { .. }
+            | EventKind::GuestRuns { .. }
+            | EventKind::FaultStruck { .. }
+            | EventKind::ControllerCrashed
+            | EventKind::ControllerRecovered { .. }
             | EventKind::FlowOpened { .. }
             | EventKind::FlowMoved { .. } => {}
         }

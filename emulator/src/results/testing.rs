@@ -135,6 +135,8 @@ fn scenario(e: Example) -> Scenario {
         },
         migrations: Vec::new(),
         migration: MigrationParams::default(),
+        faults: Vec::new(),
+        orchestrator: crate::orchestrator::OrchestratorSpec::Timeout,
     }
 }
 
@@ -458,6 +460,8 @@ fn record(f: Facts) -> MigrationRecord {
         "total-time": total, "setup-time": 12, "downtime": outage.map(|o| o - 6.0),
     });
     MigrationRecord {
+        faults: Vec::new(),
+        deeds: Vec::new(),
         schema: 2,
         id: f.id,
         vm: f.vm,
@@ -591,6 +595,8 @@ fn source_report(
         begin_ns: *begin,
         setup_end_ns: begin + 12 * MS,
         stop_ns: stop,
+        suspended_ns: None,
+        parameters: Vec::new(),
         end_ns: end,
         phases: Vec::new(),
         rounds,

@@ -8,7 +8,9 @@
 use crate::balance::moves::Move;
 use crate::control::message::{PathSeen, ProbeSeen, SourceEnding};
 use crate::ids::ProbeId;
-use crate::migration::record::{DestinationReport, Owner, Prediction, SourceReport};
+use crate::migration::faults::FaultStruck;
+use crate::migration::record::{DeedDone, DestinationReport, Owner, Prediction, SourceReport};
+use crate::orchestrator::Patience;
 
 /// One end's part.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +22,8 @@ enum Part<T> {
     Done(T),
     /// Its host has gone.
     Lost,
+    /// Its host is not heard of any more, and nobody knows whether it is dead.
+    Silent,
     /// It never began.
     NotBegun,
 }
@@ -63,6 +67,14 @@ pub struct Ongoing {
     pub predictions: Vec<Prediction>,
     /// Its links are being watched.
     pub watched: bool,
+    /// When the source was told to start, monotonic ns.
+    pub started_ns: Option<u64>,
+    /// What the scenario has done to it so far.
+    pub faults: Vec<FaultStruck>,
+    /// The orchestrator's patience with it, and when it looks next, monotonic ns.
+    pub patience: Option<(Patience, u64)>,
+    /// What the orchestrator has done to it.
+    pub deeds: Vec<DeedDone>,
     /// It is over, and this is who owns the guest; what was seen of its links is not known yet.
     pub over: Option<Owner>,
     /// What was seen of its links, once that is known.
@@ -74,6 +86,8 @@ pub struct Ongoing {
     source: Part<SourceDone>,
     destination: Part<DestinationReport>,
     committed_ns: Option<u64>,
+    /// The guest ran at the destination, and its process died there.
+    crashed_there: bool,
     error: Option<String>,
     told: bool,
 }
@@ -106,6 +120,10 @@ impl Ongoing {
             cancel_at_ns: None,
             predictions: Vec::new(),
             watched: false,
+            started_ns: None,
+            faults: Vec::new(),
+            patience: None,
+            deeds: Vec::new(),
             over: None,
             path: None,
             probes_left: 0,
@@ -113,6 +131,7 @@ impl Ongoing {
             source: Part::Open,
             destination: Part::Open,
             committed_ns: None,
+            crashed_there: false,
             error: None,
             told: false,
         }
@@ -134,6 +153,81 @@ impl Ongoing {
     #[must_use]
     pub fn is_committed(&self) -> bool {
         self.committed_ns.is_some()
+    }
+
+    /// The guest ran at the destination, and its process died there.
+    pub fn crashed_there(&mut self) {
+        self.crashed_there = true;
+    }
+
+    /// Who owns the guest, as far as has been heard.
+    #[must_use]
+    pub fn owner_so_far(&self) -> Owner {
+        match self.committed_ns {
+            Some(_) if self.crashed_there => Owner::Lost,
+            Some(_) => Owner::Destination,
+            None if self.source_crashed() => Owner::Lost,
+            None => Owner::Source,
+        }
+    }
+
+    fn source_crashed(&self) -> bool {
+        self.source()
+            .is_some_and(|done| done.ending == SourceEnding::Crashed)
+    }
+
+    /// The source says that it has sent everything and does not know what became of it.
+    fn source_in_doubt(&self) -> bool {
+        self.source().is_some_and(|done| {
+            matches!(
+                done.ending,
+                SourceEnding::Completed | SourceEnding::Undecided
+            )
+        })
+    }
+
+    /// The manager has forgotten what it had heard, and hears it again from the hosts. What the
+    /// record needs besides (when it was asked for, what models said) is the testbed's.
+    pub fn forget(&mut self) {
+        *self = Self {
+            predictions: std::mem::take(&mut self.predictions),
+            watched: self.watched,
+            started_ns: self.started_ns,
+            faults: std::mem::take(&mut self.faults),
+            deeds: std::mem::take(&mut self.deeds),
+            over: self.over,
+            ..Self::new(self.of.clone(), self.requested_ns, self.requested_trace_ns)
+        };
+    }
+
+    /// The source was told what became of the guest.
+    pub fn told(&mut self) {
+        self.told = true;
+    }
+
+    /// There is no such end, and never was.
+    pub fn source_never_began(&mut self, why: &str) {
+        self.error = Some(why.to_owned());
+        self.source = Part::NotBegun;
+    }
+
+    /// There is no such end any more.
+    pub fn destination_never_began(&mut self) {
+        self.destination = Part::NotBegun;
+    }
+
+    /// Nothing is heard of the source's host any more, and nobody knows whether it is dead.
+    pub fn source_silent(&mut self) {
+        if !self.source.is_over() {
+            self.source = Part::Silent;
+        }
+    }
+
+    /// The same of the destination's.
+    pub fn destination_silent(&mut self) {
+        if !self.destination.is_over() {
+            self.destination = Part::Silent;
+        }
     }
 
     /// The source is through.
@@ -166,6 +260,12 @@ impl Ongoing {
         self.source.done()
     }
 
+    /// Nothing more will be heard of the source.
+    #[must_use]
+    pub fn source_is_over(&self) -> bool {
+        self.source.is_over()
+    }
+
     /// What the destination said.
     #[must_use]
     pub fn destination(&self) -> Option<&DestinationReport> {
@@ -176,6 +276,14 @@ impl Ongoing {
     #[must_use]
     pub fn error(&self) -> Option<String> {
         let lost = |what: &str| Some(format!("the {what}'s host has gone"));
+        let silent = |what: &str| {
+            Some(format!(
+                "the {what}'s host is silent, and nobody knows whether it is dead"
+            ))
+        };
+        if self.crashed_there {
+            return Some("the process of the VM died at the destination".to_owned());
+        }
         self.error
             .clone()
             .or_else(|| self.source().and_then(|done| done.report.error.clone()))
@@ -183,20 +291,17 @@ impl Ongoing {
             .or_else(|| match (&self.source, &self.destination) {
                 (Part::Lost, _) => lost("source"),
                 (_, Part::Lost) => lost("destination"),
+                (Part::Silent, _) => silent("source"),
+                (_, Part::Silent) => silent("destination"),
                 _ => None,
             })
     }
 
     /// What follows; to be asked again after every change and after every `Tell`.
     pub fn verdict(&mut self) -> Verdict {
-        if let Part::Done(done) = &self.source
-            && !self.told
-            && matches!(
-                done.ending,
-                SourceEnding::Completed | SourceEnding::Undecided
-            )
-            && (self.committed_ns.is_some() || self.destination.is_over())
-        {
+        let there_is_known = self.committed_ns.is_some()
+            || (self.destination.is_over() && !matches!(self.destination, Part::Silent));
+        if self.source_in_doubt() && !self.told && there_is_known {
             self.told = true;
             return Verdict::Tell {
                 committed: self.committed_ns.is_some(),
@@ -205,15 +310,28 @@ impl Ongoing {
         if !self.source.is_over() || !self.destination.is_over() {
             return Verdict::Open;
         }
-        let destination_lost = matches!(self.destination, Part::Lost);
-        let source_lost = matches!(self.source, Part::Lost);
-        let owner = match self.committed_ns {
-            Some(_) if destination_lost => Owner::Lost,
-            Some(_) => Owner::Destination,
-            None if source_lost => Owner::Lost,
-            None => Owner::Source,
-        };
+        let owner = self.owner();
         Verdict::Over { owner }
+    }
+
+    /// Who owns the guest, both ends having ended or gone.
+    fn owner(&self) -> Owner {
+        let destination_lost = matches!(self.destination, Part::Lost) || self.crashed_there;
+        let source_lost = matches!(self.source, Part::Lost) || self.source_crashed();
+        let destination_silent = matches!(self.destination, Part::Silent);
+        match self.committed_ns {
+            Some(_) if destination_lost => Owner::Lost,
+            // It ran there; whether it still does nobody can say.
+            Some(_) if destination_silent => Owner::Stranded,
+            Some(_) => Owner::Destination,
+            // It may have got everything and have committed.
+            None if destination_silent && (source_lost || self.source_in_doubt()) => {
+                Owner::Stranded
+            }
+            None if source_lost => Owner::Lost,
+            None if matches!(self.source, Part::Silent) => Owner::Stranded,
+            None => Owner::Source,
+        }
     }
 }
 

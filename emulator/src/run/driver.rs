@@ -6,10 +6,12 @@
 
 use super::RunError;
 use super::book::Ongoing;
+use super::faults::FaultBook;
 use super::flows::FlowBook;
 use super::grade::{self, Grade};
 use super::predict::Predictor;
 use super::progress::Progress;
+use super::recover::Controller;
 use super::services::ServiceBook;
 use super::span::{Sampling, schedule};
 use crate::balance::moves::{Limits, Mover, Room, Size};
@@ -84,6 +86,11 @@ pub(super) struct Driver<'a> {
     pub(super) flows: FlowBook,
     pub(super) services: ServiceBook,
     pub(super) lost: BTreeSet<HostId>,
+    /// Hosts of which nobody will know whether they are dead.
+    pub(super) unfenced: BTreeSet<HostId>,
+    pub(super) faults: FaultBook,
+    pub(super) controller: Controller,
+    pub(super) limits: Limits,
     pub(super) links: Vec<LinkSample>,
     findings: Vec<AuditFinding>,
     warnings: Vec<String>,
@@ -118,10 +125,11 @@ impl<'a> Driver<'a> {
         let placed: Vec<(HostId, Size)> =
             scenario.vms.iter().map(|vm| (vm.host, size(vm))).collect();
         let balancer = &scenario.balancer;
-        let limits = Limits {
+        let limits = scenario.orchestrator.limits(Limits {
             parallel: balancer.parallel,
             parallel_per_host: balancer.parallel_per_host,
-        };
+            outbound_per_host: None,
+        });
         let now = MonoNs(mono_ns());
         let first = Segment {
             number: 0,
@@ -156,6 +164,10 @@ impl<'a> Driver<'a> {
             flows: FlowBook::new(scenario.flows.clone()),
             services: ServiceBook::default(),
             lost: BTreeSet::new(),
+            unfenced: BTreeSet::new(),
+            faults: FaultBook::new(&scenario.faults),
+            controller: Controller::default(),
+            limits,
             links: Vec::new(),
             findings: Vec::new(),
             warnings: Vec::new(),
@@ -193,9 +205,17 @@ impl<'a> Driver<'a> {
         self.close(forced).await
     }
 
+    /// Hosts that have gone.
+    pub(super) fn lost_hosts(&self) -> Vec<HostId> {
+        self.lost.iter().copied().collect()
+    }
+
     /// Audits the network, collects the last counters, lets the machine go.
     async fn close(mut self, forced: Option<String>) -> Result<Drive, RunError> {
         self.progress.phase("auditing");
+        for missed in self.faults.missed() {
+            self.warn(missed)?;
+        }
         self.machine.send(&ToMachine::SampleLinks).await?;
         self.machine.send(&ToMachine::Audit).await?;
         loop {
@@ -430,6 +450,7 @@ impl<'a> Driver<'a> {
                 }
                 Ok(())
             }
+            FromMachine::Struck { .. } => self.heard_struck(&message).await,
             FromMachine::Drained => {
                 let hold_at_ns = mono_ns() + GO_AHEAD_NS;
                 self.segment(SegmentKind::Hold, hold_at_ns, true).await?;
@@ -498,13 +519,29 @@ impl<'a> Driver<'a> {
                 probe,
                 seen,
             } => self.probed(migration, probe, seen),
+            FromAgent::Struck { fault, at_ns } => self.in_effect(fault, at_ns).await,
+            FromAgent::FaultDue {
+                migration,
+                fault,
+                at_ns,
+            } => self.fault_due(host, migration, fault, at_ns).await,
+            FromAgent::Holding(holding) => self.heard_holding(host, *holding).await,
+            FromAgent::Runs { vm, runs, at_ns } => {
+                let trace_ns = self.clock.trace_at(MonoNs(at_ns)).0;
+                let kind = EventKind::GuestRuns { vm, host, runs };
+                Ok(self.log.append(&Event {
+                    mono_ns: at_ns,
+                    trace_ns,
+                    kind,
+                })?)
+            }
             FromAgent::IncomingReady { .. }
             | FromAgent::Phase { .. }
+            | FromAgent::VmCrashed { .. }
+            | FromAgent::Progress { .. }
             | FromAgent::Committed { .. }
             | FromAgent::SourceDone { .. }
-            | FromAgent::DestinationDone { .. } => self.heard_migration(message).await,
-            // Ports are the machine's affair.
-            FromAgent::PortDown(_) | FromAgent::PortUp { .. } => Ok(()),
+            | FromAgent::DestinationDone { .. } => self.heard_migration(host, message).await,
             FromAgent::Hello { .. } | FromAgent::SetUp(_) | FromAgent::Placed(..) => Ok(()),
         }
     }
@@ -514,7 +551,12 @@ impl<'a> Driver<'a> {
         self.lost.insert(host);
         self.write(EventKind::HostLost { host })?;
         let name = self.host_name(host);
-        self.warn(format!("host {name} is lost: its process ended"))?;
+        let how = if self.unfenced.contains(&host) {
+            "is not heard of any more"
+        } else {
+            "is lost: its process ended"
+        };
+        self.warn(format!("host {name} {how}"))?;
         if self.is_outside(host) {
             return self.traffic_host_lost(host).await;
         }
@@ -523,7 +565,10 @@ impl<'a> Driver<'a> {
             self.ongoing.remove(&dropped.id);
         }
         self.traffic_host_lost(host).await?;
-        self.migrations_host_lost(host).await?;
+        if self.controller_is_up() {
+            self.migrations_host_lost(host).await?;
+        }
+        self.not_asked_any_more(host).await?;
         if let Some(sampling) = &mut self.sampling {
             sampling.waiting.remove(&host);
         }
@@ -541,7 +586,11 @@ impl<'a> Driver<'a> {
             .values()
             .filter_map(|ongoing| ongoing.cancel_at_ns)
             .min();
+        let faults = self.planned_instants();
         let due = [
+            faults.iter().map(|(_, at_ns)| *at_ns).min(),
+            self.controller_up_ns(),
+            self.next_look_ns(),
             self.wake_ns,
             self.hold_at_ns,
             self.poll_flows_ns,
@@ -575,6 +624,9 @@ impl<'a> Driver<'a> {
         {
             return Err(RunError::Silent);
         }
+        self.timed_faults(now).await?;
+        self.controller_asks(now).await?;
+        self.looks(now).await?;
         self.cancel_overdue(now).await?;
         self.progress.trace(self.trace_ns(), self.mover.running());
         Ok(())

@@ -8,11 +8,13 @@ use super::grade;
 use crate::balance::moves::{Cancelled, Outcome};
 use crate::balance::view::Action;
 use crate::clock::mono_ns;
-use crate::control::message::{FromAgent, PathSeen, ToAgent, ToMachine, VmPlacement};
+use crate::control::message::{FromAgent, PathSeen, SourceEnding, ToAgent, ToMachine, VmPlacement};
 use crate::event::{EventKind, LinkCalibration};
 use crate::ids::{HostId, MigrationId, ProbeId, VmId};
+use crate::migration::faults::End;
 use crate::migration::metrics::{self, RecordParts};
 use crate::migration::record::{MigrationRecord, Owner, ProbeRecord};
+use crate::orchestrator::{Look, Patience};
 use crate::scenario::INTERNET;
 use crate::timeline::Input;
 use std::collections::BTreeSet;
@@ -45,6 +47,14 @@ impl Driver<'_> {
         destination: HostId,
         reason: String,
     ) -> Result<(), RunError> {
+        if !self.controller_is_up() {
+            let reason = "the controller is down".to_owned();
+            return self.write(EventKind::MoveRejected {
+                vm,
+                destination,
+                reason,
+            });
+        }
         match self.mover.request(vm, destination, reason.clone()) {
             Ok(migration) => {
                 let source = self.mover.placements()[vm.index()].host;
@@ -71,6 +81,9 @@ impl Driver<'_> {
 
     /// Starts what the limits allow: the destination listens first.
     pub(super) async fn start_migrations(&mut self) -> Result<(), RunError> {
+        if !self.controller_is_up() {
+            return Ok(());
+        }
         for of in self.mover.start() {
             let (id, vm, source, destination) = (of.id, of.vm, of.source, of.destination);
             let cores = self.cores.get(&vm).copied().unwrap_or(0.0);
@@ -87,6 +100,8 @@ impl Driver<'_> {
                     migration: id,
                     vm: Box::new(placement),
                     params: Box::new(self.scenario.migration.clone()),
+                    source,
+                    holds: self.faults.holds(id, End::Destination),
                 },
             )
             .await?;
@@ -94,8 +109,38 @@ impl Driver<'_> {
         Ok(())
     }
 
-    pub(super) async fn heard_migration(&mut self, message: FromAgent) -> Result<(), RunError> {
+    pub(super) async fn heard_migration(
+        &mut self,
+        host: HostId,
+        message: FromAgent,
+    ) -> Result<(), RunError> {
+        // The log is the testbed's, whatever the manager hears.
+        if let FromAgent::Phase {
+            migration,
+            phase,
+            at_ns,
+        } = message
+        {
+            let trace_ns = self.clock.trace_at(replay::clock::MonoNs(at_ns)).0;
+            let kind = EventKind::MigrationPhase { migration, phase };
+            return Ok(self.log.append(&crate::event::Event {
+                mono_ns: at_ns,
+                trace_ns,
+                kind,
+            })?);
+        }
+        let Some(message) = self.controller_hears(host, message) else {
+            return Ok(());
+        };
         match message {
+            FromAgent::Progress {
+                migration,
+                remaining_bytes,
+                ..
+            } => self.looked(migration, Look { remaining_bytes }).await,
+            FromAgent::VmCrashed { migration } => {
+                self.update(migration, Ongoing::crashed_there).await
+            }
             FromAgent::IncomingReady {
                 migration,
                 port: Ok(port),
@@ -106,19 +151,6 @@ impl Driver<'_> {
             } => {
                 self.update(migration, |ongoing| ongoing.refused(error))
                     .await
-            }
-            FromAgent::Phase {
-                migration,
-                phase,
-                at_ns,
-            } => {
-                let trace_ns = self.clock.trace_at(replay::clock::MonoNs(at_ns)).0;
-                let kind = EventKind::MigrationPhase { migration, phase };
-                Ok(self.log.append(&crate::event::Event {
-                    mono_ns: at_ns,
-                    trace_ns,
-                    kind,
-                })?)
             }
             FromAgent::Committed { migration, at_ns } => {
                 self.update(migration, |ongoing| ongoing.committed(at_ns))
@@ -137,8 +169,11 @@ impl Driver<'_> {
                     report: *report,
                     released_ns,
                 };
-                self.update(migration, |ongoing| ongoing.source_done(done))
-                    .await
+                if let Some(ongoing) = self.ongoing.get_mut(&migration) {
+                    ongoing.source_done(done);
+                }
+                self.settle_destination(migration).await?;
+                self.update(migration, |_| {}).await
             }
             FromAgent::DestinationDone { migration, report } => {
                 self.update(migration, |ongoing| ongoing.destination_done(*report))
@@ -161,9 +196,17 @@ impl Driver<'_> {
         // Times do not scale with space: the timeout is that of the full-size VM.
         let k = u64::from(self.scenario.divided_by.max(1));
         let ram_bytes = self.scenario.vms[vm.index()].ram_bytes * k;
-        let timeout_ms = params.completion_timeout_ms(ram_bytes);
-        ongoing.cancel_at_ns = timeout_ms.map(|ms| mono_ns() + ms * 1_000_000);
+        let now_ns = mono_ns();
+        let orchestrator = &self.scenario.orchestrator;
+        ongoing.patience = Patience::new(orchestrator, ram_bytes, now_ns)
+            .zip(orchestrator.poll_ns())
+            .map(|(patience, poll_ns)| (patience, now_ns + poll_ns));
+        if ongoing.patience.is_none() {
+            let timeout_ms = params.completion_timeout_ms(ram_bytes);
+            ongoing.cancel_at_ns = timeout_ms.map(|ms| now_ns + ms * 1_000_000);
+        }
         ongoing.watched = true;
+        ongoing.started_ns = Some(mono_ns());
         let links = |from, to| {
             let path = self.scenario.network.path(from, to);
             path.into_iter().map(|link| link.id).collect()
@@ -181,12 +224,37 @@ impl Driver<'_> {
             vm,
             to,
             params: Box::new(params),
+            destination,
+            holds: self.faults.holds(migration, End::Source),
         };
         self.tell(source, start).await
     }
 
+    /// A source that is through, and whose destination has not committed: what it waits for will not
+    /// come, so it is asked never to start. Where the source has sent everything and got no word, this
+    /// is what decides: the destination has committed, or never will.
+    pub(super) async fn settle_destination(
+        &mut self,
+        migration: MigrationId,
+    ) -> Result<(), RunError> {
+        let Some(ongoing) = self.ongoing.get(&migration) else {
+            return Ok(());
+        };
+        let waits = match ongoing.source() {
+            // Without a return path it may still be loading.
+            Some(done) => done.ending != SourceEnding::Completed,
+            None => ongoing.source_is_over(),
+        };
+        if waits && ongoing.over.is_none() && ongoing.destination().is_none() {
+            let destination = ongoing.of.destination;
+            self.tell(destination, ToAgent::AbandonIncoming(migration))
+                .await?;
+        }
+        Ok(())
+    }
+
     /// Notes something of a migration and draws the consequences.
-    async fn update(
+    pub(super) async fn update(
         &mut self,
         migration: MigrationId,
         note: impl FnOnce(&mut Ongoing),
@@ -290,7 +358,9 @@ impl Driver<'_> {
             let (vm, host) = (ongoing.of.vm, ongoing.of.destination);
             self.write(EventKind::Placed { vm, host })?;
         }
-        let record = self.record(&ongoing, owner);
+        let mut record = self.record(&ongoing, owner);
+        record.faults.clone_from(&ongoing.faults);
+        record.deeds.clone_from(&ongoing.deeds);
         self.progress.migrated(&record);
         self.write(EventKind::MigrationEnded(Box::new(record.clone())))?;
         self.migrations.push(record);
@@ -366,7 +436,7 @@ impl Driver<'_> {
         record.network_downtime_ms = first.and_then(|probe| probe.network_downtime_ms);
     }
 
-    async fn cancel_one(&mut self, migration: MigrationId) -> Result<(), RunError> {
+    pub(super) async fn cancel_one(&mut self, migration: MigrationId) -> Result<(), RunError> {
         let Some(ongoing) = self.ongoing.get_mut(&migration) else {
             return Ok(());
         };
@@ -424,14 +494,29 @@ impl Driver<'_> {
         for migration in unheard {
             self.settle(migration)?;
         }
+        let silent = self.unfenced.contains(&host);
         for (migration, is_source) in touched {
+            let of = &self.ongoing[&migration].of;
+            let (source, destination) = (of.source, of.destination);
             if is_source {
-                let destination = self.ongoing[&migration].of.destination;
                 self.tell(destination, ToAgent::AbandonIncoming(migration))
                     .await?;
-                self.update(migration, Ongoing::source_lost).await?;
+                let gone = if silent {
+                    Ongoing::source_silent
+                } else {
+                    Ongoing::source_lost
+                };
+                self.update(migration, gone).await?;
             } else {
-                self.update(migration, Ongoing::destination_lost).await?;
+                // No reset comes from a host without power, and no word.
+                self.tell(source, ToAgent::DestinationGone(migration))
+                    .await?;
+                let gone = if silent {
+                    Ongoing::destination_silent
+                } else {
+                    Ongoing::destination_lost
+                };
+                self.update(migration, gone).await?;
             }
         }
         Ok(())

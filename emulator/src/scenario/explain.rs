@@ -8,6 +8,7 @@ use super::{
     net_host,
 };
 use crate::ids::HostId;
+use crate::migration::faults::Action;
 use crate::units::{show_size, show_time};
 use comfy_table::{Table, presets};
 use std::collections::BTreeMap;
@@ -53,6 +54,7 @@ pub fn explain(scenario: &Scenario) -> String {
         ("Services", services(scenario)),
         ("Probes", probes(scenario)),
         ("Planned migrations", planned(scenario)),
+        ("Faults", faults(scenario)),
         ("Balancer", balancer(scenario)),
     ] {
         if table.row_count() > 0 {
@@ -351,6 +353,18 @@ fn planned(scenario: &Scenario) -> Table {
         let vm = scenario.vms[migration.vm.index()].name.clone();
         let host = scenario.hosts[migration.destination.index()].name.clone();
         table.add_row(vec![show_time(migration.at_ns), vm, host]);
+    }
+    table
+}
+
+fn faults(scenario: &Scenario) -> Table {
+    let mut table = table(&["migration", "when", "what"]);
+    for fault in &scenario.faults {
+        let what = match (&fault.action, fault.action.end()) {
+            (Action::DestinationRefuses, _) | (_, None) => fault.action.name().to_owned(),
+            (action, Some(end)) => format!("{} of the {}", action.name(), end.name()),
+        };
+        table.add_row(vec![fault.migration.0.to_string(), fault.when.told(), what]);
     }
     table
 }

@@ -27,7 +27,9 @@ pub use link_trace::LinkTraceError;
 pub use problem::{NetworkProblem, Problem, ProblemKind, Problems, ScenarioError};
 
 use crate::ids::{HostId, VmId};
+use crate::migration::faults::PlannedFault;
 use crate::migration::params::MigrationParams;
+use crate::orchestrator::OrchestratorSpec;
 use netmodel::backend::{BackendKind, CannotCarry};
 use netmodel::link::LinkSpec;
 use netmodel::schedule::Schedule;
@@ -77,6 +79,12 @@ pub struct Scenario {
     pub migrations: Vec<PlannedMigration>,
     /// How VMs are migrated.
     pub migration: MigrationParams,
+    /// Who has patience with migrations.
+    #[serde(default)]
+    pub orchestrator: OrchestratorSpec,
+    /// What is done to migrations under way.
+    #[serde(default)]
+    pub faults: Vec<PlannedFault>,
 }
 
 /// How trace time follows the machine's monotonic clock.

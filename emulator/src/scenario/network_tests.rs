@@ -57,7 +57,7 @@ fn every_property_of_a_link_can_be_said_for_each_direction() {
     let scenario = parsed(&with_hosts(
         r#"
         [network]
-        link = { rate = "100Mbit", delay = "5ms", jitter = "1ms", loss = "0.1%", queue = "512KB", ecn = "30KB", overhead_bytes = 14, up = { jitter = { spread = "2ms", distribution = "normal", reorder = true } }, down = { rate = "50%", loss = { good_to_bad = "1%", bad_to_good = "30%" }, ecn = "off" } }
+        link = { rate = "100Mbit", delay = "5ms", jitter = "1ms", loss = "0.1%", queue = "512KB", ecn = "30KB", overhead_bytes = 14, super_frame = "1ms", up = { jitter = { spread = "2ms", distribution = "normal", reorder = true } }, down = { rate = "50%", loss = { good_to_bad = "1%", bad_to_good = "30%" }, ecn = "off" } }
         "#,
         2,
     ));
@@ -86,6 +86,8 @@ fn every_property_of_a_link_can_be_said_for_each_direction() {
     assert_eq!(up.ecn_threshold.unwrap().bytes(), 30_000);
     assert_eq!(down.ecn_threshold, None);
     assert_eq!((up.overhead_bytes, down.overhead_bytes), (14, 14));
+    // A millisecond of 100 and of 50 Mbit/s.
+    assert_eq!((up.gso_bytes(), down.gso_bytes()), (12_500, 6_250));
 }
 
 #[test]

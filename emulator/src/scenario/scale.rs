@@ -5,7 +5,9 @@
 //! reported as carried and multiplied back. Never inside: time constants (all of them stay).
 
 use super::{NetworkSpec, Scenario, VmSpec, WriteSource};
+use crate::migration::faults::Action;
 use netmodel::link::{LinkSpec, MTU};
+use netmodel::schedule::Amount;
 use netmodel::topology::{Link, Place, Topology};
 use netmodel::units::{BitRate, ByteSize};
 use std::collections::BTreeMap;
@@ -275,6 +277,12 @@ pub const TABLE: &[Constant] = &[
         "the kernel's; slow start begins relatively higher",
     ),
     given(
+        "link super_frame",
+        "s",
+        false,
+        "a time, like every other: frames shrink with the rate, down to two segments",
+    ),
+    given(
         "link overhead_bytes",
         "bytes",
         false,
@@ -448,6 +456,9 @@ pub fn apply(scenario: &Scenario, k: u32) -> Result<Scenario, ScaleError> {
         // Rounding up keeps 0, which means "unlimited" or "none", apart from small values.
         *bytes = bytes.div_ceil(u64::from(k));
     }
+    for (index, fault) in carried.faults.iter_mut().enumerate() {
+        divide_fault(index, &mut fault.action, k)?;
+    }
     Ok(carried)
 }
 
@@ -550,6 +561,37 @@ pub fn ways_back(topology: &Topology) -> Vec<Duration> {
             .unwrap_or_default()
     };
     topology.links().iter().map(back).collect()
+}
+
+/// What a fault changes is bytes where what it changes is.
+fn divide_fault(index: usize, action: &mut Action, k: u32) -> Result<(), ScaleError> {
+    let divided = |bytes: ByteSize| ByteSize::from_bytes(bytes.bytes().div_ceil(u64::from(k)));
+    match action {
+        Action::SetParameters(change) => {
+            let speeds = [
+                &mut change.max_bandwidth,
+                &mut change.avail_switchover_bandwidth,
+            ];
+            for speed in speeds.into_iter().flatten() {
+                *speed = speed.div_ceil(u64::from(k));
+            }
+        }
+        Action::LinkChange { patch, .. } => {
+            if let Some(Amount::To(Some(rate))) = &mut patch.rate {
+                let what = format!("fault {}", index + 1);
+                let bps = divided_rate(&what, rate.bps(), k)?;
+                *rate = BitRate::from_bps(bps).unwrap_or(*rate);
+            }
+            if let Some(Amount::To(queue)) = &mut patch.queue {
+                *queue = divided(*queue);
+            }
+            if let Some(Amount::To(Some(threshold))) = &mut patch.ecn_threshold {
+                *threshold = divided(*threshold);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn divide_link(name: &str, link: &LinkSpec, k: u32) -> Result<LinkSpec, ScaleError> {

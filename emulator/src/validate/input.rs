@@ -6,7 +6,7 @@ use crate::lone::{Company, Lone, Pattern, Writes, classes};
 use crate::migration::params::{MigrationParams, Reprotect};
 use crate::scenario::Backing;
 use netmodel::flow;
-use netmodel::link::{LinkSpec, Loss};
+use netmodel::link::{LinkSpec, Loss, MTU};
 use netmodel::units::{BitRate, ByteSize, Probability};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,6 +75,8 @@ struct Line {
     #[serde(default)]
     queue_bytes_used: Option<u64>,
     #[serde(default)]
+    shaper: Option<ShaperCounters>,
+    #[serde(default)]
     return_path: bool,
     #[serde(default)]
     congestion: Option<String>,
@@ -100,6 +102,29 @@ struct Line {
     ram_duplicate: Option<f64>,
     ram_dirty_sync_count: Option<f64>,
     guest_distinct_pps_before: Option<f64>,
+}
+
+/// What the shaper of a run counted, as far as it is used.
+#[derive(Debug, Clone, Deserialize)]
+struct ShaperCounters {
+    /// From the source to the destination.
+    ab: DirectionCounters,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct DirectionCounters {
+    segments_in: u64,
+    packets_out: u64,
+    dropped: u64,
+    lost: u64,
+}
+
+impl DirectionCounters {
+    /// Segments of a super-frame: nearly all are as large as the device allowed.
+    fn segments_per_frame(self) -> u64 {
+        let arrived = self.segments_in.saturating_sub(self.dropped + self.lost);
+        round_u64(arrived as f64 / self.packets_out.max(1) as f64).max(1)
+    }
 }
 
 /// A real run that can be replayed.
@@ -332,9 +357,15 @@ impl Configuration {
         let ppb = u32::try_from(line.loss_ppm.saturating_mul(1000)).ok();
         let share = ppb.filter(|ppb| *ppb > 0).and_then(Probability::from_ppb);
         let loss = share.map_or(Loss::None, Loss::Independent);
+        let rate = BitRate::from_bps(line.link_mbit * 1_000_000);
+        let frame =
+            line.shaper.as_ref().zip(rate).map(|(shaper, rate)| {
+                rate.time_for(shaper.ab.segments_per_frame() * u64::from(MTU))
+            });
         LinkSpec {
             loss,
-            rate: BitRate::from_bps(line.link_mbit * 1_000_000),
+            rate,
+            super_frame: frame.unwrap_or(LinkSpec::default().super_frame),
             delay: Duration::from_micros(line.delay_us),
             queue: ByteSize::from_bytes(line.queue_bytes_used.unwrap_or(500_000)),
             overhead_bytes: line.overhead_bytes.unwrap_or(38),
@@ -368,6 +399,7 @@ impl Configuration {
             ..PageClass::new(pages, rate)
         });
         Lone {
+            faults: Vec::new(),
             ram_bytes: mib(line.ram_mib) + image::SMALL_BLOCK_BYTES,
             resident_bytes: mib(line.resident_mib) + base_pages * PAGE_SIZE + idle,
             resident_high_bytes: u64::from(round_u32(high)) * PAGE_SIZE,
@@ -399,5 +431,28 @@ impl Configuration {
                     .map(|rate| (round_u64(line.rate_change_s * 1e9), rate)),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Set B's relay let frames of two segments through at 200 Mbit/s, of five at 500.
+    #[test]
+    fn super_frames_are_as_long_as_the_shaper_saw_them() {
+        let frames = |arrived: u64, packets_out| {
+            let counters = DirectionCounters {
+                segments_in: arrived + 30,
+                packets_out,
+                dropped: 26,
+                lost: 4,
+            };
+            counters.segments_per_frame()
+        };
+        assert_eq!(frames(274_765, 137_684), 2);
+        assert_eq!(frames(147_596, 29_780), 5);
+        assert_eq!(frames(109_992, 109_992), 1);
+        assert_eq!(frames(0, 0), 1);
     }
 }

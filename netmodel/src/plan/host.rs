@@ -83,7 +83,7 @@ pub(super) fn sysctl(scope: Scope, key: &str, value: &str) -> Step {
 const GSO_HEADROOM: u32 = 320;
 
 /// The largest super-frame a host may send: what its own link and every link between switches still serialise in
-/// 250 µs. Links into hosts are left out: one slow host would make everybody's frames small.
+/// their `super_frame`. Links into hosts are left out: one slow host would make everybody's frames small.
 fn largest_frame(topology: &Topology, host: HostId) -> u32 {
     let between =
         |link: &&Link| matches!((link.from, link.to), (Place::Switch(_), Place::Switch(_)));
@@ -93,10 +93,14 @@ fn largest_frame(topology: &Topology, host: HostId) -> u32 {
         .fold(link_frame(topology.uplink(host)), u32::min)
 }
 
-/// What a link serialises in 250 µs; a traced one on average.
+/// What a link serialises in its `super_frame`; a traced one on average.
 fn link_frame(link: &Link) -> u32 {
     let rate = link.delivery.as_ref().map(|trace| trace.mean_rate());
-    rate.map_or(link.spec, LinkSpec::with_rate).gso_bytes()
+    let spec = LinkSpec {
+        rate: rate.or(link.spec.rate),
+        ..link.spec
+    };
+    spec.gso_bytes()
 }
 
 /// Frames of a TUN device's ring: a burst of 15 MB in frames of 4 KiB, as slow start sends it into an unshaped link. The

@@ -129,7 +129,7 @@ pub enum Step {
     Veth(VethPair),
     /// Create a TUN device in the host's namespace.
     Tun(TunPort),
-    /// Limit the super-frames of the host's card, so that its link is not given more than 250 µs at once.
+    /// Limit the super-frames of the host's card, so that its link is not given more than its `super_frame` at once.
     GsoMaxSize {
         /// The host.
         host: HostId,

@@ -1,5 +1,6 @@
 //! Changes of some of a link's properties, in absolute terms or relative to what holds.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,11 +9,11 @@ use crate::link::{Jitter, LinkSpec, Loss};
 use crate::units::{BitRate, ByteSize};
 
 /// A share of what holds, in thousandths of a percent, so that it is exact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Percent(u32);
 
 /// What a property becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Amount<T> {
     /// This.
     To(T),
@@ -21,7 +22,7 @@ pub enum Amount<T> {
 }
 
 /// Some of a link's properties; what is `None` stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Patch {
     /// The rate; to `None` is unshaped.
     pub rate: Option<Amount<Option<BitRate>>>,

@@ -17,6 +17,7 @@ fn mover(parallel: u32, parallel_per_host: u32) -> Mover {
         .collect();
     Mover::new(
         Limits {
+            outbound_per_host: None,
             parallel,
             parallel_per_host,
         },
@@ -64,6 +65,7 @@ fn each_reason_for_refusal_is_named() {
 #[test]
 fn vcpus_on_their_way_count() {
     let limits = Limits {
+        outbound_per_host: None,
         parallel: 1,
         parallel_per_host: 1,
     };
@@ -98,6 +100,7 @@ fn a_busy_host_does_not_hold_up_the_others() {
     let vms: Vec<_> = (0..4).map(|i| (HostId(i / 2), size(1))).collect();
     let mut m = Mover::new(
         Limits {
+            outbound_per_host: None,
             parallel: 2,
             parallel_per_host: 1,
         },

@@ -64,6 +64,14 @@ impl Engine {
         }
     }
 
+    /// Parameters were changed: in effect as in the original, of which only QEMU's can be.
+    pub fn set_parameters(&mut self, params: &MigrationParams) {
+        match self {
+            Self::Qemu(engine) => engine.set_parameters(params),
+            Self::Passes(_) => {}
+        }
+    }
+
     /// The statistics so far.
     #[must_use]
     pub fn statistics(&self) -> Statistics {

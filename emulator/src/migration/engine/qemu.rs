@@ -136,6 +136,18 @@ impl QemuEngine {
         }
     }
 
+    /// `migrate-set-parameters` while it runs. As in QEMU: `max-bandwidth` is the credit of the window
+    /// under way too; the downtime limit and the switchover bandwidth make the next window's
+    /// threshold; the throttle's are looked up when it next acts.
+    pub fn set_parameters(&mut self, params: &MigrationParams) {
+        self.max_bandwidth = params.max_bandwidth;
+        self.downtime_limit_ms = params.downtime_limit;
+        self.avail_switchover_bandwidth = params.avail_switchover_bandwidth;
+        if let Some(converge) = &mut self.converge {
+            converge.set_parameters(params.auto_converge);
+        }
+    }
+
     /// What to do at `now_ns`. The caller does it before it asks again.
     pub fn next(&mut self, now_ns: u64, observed: &Observed) -> Step {
         self.accepted_bytes = observed.accepted_bytes;

@@ -38,6 +38,11 @@ impl AutoConverge {
         }
     }
 
+    /// Parameters were changed; the throttle stays what it is until it next acts.
+    pub(super) fn set_parameters(&mut self, params: AutoConvergeParams) {
+        self.params = params;
+    }
+
     /// A period of at least a second is over: the throttle to set, if it changes.
     pub(super) fn look(&mut self, dirty_bytes: u64, sent_bytes: u64) -> Option<u8> {
         let sent = sent_bytes - std::mem::replace(&mut self.sent_before, sent_bytes);

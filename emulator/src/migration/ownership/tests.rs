@@ -247,3 +247,27 @@ fn whoever_comes_first_at_the_gate_decides() {
     assert!(!gate.abandon());
     assert_eq!(gate.side(), DestinationSide::Abandoned);
 }
+
+#[test]
+fn a_guest_whose_process_died_never_runs_there_again() {
+    use SourceEvent::*;
+    let alive = [
+        SourceSide::Running,
+        SourceSide::Paused,
+        SourceSide::Waiting,
+        SourceSide::Undecided,
+    ];
+    for side in alive {
+        assert_eq!(side.on(Crashed), (SourceSide::Dead, SourceAction::None));
+    }
+    let released = (SourceSide::Released, SourceAction::None);
+    assert_eq!(SourceSide::Released.on(Crashed), released, "it had gone");
+    let resolved = [Resolved { committed: false }, Resolved { committed: true }];
+    let events = [Pause, LastByte, Acknowledged, Refused, Failed];
+    for event in events.into_iter().chain(resolved) {
+        assert_eq!(
+            SourceSide::Dead.on(event),
+            (SourceSide::Dead, SourceAction::None)
+        );
+    }
+}

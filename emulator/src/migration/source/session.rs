@@ -16,8 +16,9 @@ use crate::clock::mono_ns;
 use crate::migration::engine::Engine;
 use crate::migration::engine::step::{Observed, PAGE_BYTES, Pass, Slice, Step};
 use crate::migration::ownership::{SourceAction, SourceEvent, SourceSide};
+use crate::migration::params::MigrationParams;
 use crate::migration::params::Reprotect;
-use crate::migration::record::{Decision, Phase, PhaseSpan, Round, ThrottleStep};
+use crate::migration::record::{Decision, ParameterStep, Phase, PhaseSpan, Round, ThrottleStep};
 use crate::migration::transport::{PageStream, Progress, prepare_socket};
 use crate::migration::wire::cloud_hypervisor::{self as cloud, Request};
 use crate::migration::wire::{Encoder, Format, Header, SHUT_BYTES, decode_shut, xen};
@@ -53,6 +54,11 @@ pub(super) struct Session<'a> {
     sections: u64,
     published_ns: u64,
     pub(super) throttles: Vec<ThrottleStep>,
+    /// As they are now.
+    params: MigrationParams,
+    pub(super) changes: Vec<ParameterStep>,
+    /// When the orchestrator stopped the guest, and where it was then.
+    pub(super) suspended: Option<(u64, GuestTime)>,
 }
 
 /// How often live figures are renewed within a pass.
@@ -101,6 +107,9 @@ impl<'a> Session<'a> {
             sections: 0,
             published_ns: begin_ns,
             throttles: Vec::new(),
+            params: job.params.clone(),
+            changes: Vec::new(),
+            suspended: None,
         }
     }
 
@@ -120,7 +129,8 @@ impl<'a> Session<'a> {
     ) -> Result<T, SourceError> {
         let begin_ns = mono_ns();
         self.observer.phase(phase, true, begin_ns);
-        let result = act(self);
+        self.observer.before_phase(phase);
+        let result = self.out.may_go_on().and_then(|()| act(self));
         let end_ns = mono_ns();
         self.phases.push(PhaseSpan {
             phase,
@@ -133,9 +143,10 @@ impl<'a> Session<'a> {
 
     /// Header, RAM list, dirty log. The first sync finds every page.
     fn handshake(&mut self) -> Result<(), SourceError> {
-        self.job.control.attach(&self.job.socket)?;
-        prepare_socket(&self.job.socket, self.job.congestion.as_deref())
-            .map_err(SourceError::Io)?;
+        self.job.control.attach(self.job.sockets())?;
+        for socket in self.job.sockets() {
+            prepare_socket(socket, self.job.congestion.as_deref()).map_err(SourceError::Io)?;
+        }
         let header = Header {
             migration: self.job.migration,
             vm_key: self.job.memory.vm_key(),
@@ -168,6 +179,7 @@ impl<'a> Session<'a> {
     fn rounds(&mut self) -> Result<(), SourceError> {
         loop {
             self.out.may_go_on()?;
+            self.obey();
             let observed = self.observed();
             let step = self.engine.next(mono_ns(), &observed);
             if let Some(decision) = self.engine.take_decision() {
@@ -189,10 +201,28 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// What an operator or the orchestrator wants changed.
+    fn obey(&mut self) {
+        if let Some(change) = self.job.control.take_parameters() {
+            change.apply(&mut self.params);
+            self.engine.set_parameters(&self.params);
+            let at_ns = mono_ns();
+            self.changes.push(ParameterStep { at_ns, change });
+        }
+        if self.suspended.is_none() && self.job.control.wants_suspended() {
+            let at_ns = mono_ns();
+            self.suspended = Some((at_ns, self.job.guest.pause()));
+            self.side = self.side.on(SourceEvent::Pause).0;
+        }
+    }
+
     /// The guest stops. Until the last byte is handed over, any failure lets it run again here.
     fn pause(&mut self) -> Result<GuestTime, SourceError> {
         self.stop_ns = Some(mono_ns());
-        let stopped_at = self.job.guest.pause();
+        let stopped_at = match self.suspended {
+            Some((_, stopped_at)) => stopped_at,
+            None => self.job.guest.pause(),
+        };
         self.side = self.side.on(SourceEvent::Pause).0;
         self.precopy_bytes = self.ram_bytes();
         self.publish("device");
@@ -304,6 +334,9 @@ impl<'a> Session<'a> {
                     ErrorKind::Interrupted => {}
                     ErrorKind::WouldBlock | ErrorKind::TimedOut => match deadline_ns {
                         None => self.out.may_go_on()?,
+                        Some(_) if self.job.control.broken().is_some() => {
+                            return Err(SourceError::Cancelled);
+                        }
                         Some(deadline_ns) if mono_ns() >= deadline_ns => {
                             return Err(SourceError::NoWord {
                                 ms: self.job.acknowledge_limit_ms,
@@ -330,11 +363,17 @@ impl<'a> Session<'a> {
             return SourceEnd::Completed;
         };
         self.end_ns = mono_ns();
-        self.side_on(SourceEvent::Failed);
+        if matches!(error, SourceError::Crashed) {
+            self.job.guest.crash();
+            self.side_on(SourceEvent::Crashed);
+        } else {
+            self.side_on(SourceEvent::Failed);
+        }
         if self.round.begin_ns > self.round.end_ns {
             self.end_round(self.end_ns); // the round it failed in counts too
         }
         match error {
+            _ if self.side == SourceSide::Dead => SourceEnd::Crashed,
             _ if self.side == SourceSide::Undecided => SourceEnd::Undecided,
             SourceError::Cancelled | SourceError::Deadline => SourceEnd::Cancelled,
             _ => SourceEnd::Failed,
@@ -387,6 +426,7 @@ impl<'a> Session<'a> {
             new_dirty_pages,
             ..Round::default()
         };
+        self.observer.before_round(number);
     }
 
     fn end_round(&mut self, at_ns: u64) {

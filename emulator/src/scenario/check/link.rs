@@ -42,6 +42,7 @@ pub(super) fn cable(value: &Value<'_>, base: Cable) -> Cable {
 fn direction(table: &Table<'_>, base: LinkSpec) -> LinkSpec {
     let overhead = table.get("overhead_bytes").and_then(|v| v.small(0..=1000));
     let overhead = overhead.and_then(|v| u16::try_from(v).ok());
+    let super_frame = table.get("super_frame").and_then(|v| super_frame(&v));
     let note = |source| {
         let key = table.name.clone();
         table
@@ -51,6 +52,7 @@ fn direction(table: &Table<'_>, base: LinkSpec) -> LinkSpec {
     let link = patch(table).apply(&base).map_err(note).unwrap_or(base);
     LinkSpec {
         overhead_bytes: overhead.unwrap_or(base.overhead_bytes),
+        super_frame: super_frame.unwrap_or(base.super_frame),
         ..link
     }
 }
@@ -75,6 +77,18 @@ pub(super) fn patch(table: &Table<'_>) -> Patch {
         queue: table.get("queue").and_then(|v| v.amount(bytes)),
         ecn_threshold: table.get("ecn").and_then(|v| v.amount(threshold)),
     }
+}
+
+/// Longest time of a super-frame: beyond it no rate that is shaped at all would have a limit.
+const SUPER_FRAME_MAX: Duration = Duration::from_secs(1);
+
+fn super_frame(value: &Value<'_>) -> Option<Duration> {
+    let time = Duration::from_nanos(value.time_ns()?);
+    if time.is_zero() || time > SUPER_FRAME_MAX {
+        value.out_of_bounds(show(time), "a time above 0 and of at most 1s");
+        return None;
+    }
+    Some(time)
 }
 
 /// Longest one-way delay: a minute is far beyond any network, and keeps round trips in bounds.

@@ -7,12 +7,14 @@ mod cables;
 mod content;
 mod demand;
 mod events;
+mod faults;
 mod guests;
 mod happenings;
 mod link;
 mod machines;
 mod moves;
 mod network;
+mod orchestrator;
 mod places;
 mod probes;
 mod room;
@@ -184,7 +186,9 @@ fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
     let probes = probes::read(root, &vms.names, &machines.names, internet);
     let migrations = moves::planned(root, &machines.names, &vms.names, duration_ns);
     spots.events = events::read(root, folder, &machines, &network, duration_ns);
-    let migration = moves::parameters(root);
+    let mut migration = moves::parameters(root);
+    let orchestrator = orchestrator::read(root, &mut migration);
+    let faults = faults::read(root, &network, &migration, duration_ns);
     let balancer = moves::balancer(root);
     spots.vms = vms.spans;
     let mut scenario = Scenario {
@@ -204,6 +208,8 @@ fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
         balancer,
         migrations,
         migration,
+        orchestrator,
+        faults,
     };
     let events = spots
         .events

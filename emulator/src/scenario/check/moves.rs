@@ -163,6 +163,7 @@ pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
             .unwrap_or(base.timeout_strategy),
         auto_converge: auto_converge(table),
         announce: announce(table),
+        ..base.clone()
     };
     let read = |table: &Table<'_>| {
         let params = read(table);
@@ -259,7 +260,7 @@ fn downtime_limit(table: &Table<'_>) -> Option<u64> {
 }
 
 /// A time in whole milliseconds, QEMU's resolution.
-fn ms(value: &Value<'_>) -> Option<u64> {
+pub(super) fn ms(value: &Value<'_>) -> Option<u64> {
     let ns = value.time_ns()?;
     if !ns.is_multiple_of(NS_PER_MS) {
         value.out_of_bounds(show_time(ns), "whole milliseconds, as QEMU counts");

@@ -93,6 +93,54 @@ fn threshold_is_one_window_times_the_limit() {
     assert_eq!(decision.threshold_bytes, 14_563_106);
 }
 
+/// `migrate-set-parameters` in the middle of a window: the credit is the new one's at once, the
+/// threshold changes with the next window.
+#[test]
+fn parameters_changed_on_the_way_act_as_in_qemu() {
+    let capped = MigrationParams {
+        max_bandwidth: 10_000_000,
+        ..params()
+    };
+    let mut engine = started(&capped);
+    assert!(matches!(
+        engine.next(0, &observed(90_000, 0)),
+        Step::SendSlice(_)
+    ));
+    // A tenth of 10 MB is the window's credit; it is spent.
+    assert_eq!(
+        engine.next(40 * MS, &observed(89_700, 1_100_000)),
+        Step::SleepUntil(100 * MS)
+    );
+    let changed = MigrationParams {
+        max_bandwidth: 50_000_000,
+        downtime_limit: 600,
+        ..capped
+    };
+    engine.set_parameters(&changed);
+    // 1.1 MB of 5 MB: there is credit again.
+    assert!(matches!(
+        engine.next(41 * MS, &observed(89_700, 1_100_000)),
+        Step::SendSlice(_)
+    ));
+    assert_eq!(engine.statistics().threshold_bytes, 0);
+    // 4,000,000 bytes in 100 ms for 600 ms.
+    assert!(matches!(
+        engine.next(100 * MS, &observed(89_000, 4_000_000)),
+        Step::SendSlice(_)
+    ));
+    assert_eq!(engine.statistics().threshold_bytes, 24_000_000);
+    // What is to be taken for the bandwidth: from the next window on.
+    let told = MigrationParams {
+        avail_switchover_bandwidth: 1_000_000,
+        ..changed
+    };
+    engine.set_parameters(&told);
+    let _ = engine.next(150 * MS, &observed(88_000, 6_000_000));
+    assert_eq!(engine.statistics().threshold_bytes, 24_000_000);
+    let _ = engine.next(200 * MS, &observed(88_000, 8_000_000));
+    assert_eq!(engine.statistics().threshold_bytes, 600_000);
+}
+
 #[test]
 fn a_full_slice_ends_after_more_than_50_ms_seen_at_pages_1_65_129() {
     let mut engine = started(&params());

@@ -1,0 +1,274 @@
+//! Every fault at the beginning of every phase, over loopback: who has the guest then, never two,
+//! and its next migration.
+
+use super::*;
+use crate::migration::faults::ParameterChange;
+use crate::migration::params::EngineKind;
+use crate::migration::record::{Owner, Phase};
+use crate::migration::source::Observer;
+use crate::migration::transport::Broken;
+use std::sync::atomic::AtomicBool;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blow {
+    SourceCrash,
+    DestinationCrash,
+    SourceReset,
+    DestinationReset,
+    Refuse,
+    Cancel,
+    /// The destination's host is known to be dead.
+    DestinationGone,
+}
+
+const BLOWS: [Blow; 7] = [
+    Blow::SourceCrash,
+    Blow::DestinationCrash,
+    Blow::SourceReset,
+    Blow::DestinationReset,
+    Blow::Refuse,
+    Blow::Cancel,
+    Blow::DestinationGone,
+];
+
+/// Strikes once, in the thread that comes to the place.
+struct Striker {
+    at: Phase,
+    blow: Blow,
+    source: Arc<SourceControl>,
+    destination: Arc<DestinationControl>,
+    there: Arc<TestGuest>,
+    struck: AtomicBool,
+}
+
+impl Striker {
+    fn strike(&self) {
+        assert!(
+            !self.struck.swap(true, Ordering::SeqCst),
+            "a phase begins once"
+        );
+        let crash = |guest: &TestGuest| SourceGuest::crash(guest);
+        match self.blow {
+            Blow::SourceCrash => self.source.break_off(Broken::Crashed),
+            Blow::SourceReset => self.source.break_off(Broken::Reset),
+            Blow::DestinationCrash => {
+                if self.destination.break_off(Broken::Crashed) {
+                    crash(&self.there);
+                }
+            }
+            Blow::DestinationReset => {
+                let committed = self.destination.break_off(Broken::Reset);
+                assert_eq!(committed, self.at == Phase::Resume);
+            }
+            Blow::Refuse => self.destination.refuse("no".to_owned()),
+            Blow::Cancel => {
+                assert_eq!(self.source.cancel(), self.at != Phase::Resume);
+            }
+            Blow::DestinationGone => {
+                let _ = self.destination.break_off(Broken::Reset);
+                self.source.break_off(Broken::PeerGone);
+            }
+        }
+    }
+}
+
+impl Observer for Striker {
+    fn before_phase(&self, phase: Phase) {
+        if phase == self.at {
+            self.strike();
+        }
+    }
+}
+
+/// A destination at which something happens between the commit and the word of it.
+struct Struck(Arc<TestGuest>, Arc<Striker>);
+
+impl DestinationGuest for Struck {
+    fn commit_and_resume(&self, state: VmState) -> Result<u64, CommitRefused> {
+        self.0.commit_and_resume(state)
+    }
+
+    fn resumed(&self) {
+        if self.1.at == Phase::Resume {
+            self.1.strike();
+        }
+    }
+}
+
+/// One migration with one blow; the manager's part is done as `run/book` does it. The owner.
+fn struck(world: &World, params: MigrationParams, at: Phase, blow: Blow) -> Owner {
+    let (client, server) = pair();
+    let source = world.source_job(params, client);
+    let control = Arc::<DestinationControl>::default();
+    let striker = Arc::new(Striker {
+        at,
+        blow,
+        source: Arc::clone(&source.control),
+        destination: Arc::clone(&control),
+        there: Arc::clone(&world.destination),
+        struck: AtomicBool::new(false),
+    });
+    let destination = DestinationJob {
+        guest: Arc::new(Struck(Arc::clone(&world.destination), Arc::clone(&striker))),
+        control: Arc::clone(&control),
+        ..world.destination_job(server)
+    };
+    let (mut sent, received) = std::thread::scope(|scope| {
+        let receiving = scope.spawn(move || run_destination(&destination));
+        let sent = run_source(&source, &*striker);
+        drop(source);
+        (sent, receiving.join().unwrap())
+    });
+    let what = format!("{blow:?} at {at:?}: {:?}", sent.report.error);
+    assert!(striker.struck.load(Ordering::SeqCst), "{what}");
+    let committed = control.abandon();
+    assert_eq!(committed, received.report.resumed_ns.is_some(), "{what}");
+    if matches!(sent.end, SourceEnd::Completed | SourceEnd::Undecided) {
+        sent.resolve(&*world.source, committed);
+    }
+    let (here, there) = (world.source.runs(), world.destination.runs());
+    assert!(!(here && there), "{what}: two copies");
+    let owner = match (here, there) {
+        (true, _) => Owner::Source,
+        (_, true) => Owner::Destination,
+        _ => Owner::Lost,
+    };
+    let crashed = match blow {
+        Blow::SourceCrash => sent.end == SourceEnd::Crashed,
+        Blow::DestinationCrash => committed,
+        _ => false,
+    };
+    assert!(
+        owner != Owner::Lost || crashed,
+        "{what}: lost for no reason"
+    );
+    owner
+}
+
+fn expected(at: Phase, blow: Blow) -> Owner {
+    match (at, blow) {
+        (Phase::Resume, Blow::DestinationCrash) => Owner::Lost,
+        (Phase::Resume, _) => Owner::Destination,
+        (_, Blow::SourceCrash) => Owner::Lost,
+        _ => Owner::Source,
+    }
+}
+
+fn fast(engine: EngineKind) -> MigrationParams {
+    MigrationParams {
+        engine,
+        load_time: 1,
+        ..MigrationParams::default()
+    }
+}
+
+#[test]
+fn every_fault_at_every_phase_leaves_one_owner_or_a_reason() {
+    for engine in [
+        EngineKind::Qemu,
+        EngineKind::Xen,
+        EngineKind::CloudHypervisor,
+    ] {
+        for &at in Phase::ALL {
+            for blow in BLOWS {
+                let world = World::new(1.0);
+                let owner = struck(&world, fast(engine), at, blow);
+                assert_eq!(owner, expected(at, blow), "{engine:?}: {blow:?} at {at:?}");
+                match owner {
+                    Owner::Source => world.next_migration_succeeds(),
+                    // What arrived goes back.
+                    Owner::Destination => World {
+                        source: Arc::clone(&world.destination),
+                        destination: Arc::clone(&world.source),
+                        ..world
+                    }
+                    .next_migration_succeeds(),
+                    Owner::Lost | Owner::Stranded => {
+                        assert_eq!(world.running.load(Ordering::SeqCst), 0);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_crash_resets_the_connection_and_says_so() {
+    let world = World::new(1.0);
+    let (client, mut server) = pair();
+    let source = world.source_job(params(), client);
+    source.control.break_off(Broken::Crashed);
+    let sent = run_source(&source, &NoObserver);
+    drop(source);
+    assert_eq!(
+        (sent.end, sent.side),
+        (SourceEnd::Crashed, SourceSide::Dead)
+    );
+    assert!(sent.report.error.unwrap().contains("died"));
+    let mut word = [0; 1];
+    let error = server.read(&mut word).expect_err("it was reset");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// A guest that would never fit is stopped by the orchestrator, and then it does.
+#[test]
+fn a_suspended_guest_converges_and_its_outage_counts_from_there() {
+    let world = World::new(50.0);
+    let slow = MigrationParams {
+        max_bandwidth: 20_000_000,
+        downtime_limit: 10,
+        ..params()
+    };
+    let (client, server) = pair();
+    let source = world.source_job(slow, client);
+    let destination = world.destination_job(server);
+    let (sent, received) = std::thread::scope(|scope| {
+        let receiving = scope.spawn(|| run_destination(&destination));
+        let sending = scope.spawn(|| run_source(&source, &NoObserver));
+        while source.control.progress().round < 1 && !sending.is_finished() {
+            std::thread::yield_now();
+        }
+        source.control.suspend();
+        (sending.join().unwrap(), receiving.join().unwrap())
+    });
+    assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+    assert_verified(&received, 0);
+    let report = &sent.report;
+    let suspended_ns = report.suspended_ns.expect("it was");
+    assert!(suspended_ns <= report.stop_ns.unwrap());
+    assert!(world.destination.runs() && !world.source.runs());
+}
+
+#[test]
+fn parameters_changed_on_the_way_take_effect_on_the_way() {
+    let world = World::new(0.0);
+    let slow = MigrationParams {
+        max_bandwidth: 1_000_000,
+        ..params()
+    };
+    let (client, server) = pair();
+    let source = world.source_job(slow, client);
+    let destination = world.destination_job(server);
+    let began_ns = mono_ns();
+    let sent = std::thread::scope(|scope| {
+        scope.spawn(|| run_destination(&destination));
+        let sending = scope.spawn(|| run_source(&source, &NoObserver));
+        while source.control.progress().transferred_bytes < 200_000 {
+            std::thread::yield_now();
+        }
+        let change = ParameterChange {
+            max_bandwidth: Some(0),
+            ..ParameterChange::default()
+        };
+        source.control.set_parameters(change);
+        sending.join().unwrap()
+    });
+    assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+    let [step] = sent.report.parameters[..] else {
+        panic!("{:?}", sent.report.parameters);
+    };
+    assert_eq!(step.change.max_bandwidth, Some(0));
+    // 16 MiB at 1 MB/s take 16 s.
+    let took_ns = sent.report.end_ns - began_ns;
+    assert!(took_ns < 10_000_000_000, "{took_ns}");
+}

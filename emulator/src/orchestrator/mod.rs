@@ -1,0 +1,153 @@
+//! What stands above an engine and has patience for it: the orchestrators' policies. Pure.
+//!
+//! Inside: when a migration that takes too long is cancelled, suspended or switched to post-copy, and
+//! when its downtime limit is raised; each as its original decides, with the original's defaults. Time
+//! is an argument. Never inside: doing any of it (`run/patience`), engines' own decisions.
+
+mod kubevirt;
+mod libvirt;
+mod nova;
+#[cfg(test)]
+mod tests;
+
+pub use kubevirt::KubevirtParams;
+pub use libvirt::{LibvirtParams, OnTimeout};
+pub use nova::{NovaParams, TimeoutAction};
+
+use crate::balance::moves::Limits;
+use kubevirt::Kubevirt;
+use libvirt::Libvirt;
+use nova::Nova;
+use serde::{Deserialize, Serialize};
+
+const NS_PER_MS: u64 = 1_000_000;
+const GIB: u64 = 1 << 30;
+
+/// Whose policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OrchestratorSpec {
+    /// `completion-timeout` of `[migration]`, and nothing else.
+    #[default]
+    Timeout,
+    /// KubeVirt's.
+    Kubevirt(KubevirtParams),
+    /// Nova's.
+    Nova(NovaParams),
+    /// That of `virsh migrate --timeout`.
+    Libvirt(LibvirtParams),
+}
+
+impl OrchestratorSpec {
+    /// Its name in scenarios.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Kubevirt(_) => "kubevirt",
+            Self::Nova(_) => "nova",
+            Self::Libvirt(_) => "libvirt",
+        }
+    }
+
+    /// How many migrations it lets run at once, where it has limits of its own.
+    #[must_use]
+    pub fn limits(&self, of_scenario: Limits) -> Limits {
+        match self {
+            Self::Kubevirt(params) => Limits {
+                parallel: params.parallel_migrations_per_cluster,
+                parallel_per_host: u32::MAX,
+                outbound_per_host: Some(params.parallel_outbound_migrations_per_node),
+            },
+            _ => of_scenario,
+        }
+    }
+
+    /// Whether it may switch a migration to post-copy.
+    #[must_use]
+    pub fn wants_postcopy(&self) -> bool {
+        match self {
+            Self::Timeout => false,
+            Self::Kubevirt(params) => params.allow_post_copy,
+            Self::Nova(params) => {
+                params.live_migration_timeout_action == TimeoutAction::ForceComplete
+                    && params.live_migration_permit_post_copy
+            }
+            Self::Libvirt(params) => params.on_timeout == OnTimeout::Postcopy,
+        }
+    }
+
+    /// How often it looks, ns; `None`: never.
+    #[must_use]
+    pub fn poll_ns(&self) -> Option<u64> {
+        match self {
+            Self::Timeout => None,
+            Self::Kubevirt(_) => Some(kubevirt::POLL_MS * NS_PER_MS),
+            Self::Nova(_) => Some(nova::POLL_MS * NS_PER_MS),
+            Self::Libvirt(_) => Some(libvirt::POLL_MS * NS_PER_MS),
+        }
+    }
+}
+
+/// What it sees of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Look {
+    /// Bytes known dirty.
+    pub remaining_bytes: u64,
+}
+
+/// What it does about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deed {
+    /// Cancels the migration.
+    Abort {
+        /// Why.
+        why: String,
+    },
+    /// Stops the guest at the source and lets the migration finish.
+    Suspend,
+    /// Lets the guest run at the destination at once, and fetch what it lacks.
+    StartPostcopy,
+    /// Raises the downtime limit, ms.
+    DowntimeLimit(u64),
+}
+
+/// The policy at work on one migration.
+#[derive(Debug, Clone)]
+pub struct Patience(Of);
+
+#[derive(Debug, Clone)]
+enum Of {
+    Kubevirt(Kubevirt),
+    Nova(Nova),
+    Libvirt(Libvirt),
+}
+
+impl Patience {
+    /// A migration of so much RAM that begins now; `None` where there is no policy.
+    #[must_use]
+    pub fn new(spec: &OrchestratorSpec, ram_bytes: u64, now_ns: u64) -> Option<Self> {
+        Some(Self(match spec {
+            OrchestratorSpec::Timeout => return None,
+            OrchestratorSpec::Kubevirt(params) => {
+                Of::Kubevirt(Kubevirt::new(*params, ram_bytes, now_ns))
+            }
+            OrchestratorSpec::Nova(params) => Of::Nova(Nova::new(*params, ram_bytes, now_ns)),
+            OrchestratorSpec::Libvirt(params) => Of::Libvirt(Libvirt::new(*params, now_ns)),
+        }))
+    }
+
+    /// Looks; to be asked every [`OrchestratorSpec::poll_ns`].
+    pub fn look(&mut self, now_ns: u64, seen: Look) -> Option<Deed> {
+        match &mut self.0 {
+            Of::Kubevirt(policy) => policy.look(now_ns, seen),
+            Of::Nova(policy) => policy.look(now_ns),
+            Of::Libvirt(policy) => policy.look(now_ns),
+        }
+    }
+}
+
+/// RAM in whole GiB, at least so many.
+fn gib(ram_bytes: u64, least: u64) -> u64 {
+    ram_bytes.div_ceil(GIB).max(least)
+}

@@ -1,0 +1,344 @@
+//! Fault plans of scenarios through the whole program: every phase, every fault; who owns the VM,
+//! never two copies, and the next migration.
+//!
+//! A selection runs always; the whole matrix with `--ignored` (docs/validation.md has its figures).
+
+use migbed::event::{Event, EventKind};
+use migbed::migration::record::{MigrationRecord, Owner, Phase, Status};
+use migbed_tests::{Before, Sandbox, Seen, json_file, seen, turn};
+use nix::sys::signal::Signal;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Three hosts; `vm` leaves h1 for h2 at 2 s of trace time, 0.3 s on the wire, and goes on to h3
+/// at 12 s from wherever it is then.
+const MOVES: &str = r#"
+name = "faults"
+seed = 3
+duration = "14s"
+
+[network]
+link = { rate = "400Mbit", queue = "512KB" }
+
+[[hosts]]
+name = "h"
+count = 3
+cores = 2
+ram = "1GiB"
+
+[[vms]]
+name = "vm"
+ram = "32MiB"
+resident = "8MiB"
+cpu = { cores = 0.5 }
+writes = { classes = [{ pages = 500, rate = 1.0 }] }
+host = "h1"
+
+[[vms]]
+name = "stays"
+ram = "16MiB"
+host = "h3"
+
+[[migrations]]
+at = "2s"
+vm = "vm"
+to = "h2"
+
+[[migrations]]
+at = "12s"
+vm = "vm"
+to = "h3"
+"#;
+
+/// A fault as it stands in a scenario, and who owns the VM after it, before and from the resume on.
+struct Case {
+    says: &'static str,
+    before: Owner,
+    after: Owner,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        says: "do = \"vm-crash\"\nof = \"source\"",
+        before: Owner::Lost,
+        after: Owner::Destination,
+    },
+    Case {
+        says: "do = \"vm-crash\"\nof = \"destination\"",
+        before: Owner::Source,
+        after: Owner::Lost,
+    },
+    Case {
+        says: "do = \"host-power-loss\"\nof = \"source\"\nsilence = \"300ms\"",
+        before: Owner::Lost,
+        after: Owner::Destination,
+    },
+    Case {
+        says: "do = \"host-power-loss\"\nof = \"destination\"\nsilence = \"300ms\"",
+        before: Owner::Source,
+        after: Owner::Lost,
+    },
+    Case {
+        says: "do = \"host-power-loss\"\nof = \"source\"\nsilence = \"300ms\"\nfenced = false",
+        before: Owner::Stranded,
+        after: Owner::Destination,
+    },
+    Case {
+        says: "do = \"controller-crash\"\ndown_for = \"200ms\"",
+        before: Owner::Destination,
+        after: Owner::Destination,
+    },
+    Case {
+        says: "do = \"link-cut\"\nrestored_after = \"300ms\"",
+        before: Owner::Destination,
+        after: Owner::Destination,
+    },
+    Case {
+        says: "do = \"link-change\"\nrate = \"25%\"",
+        before: Owner::Destination,
+        after: Owner::Destination,
+    },
+    Case {
+        says: "do = \"connection-reset\"",
+        before: Owner::Source,
+        after: Owner::Destination,
+    },
+    Case {
+        says: "do = \"connection-reset\"\nof = \"destination\"",
+        before: Owner::Source,
+        after: Owner::Destination,
+    },
+    Case {
+        says: "do = \"destination-refuses\"",
+        before: Owner::Source,
+        after: Owner::Destination,
+    },
+    Case {
+        says: "do = \"cancel\"",
+        before: Owner::Source,
+        after: Owner::Destination,
+    },
+    Case {
+        says: "do = \"set-parameters\"\nparameters = { downtime-limit = \"100ms\" }",
+        before: Owner::Destination,
+        after: Owner::Destination,
+    },
+];
+
+fn plan(says: &str, phase: Phase) -> String {
+    format!(
+        "\n[[faults]]\nmigration = 1\nat_phase = \"{}\"\n{says}\n",
+        phase.name()
+    )
+}
+
+/// At every instant at most one copy runs, told from the events alone: where guests are placed,
+/// stop and run, and hosts that go.
+fn never_two(events: &Seen, what: &str) {
+    let mut order: Vec<&Event> = events.0.iter().collect();
+    order.sort_by_key(|event| event.mono_ns);
+    let mut running: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+    let mut placed = BTreeSet::new();
+    for event in order {
+        match &event.kind {
+            EventKind::Placed { vm, host } => {
+                // The first says where it begins; later ones where it has come to.
+                if placed.insert(vm.0) {
+                    running.entry(vm.0).or_default().insert(host.0);
+                }
+            }
+            EventKind::GuestRuns { vm, host, runs } => {
+                let on = running.entry(vm.0).or_default();
+                if *runs {
+                    on.insert(host.0);
+                } else {
+                    on.remove(&host.0);
+                }
+            }
+            EventKind::HostLost { host } => {
+                running.values_mut().for_each(|on| drop(on.remove(&host.0)));
+            }
+            EventKind::FaultStruck { struck, .. } if struck.action == "host-power-loss" => {
+                let dark = struck.host.expect("of one end").0;
+                running.values_mut().for_each(|on| drop(on.remove(&dark)));
+            }
+            _ => {}
+        }
+        for (vm, on) in &running {
+            assert!(on.len() <= 1, "{what}: VM {vm} runs on {on:?}");
+        }
+    }
+}
+
+fn strikes(events: &Seen) -> Vec<(String, String)> {
+    let struck = |event: &Event| match &event.kind {
+        EventKind::FaultStruck { struck, .. } => Some((struck.action.clone(), struck.when.clone())),
+        _ => None,
+    };
+    events.0.iter().filter_map(struck).collect()
+}
+
+/// The second migration, of a VM that is still there.
+fn next_one_succeeds(records: &BTreeMap<u32, MigrationRecord>, what: &str) {
+    let next = records
+        .get(&2)
+        .unwrap_or_else(|| panic!("{what}: no second migration"));
+    assert_eq!(next.status, Status::Completed, "{what}: {:?}", next.error);
+    assert!(next.verified, "{what}");
+    assert_eq!(next.owner, Owner::Destination, "{what}");
+}
+
+/// Runs one case and looks at everything.
+fn runs(case: &Case, phase: Phase) {
+    let what = format!("{} at {}", case.says.replace('\n', ", "), phase.name());
+    let sandbox = Sandbox::new();
+    let before = Before::now();
+    let scenario = format!("{MOVES}{}", plan(case.says, phase));
+    let path = sandbox.file("faults.toml", scenario);
+    let running = sandbox.start_scenario(&path, &[]);
+    let (_, processes, namespaces) = running.holds(3);
+    let finished = running.finish();
+    assert_eq!(finished.code, Some(0), "{what}: {}", finished.stderr);
+    before.nothing_left(&sandbox, &processes, &namespaces, &["out"]);
+    let events = seen(&sandbox.work().join("out"));
+    never_two(&events, &what);
+    let records = events.records();
+    let first = &records[&1];
+    let owner = if phase == Phase::Resume {
+        case.after
+    } else {
+        case.before
+    };
+    assert_eq!(first.owner, owner, "{what}: {first:?}");
+    assert_eq!(first.faults.len(), 1, "{what}: {:?}", first.faults);
+    assert_eq!(
+        strikes(&events),
+        [(
+            first.faults[0].action.clone(),
+            format!("phase {}", phase.name())
+        )],
+        "{what}"
+    );
+    assert!(first.faults[0].held_ns.is_some(), "{what}");
+    match owner {
+        Owner::Source => {
+            assert!(first.error.is_some(), "{what}");
+            next_one_succeeds(&records, &what);
+        }
+        Owner::Destination => {
+            assert!(first.verified, "{what}: {:?}", first.destination_report);
+            next_one_succeeds(&records, &what);
+        }
+        Owner::Lost | Owner::Stranded => {
+            assert!(first.error.is_some(), "{what}: it is not said why");
+            assert!(!records.contains_key(&2), "{what}: it is gone");
+        }
+    }
+}
+
+#[test]
+fn faults_strike_where_they_are_planned() {
+    let Some(_turn) = turn("faults_strike_where_they_are_planned") else {
+        return;
+    };
+    // Each fault once, over all phases; the whole matrix is the test below.
+    for (index, case) in CASES.iter().enumerate() {
+        runs(case, Phase::ALL[index % Phase::ALL.len()]);
+    }
+}
+
+#[test]
+#[ignore = "minutes; docs/validation.md has its figures"]
+fn every_phase_with_every_fault() {
+    let Some(_turn) = turn("every_phase_with_every_fault") else {
+        return;
+    };
+    let mut done = 0;
+    for case in CASES {
+        for &phase in Phase::ALL {
+            runs(case, phase);
+            done += 1;
+        }
+    }
+    println!("{done} pairs of fault and phase, none doubled, none lost without a reason");
+}
+
+#[test]
+fn a_cancelled_run_leaves_the_vm_at_its_source_in_every_phase() {
+    let test = "a_cancelled_run_leaves_the_vm_at_its_source_in_every_phase";
+    let Some(_turn) = turn(test) else {
+        return;
+    };
+    // A cut link holds it in the phase; the interrupt comes meanwhile.
+    for phase in [
+        Phase::Handshake,
+        Phase::Rounds,
+        Phase::FinalRound,
+        Phase::State,
+    ] {
+        let what = phase.name();
+        let sandbox = Sandbox::new();
+        let before = Before::now();
+        let slow = MOVES.replace("400Mbit", "20Mbit").replace("14s", "60s");
+        let path = sandbox.file(
+            "faults.toml",
+            format!("{slow}{}", plan("do = \"link-cut\"", phase)),
+        );
+        let mut running = sandbox.start_scenario(&path, &[]);
+        let (tree, processes, namespaces) = running.holds(3);
+        let out = sandbox.work().join("out");
+        running.until(&out, |kind| matches!(kind, EventKind::FaultStruck { .. }));
+        tree.migbed.signal(Signal::SIGINT);
+        let _ = running.finish().expect_code(130);
+        before.nothing_left(&sandbox, &processes, &namespaces, &["out"]);
+        let events = seen(&out);
+        never_two(&events, what);
+        let first = &events.records()[&1];
+        assert_eq!(
+            (first.status, first.owner),
+            (Status::Cancelled, Owner::Source),
+            "{what}: {first:?}"
+        );
+        assert_eq!(json_file(&out.join("run.json"))["outcome"], "interrupted");
+    }
+}
+
+#[test]
+fn a_controller_that_crashes_in_any_phase_learns_from_the_hosts() {
+    let test = "a_controller_that_crashes_in_any_phase_learns_from_the_hosts";
+    let Some(_turn) = turn(test) else {
+        return;
+    };
+    for &phase in Phase::ALL {
+        let what = phase.name();
+        let sandbox = Sandbox::new();
+        let says = "do = \"controller-crash\"\ndown_for = \"700ms\"";
+        let path = sandbox.file("faults.toml", format!("{MOVES}{}", plan(says, phase)));
+        let _ = sandbox.run_scenario(&path, &[]).expect_code(0);
+        let events = seen(&sandbox.work().join("out"));
+        never_two(&events, what);
+        let at = |wanted: fn(&EventKind) -> bool| {
+            events
+                .0
+                .iter()
+                .find(|event| wanted(&event.kind))
+                .map(|event| event.mono_ns)
+        };
+        let crashed = at(|kind| matches!(kind, EventKind::ControllerCrashed));
+        let back = at(|kind| {
+            matches!(
+                kind,
+                EventKind::ControllerRecovered {
+                    hosts: 3,
+                    migrations: 1
+                }
+            )
+        });
+        let away_ns = back.expect(what) - crashed.expect(what);
+        assert!(away_ns >= 700_000_000, "{what}: {away_ns}");
+        let records = events.records();
+        assert!(records[&1].verified, "{what}");
+        // Its account was with its host, not with the manager.
+        assert!(records[&1].source_report.is_some(), "{what}");
+        next_one_succeeds(&records, what);
+    }
+}
