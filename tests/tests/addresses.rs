@@ -13,7 +13,7 @@ duration = "20s"
 
 [network]
 link = {{ rate = "100Mbit", delay = "1ms", queue = "128KB" }}
-internet = {{ rate = "100Mbit", delay = "1ms" }}
+internet = {{ link = {{ rate = "100Mbit", delay = "1ms" }} }}
 
 [[hosts]]
 name = "h"

@@ -23,6 +23,7 @@ mod services;
 mod span;
 mod traffic;
 
+pub(crate) use self::services::ports;
 pub use self::span::SERVICE_MARGIN_NS;
 use crate::balance;
 use crate::clock::{mono_ns, unix_s};

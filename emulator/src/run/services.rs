@@ -41,7 +41,7 @@ pub(super) struct ServiceBook {
 }
 
 /// VMs with an address of their own: those that answer, ask or are probed.
-pub(super) fn ports(scenario: &Scenario) -> BTreeSet<VmId> {
+pub(crate) fn ports(scenario: &Scenario) -> BTreeSet<VmId> {
     let ends = scenario.services.iter();
     let ends = ends.flat_map(|service| [Endpoint::Vm(service.server), service.client]);
     let vms = ends.filter_map(|end| match end {
