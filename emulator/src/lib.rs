@@ -15,6 +15,7 @@ pub mod computer;
 pub mod control;
 pub mod event;
 pub mod ids;
+pub mod incident;
 pub mod lone;
 pub mod machine;
 pub mod migration;

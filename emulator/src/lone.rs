@@ -23,7 +23,7 @@ use netmodel::link::LinkSpec;
 use netmodel::topology::{Cable, Topology};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use traces::class::{Coupling, Locality, PageClass};
+use traces::class::{Coupling, Locality, PageClass, PhasedClasses};
 use traces::content::ContentProfile;
 use traces::units::PAGE_SIZE;
 
@@ -72,6 +72,8 @@ pub fn classes(pattern: Pattern, pages: u32, rate_pps: f64) -> Vec<PageClass> {
 pub enum Writes {
     /// These classes; none is an idle VM.
     Classes(Vec<PageClass>),
+    /// Class sets one after another, round and round.
+    Phases(PhasedClasses),
     /// A recording: its CPU demand, and its sets of pages or classes fitted to them.
     Recording {
         /// The file.
@@ -86,7 +88,7 @@ const RECORDING: &str = "recording";
 
 impl Writes {
     /// The VM's CPU demand and writes, and the traces they name.
-    fn sources(&self) -> (CpuSource, WriteSource, BTreeMap<String, TraceSource>) {
+    fn sources(&self, cpu_milli: u32) -> (CpuSource, WriteSource, BTreeMap<String, TraceSource>) {
         let recording = || RECORDING.to_owned();
         let (path, fitted) = match self {
             Self::Classes(classes) => {
@@ -95,7 +97,11 @@ impl Writes {
                 } else {
                     WriteSource::Classes(classes.clone())
                 };
-                return (CpuSource::Constant(0), writes, BTreeMap::new());
+                return (CpuSource::Constant(cpu_milli), writes, BTreeMap::new());
+            }
+            Self::Phases(phases) => {
+                let writes = WriteSource::Phases(phases.clone());
+                return (CpuSource::Constant(cpu_milli), writes, BTreeMap::new());
             }
             Self::Recording { path, fitted } => (path.clone(), *fitted),
         };
@@ -123,6 +129,8 @@ pub struct Lone {
     pub resident_bytes: u64,
     /// How many of them lie at the top of RAM.
     pub resident_high_bytes: u64,
+    /// CPU time it wants, thousandths of a core; a recording says its own.
+    pub cpu_milli: u32,
     /// What writes.
     pub writes: Writes,
     /// What pages hold.
@@ -139,6 +147,8 @@ pub struct Lone {
     pub seed: u64,
     /// How long the guest has been writing when the migration begins, ns.
     pub warm_up_ns: u64,
+    /// Space scale k.
+    pub scale: u32,
     /// Whether to measure the link first.
     pub calibrate: bool,
     /// What carries the network; `None` is any that can.
@@ -151,7 +161,7 @@ pub struct Lone {
 
 impl Lone {
     /// The scenario: two hosts, of which only the first one's link is shaped, so that every packet
-    /// crosses exactly one link each way.
+    /// crosses exactly one link each way. A rate kept at the source is the way out's alone.
     #[must_use]
     pub fn scenario(&self) -> Scenario {
         let open = LinkSpec {
@@ -163,7 +173,7 @@ impl Lone {
         let idle_bytes = u64::from(self.company.flows) * PAGE_SIZE;
         let ram_bytes = u64::from(moving) * self.ram_bytes + idle_bytes;
         let host = |name: &str| HostSpec::new(name, moving, ram_bytes);
-        let (cpu, writes, traces) = self.writes.sources();
+        let (cpu, writes, traces) = self.writes.sources(self.cpu_milli);
         let vm = VmSpec {
             name: "vm".to_owned(),
             vcpus: 1,
@@ -184,8 +194,15 @@ impl Lone {
         };
         let mut vms = several(&vm, moving);
         let flows = self.company.flows(&vm, &mut vms);
+        let cable = Cable {
+            up: self.link,
+            down: match self.link.is_shaped_at_source() {
+                true => self.link.in_fabric(),
+                false => self.link,
+            },
+        };
         let topology = Topology::star([
-            ("source".to_owned(), Cable::symmetric(self.link)),
+            ("source".to_owned(), cable),
             ("destination".to_owned(), Cable::symmetric(open)),
         ])
         .expect("two hosts of different names on one switch");
@@ -193,7 +210,7 @@ impl Lone {
         Scenario {
             name: "migrate".to_owned(),
             seed: self.seed,
-            scale: 1,
+            scale: self.scale,
             divided_by: 1,
             pace: Pace::Warp,
             duration_ns: change_ns.max(self.warm_up_ns).max(1),

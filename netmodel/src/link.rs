@@ -48,6 +48,25 @@ pub struct LinkSpec {
     /// Whether the link carries anything: what is sent into a link that is down is dropped, what is on it arrives.
     #[serde(default = "default_up")]
     pub up: bool,
+    /// Where its rate is kept.
+    #[serde(default)]
+    pub shaper_at: ShaperAt,
+}
+
+/// Where a link's rate is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ShaperAt {
+    /// In the fabric: the sender sees nothing of the queue but delay and drops, as of a network.
+    #[default]
+    Fabric,
+    /// On the sending host's own device, by the kernel's TBF, whose queue is the link's: what waits there is still charged
+    /// to the sender's socket, so that TCP small queues keep it short. To reproduce measurements that were shaped so
+    /// (`tc qdisc add dev eth0 root tbf …`); a real network is not like that. Only for the way out of a host.
+    SourceEgress {
+        /// Depth of the token bucket.
+        burst: ByteSize,
+    },
 }
 
 /// How a one-way delay varies.
@@ -174,6 +193,7 @@ impl Default for LinkSpec {
             overhead_bytes: OVERHEAD_ETHERNET,
             super_frame: default_super_frame(),
             up: true,
+            shaper_at: ShaperAt::Fabric,
         }
     }
 }
@@ -186,6 +206,33 @@ impl LinkSpec {
             rate: Some(rate),
             ..Self::default()
         }
+    }
+
+    /// What of it the fabric has to do: all but a rate that is kept at the source.
+    #[must_use]
+    pub fn in_fabric(&self) -> Self {
+        match self.shaper_at {
+            ShaperAt::Fabric => *self,
+            ShaperAt::SourceEgress { .. } => Self {
+                rate: None,
+                ecn_threshold: None,
+                shaper_at: ShaperAt::Fabric,
+                ..*self
+            },
+        }
+    }
+
+    /// Whether its rate is kept on the sending host's device.
+    #[must_use]
+    pub fn is_shaped_at_source(&self) -> bool {
+        self.rate.is_some() && self.shaper_at != ShaperAt::Fabric
+    }
+
+    /// The usual bucket of a TBF of this rate: 2 ms of it, at least 32 KiB.
+    #[must_use]
+    pub fn usual_burst(rate: BitRate) -> ByteSize {
+        let bytes = rate.bytes_in(Duration::from_millis(2)).max(32 << 10);
+        ByteSize::from_bytes(bytes)
     }
 
     /// Nothing to emulate: packets pass at once.
@@ -213,9 +260,13 @@ impl LinkSpec {
     }
 
     /// Largest super-frame to let onto this link, in IP bytes: what it serialises in `super_frame`, at least two segments,
-    /// at most what a GSO packet can be.
+    /// at most what a GSO packet can be. A device that shapes by itself is left what it has: TBF cuts what its bucket does
+    /// not hold.
     #[must_use]
     pub fn gso_bytes(&self) -> u32 {
+        if self.is_shaped_at_source() {
+            return GSO_LARGEST;
+        }
         let smallest = 2 * u64::from(MTU);
         let bytes = self.rate.map_or(u64::from(GSO_LARGEST), |rate| {
             rate.bytes_in(self.super_frame)
@@ -258,6 +309,11 @@ impl fmt::Display for LinkSpec {
                 "{rate}, queue {}, +{} B",
                 self.queue, self.overhead_bytes
             )?,
+        }
+        if let (ShaperAt::SourceEgress { burst }, true) =
+            (self.shaper_at, self.is_shaped_at_source())
+        {
+            write!(f, ", by TBF on the sender's device, burst {burst}")?;
         }
         if !self.delay.is_zero() {
             write!(f, ", delay {:?}", self.delay)?;
@@ -341,6 +397,31 @@ mod tests {
         };
         let expected = "100Mbit, queue 512KiB, +38 B, delay 4ms, loss 0.1%, down";
         assert_eq!(spec.to_string(), expected);
+    }
+
+    #[test]
+    fn a_rate_kept_at_the_source_is_not_the_fabrics() {
+        let rate = BitRate::from_bps(500_000_000).unwrap();
+        let burst = LinkSpec::usual_burst(rate);
+        assert_eq!(burst.bytes(), 125_000);
+        let slow = BitRate::from_bps(100_000_000).unwrap();
+        assert_eq!(LinkSpec::usual_burst(slow).bytes(), 32_768);
+        let spec = LinkSpec {
+            delay: Duration::from_millis(1),
+            shaper_at: ShaperAt::SourceEgress { burst },
+            ..LinkSpec::with_rate(rate)
+        };
+        assert!(spec.is_shaped_at_source() && !spec.in_fabric().is_shaped_at_source());
+        assert_eq!(spec.in_fabric().rate, None);
+        assert_eq!(spec.in_fabric().delay, spec.delay);
+        assert_eq!(spec.gso_bytes(), GSO_LARGEST);
+        let text = spec.to_string();
+        assert!(
+            text.contains("by TBF on the sender's device, burst 125kB"),
+            "{text}"
+        );
+        let plain = LinkSpec::with_rate(rate);
+        assert_eq!(plain.in_fabric(), plain);
     }
 
     #[test]

@@ -98,14 +98,15 @@ impl Plan {
     }
 
     /// The same plan with ports of a kind, if its backend has ports. [`PortKind::Auto`] leaves what is laid out (packet
-    /// sockets, unless it was asked for others before) and lets the fabric choose.
+    /// sockets, unless it was asked for others before) and lets the fabric choose. Where a host's card shapes what it sends they stay
+    /// packet sockets: TBF counts the Ethernet header of each segment, and a TUN device has none.
     #[must_use]
     pub fn with_ports(self, kind: PortKind) -> Self {
         let this = Self {
             ports: kind,
             ..self
         };
-        if kind != PortKind::Tun || this.backend != BackendKind::Relay {
+        if kind != PortKind::Tun || this.backend != BackendKind::Relay || this.shapes_at_source() {
             return this;
         }
         let turn = |step| match step {
@@ -122,6 +123,13 @@ impl Plan {
         };
         let steps = this.steps.into_iter().filter_map(turn).collect();
         Self { steps, ..this }
+    }
+
+    /// Whether a host's card shapes what it sends.
+    #[must_use]
+    pub fn shapes_at_source(&self) -> bool {
+        let mut links = self.topology.links().iter();
+        links.any(|link| link.spec.is_shaped_at_source())
     }
 
     /// How frames get to the relay.

@@ -5,6 +5,7 @@
 
 mod jitter;
 mod shape;
+mod tbf;
 
 use std::fmt;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::jitter::table;
 pub use self::shape::{Framing, Shape};
+pub use self::tbf::Tbf;
 use crate::link::{Distribution, OVERHEAD_KERNEL};
 
 /// The number of a qdisc or class, `major:minor`.
@@ -69,6 +71,8 @@ pub enum Qdisc {
         /// Minor number of a class.
         default: u32,
     },
+    /// Token bucket with a queue of its own.
+    Tbf(Tbf),
     /// Drop-tail queue in bytes.
     Bfifo {
         /// Room in bytes as the kernel counts them; 0 refuses everything.
@@ -167,6 +171,7 @@ impl Qdisc {
             Self::Ingress => "ingress",
             Self::Netem(_) => "netem",
             Self::Htb { .. } => "htb",
+            Self::Tbf(_) => "tbf",
             Self::Bfifo { .. } => "bfifo",
         }
     }
@@ -176,6 +181,7 @@ impl Qdisc {
             Self::Ingress => Vec::new(),
             Self::Htb { default } => vec![("default", (*default).into())],
             Self::Bfifo { limit } => vec![("limit", (*limit).into())],
+            Self::Tbf(tbf) => tbf.facts(),
             Self::Netem(netem) => {
                 let mut facts = vec![
                     ("delay", netem.delay_ns),
@@ -244,6 +250,7 @@ impl fmt::Display for Qdisc {
             Self::Ingress => f.write_str("ingress"),
             Self::Htb { default } => write!(f, "htb default {default:x}"),
             Self::Bfifo { limit } => write!(f, "bfifo limit {limit}"),
+            Self::Tbf(tbf) => tbf.fmt(f),
             Self::Netem(netem) => netem.fmt(f),
         }
     }

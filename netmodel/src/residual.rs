@@ -11,6 +11,9 @@
 //!
 //! **Delay.** Frames are counted at the far end, busy time at the near one. What arrives in a window left the serialiser
 //! one delay earlier (jitter: a spread earlier or later), so it is there that the link must have been busy.
+//!
+//! **Shapers at the source.** What waits on a host's own device is not seen from the fabric, so nobody can say when such a link
+//! was busy: its windows are all unsettled.
 
 pub mod idle;
 #[cfg(test)]
@@ -47,7 +50,7 @@ impl History {
     pub fn new(spec: LinkSpec) -> Self {
         let changes = Vec::new();
         Self {
-            first: spec,
+            first: spec.in_fabric(),
             changes,
         }
     }
@@ -55,7 +58,7 @@ impl History {
     /// Another promise from an instant on. An instant before one already given counts as that one.
     pub fn change(&mut self, at_ns: u64, spec: LinkSpec) {
         let last_ns = self.changes.last().map_or(0, |(last_ns, _)| *last_ns);
-        self.changes.push((at_ns.max(last_ns), spec));
+        self.changes.push((at_ns.max(last_ns), spec.in_fabric()));
     }
 
     /// What held at an instant.

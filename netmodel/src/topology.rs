@@ -146,6 +146,15 @@ pub enum TopologyError {
         /// The link.
         link: String,
     },
+    /// A link whose rate is kept at the source has to leave a host, whose TBF counts as it counts.
+    #[error(
+        "link `{link}` is shaped on its sender's device (source-egress): only a host's way out can be (put it under `up`), \
+         with a rate, `overhead_bytes = 14` as TBF counts, no ECN and no trace"
+    )]
+    ShapedAtSource {
+        /// The link.
+        link: String,
+    },
     /// No path between two hosts.
     #[error("no path from host `{from}` to host `{to}`")]
     Unreachable {

@@ -14,6 +14,7 @@ pub mod export;
 pub mod fit;
 pub mod forecast;
 pub mod import;
+pub mod migration_log;
 pub mod profile;
 pub mod resample;
 pub mod stats;

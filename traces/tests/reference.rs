@@ -250,7 +250,7 @@ const NO: (f64, f64) = (f64::NAN, f64::NAN);
 /// unit of the data, and median over VMs of the MASE.
 #[test]
 fn one_step_errors_are_those_of_the_notes() {
-    use traces::forecast::{Method, Plan, backtest};
+    use traces::forecast::{Known, Method, Plan, backtest};
     let methods: Vec<Method> = ["ewma:0.3", "sma:12", "ar:1", "ar:6", "lr", "seasonal"]
         .iter()
         .map(|name| name.parse().expect("a predictor"))
@@ -259,7 +259,10 @@ fn one_step_errors_are_those_of_the_notes() {
         horizons: vec![1],
         most_origins: usize::MAX,
         refits: 0,
-        season: Some(288),
+        known: Known {
+            season: Some(288),
+            classes: None,
+        },
         floor: None,
         ..Plan::default()
     };

@@ -101,7 +101,7 @@ impl Characterise {
         recording: Option<&PageWriteTrace>,
     ) -> Vec<(Quantity, Sampled)> {
         self.lives.push((meta.start_ms, meta.stop_ms));
-        let sampled = sampled(series, recording);
+        let sampled = sampled(series, recording, WINDOW_MS);
         if sampled.is_empty() {
             return sampled;
         }
@@ -180,12 +180,19 @@ impl Characterise {
     }
 }
 
-/// The quantities a VM has, on their grids; page writes of a recording in whole seconds.
+/// Windows that page writes of a recording are counted in unless asked otherwise.
+pub const WINDOW_MS: u32 = 1000;
+
+/// The quantities a VM has, on their grids; page writes of a recording in windows of `window_ms`.
 #[must_use]
-pub fn sampled(series: &Series, recording: Option<&PageWriteTrace>) -> Vec<(Quantity, Sampled)> {
+pub fn sampled(
+    series: &Series,
+    recording: Option<&PageWriteTrace>,
+    window_ms: u32,
+) -> Vec<(Quantity, Sampled)> {
     let one = |quantity: Quantity| {
         let sampled = match (quantity, recording) {
-            (Quantity::PageWrites, Some(trace)) => Sampled::page_writes(trace),
+            (Quantity::PageWrites, Some(trace)) => Sampled::page_writes(trace, window_ms),
             _ => Sampled::of(series, quantity),
         };
         Some((quantity, sampled?))

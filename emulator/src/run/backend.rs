@@ -24,6 +24,11 @@ pub fn choose(
     network: &NetworkSpec,
     capabilities: &Capabilities,
 ) -> Result<BackendKind, NoBackend> {
+    let shapes = |link: &netmodel::topology::Link| link.spec.is_shaped_at_source();
+    if network.topology.links().iter().any(shapes) && !capabilities.has(SOURCE_SHAPER) {
+        let message = lack_of(SOURCE_SHAPER, capabilities);
+        return Err(MissingCapability { message }.into());
+    }
     if let Some(kind) = network.backend {
         let refused = |error: netmodel::backend::CannotCarry| Unusable(error.to_string());
         network.check(kind).map_err(refused)?;
@@ -52,13 +57,19 @@ pub fn choose(
 /// everything; of the kernel's, HTB alone is simpler where neither delay nor loss is asked.
 const AUTO: [BackendKind; 3] = [BackendKind::Relay, BackendKind::Htb, BackendKind::Netem];
 
+/// The qdisc of links whose rate is kept at the source, whatever the backend.
+const SOURCE_SHAPER: &str = "tbf";
+
 /// What a backend stands on and the computer does not have.
 fn lacks(kind: BackendKind, capabilities: &Capabilities) -> impl Iterator<Item = String> {
     let missing = |name: &&str| !capabilities.has(name);
-    kind.needs().iter().copied().filter(missing).map(|name| {
-        let probed = capabilities.0.iter().find(|c| c.name == name);
-        probed.map_or_else(|| format!("this machine lacks {name}"), lack)
-    })
+    let names = kind.needs().iter().copied().filter(missing);
+    names.map(|name| lack_of(name, capabilities))
+}
+
+fn lack_of(name: &str, capabilities: &Capabilities) -> String {
+    let probed = capabilities.0.iter().find(|c| c.name == name);
+    probed.map_or_else(|| format!("this machine lacks {name}"), lack)
 }
 
 /// A lack with its remedy, for people.
@@ -78,9 +89,10 @@ pub(super) fn is_of_a_backend(capability: &Capability) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netmodel::link::LinkSpec;
+    use netmodel::link::{LinkSpec, ShaperAt};
     use netmodel::schedule::Schedule;
     use netmodel::topology::{Cable, Topology};
+    use netmodel::units::BitRate;
     use std::time::Duration;
 
     fn network(backend: Option<BackendKind>, delay_ms: u64) -> NetworkSpec {
@@ -99,7 +111,7 @@ mod tests {
     }
 
     fn offers(names: &[&str]) -> Capabilities {
-        let all = ["packet-vnet-header", "netem", "htb", "redirect"];
+        let all = ["packet-vnet-header", "netem", "htb", "redirect", "tbf"];
         let capability = |name: &str| Capability {
             name: name.to_owned(),
             present: Some(names.contains(&name)),
@@ -128,6 +140,31 @@ mod tests {
         assert!(error.to_string().contains("modprobe netem"), "{error}");
         let nothing = choose(&network(None, 5), &offers(&["htb", "redirect"])).unwrap_err();
         assert!(nothing.to_string().contains("modprobe netem"), "{nothing}");
+    }
+
+    #[test]
+    fn a_rate_kept_at_the_source_needs_the_kernels_tbf() {
+        let rate = BitRate::from_bps(100_000_000).unwrap();
+        let shaper_at = ShaperAt::SourceEgress {
+            burst: LinkSpec::usual_burst(rate),
+        };
+        let up = LinkSpec {
+            shaper_at,
+            overhead_bytes: 14,
+            ..LinkSpec::with_rate(rate)
+        };
+        let cable = |up| Cable {
+            up,
+            down: LinkSpec::default(),
+        };
+        let hosts = [("a", up), ("b", LinkSpec::default())];
+        let mut asked = network(None, 0);
+        asked.topology =
+            Topology::star(hosts.map(|(name, up)| (name.to_owned(), cable(up)))).unwrap();
+        let without = choose(&asked, &offers(&["packet-vnet-header"])).unwrap_err();
+        assert!(without.to_string().contains("tbf"), "{without}");
+        let here = offers(&["packet-vnet-header", "tbf"]);
+        assert_eq!(choose(&asked, &here).unwrap(), BackendKind::Relay);
     }
 
     #[test]

@@ -413,7 +413,7 @@ async fn open_ports(
     scenario: &Scenario,
     progress: &mut Progress,
 ) -> Result<(), RunError> {
-    let vms = services::ports(scenario);
+    let vms = ports(scenario);
     if !vms.is_empty() {
         progress.phase("giving VMs their addresses");
     }

@@ -6,7 +6,7 @@
 
 use super::{NetworkSpec, Scenario, VmSpec, WriteSource};
 use crate::migration::faults::Action;
-use netmodel::link::{LinkSpec, MTU};
+use netmodel::link::{LinkSpec, MTU, ShaperAt};
 use netmodel::schedule::Amount;
 use netmodel::topology::{Link, Place, Topology};
 use netmodel::units::{BitRate, ByteSize};
@@ -287,6 +287,12 @@ pub const TABLE: &[Constant] = &[
         "bytes",
         false,
         "per segment, and segments stay",
+    ),
+    given(
+        "link burst (source-egress)",
+        "bytes",
+        true,
+        "a token bucket is a time of the link's rate",
     ),
 ];
 
@@ -603,6 +609,12 @@ fn divide_link(name: &str, link: &LinkSpec, k: u32) -> Result<LinkSpec, ScaleErr
         rate: rate.transpose()?.and_then(BitRate::from_bps),
         queue: divided(link.queue),
         ecn_threshold: link.ecn_threshold.map(divided),
+        shaper_at: match link.shaper_at {
+            ShaperAt::SourceEgress { burst } => ShaperAt::SourceEgress {
+                burst: divided(burst),
+            },
+            ShaperAt::Fabric => ShaperAt::Fabric,
+        },
         ..*link
     })
 }

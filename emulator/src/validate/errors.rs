@@ -10,19 +10,19 @@ pub struct Measured {
     /// The guest runs at the destination.
     pub completed: bool,
     /// QMP's total-time.
-    pub total_time_ms: f64,
+    pub total_time_ms: Option<f64>,
     /// QMP's ram.transferred.
-    pub bytes: f64,
+    pub bytes: Option<f64>,
     /// QMP's ram.normal, pages.
-    pub normal: f64,
+    pub normal: Option<f64>,
     /// QMP's ram.duplicate, pages.
-    pub zero: f64,
+    pub zero: Option<f64>,
     /// Guest stopped → resumed.
-    pub outage_ms: f64,
+    pub outage_ms: Option<f64>,
     /// QMP's downtime.
-    pub downtime_ms: f64,
+    pub downtime_ms: Option<f64>,
     /// QMP's dirty-sync-count.
-    pub rounds: f64,
+    pub syncs: Option<f64>,
 }
 
 /// A real run and the emulation of it.
@@ -36,6 +36,10 @@ pub struct Comparison {
     pub rank: usize,
     /// Kind of configuration.
     pub kind: String,
+    /// Mode of migration.
+    pub mode: String,
+    /// A migration that had not ended by then was cancelled, ms; `None`: never.
+    pub cancel_after_ms: Option<f64>,
     /// Distinct dirty rate / goodput.
     pub lambda: f64,
     /// Real.
@@ -80,33 +84,35 @@ impl Quantiles {
     }
 }
 
-/// |guess / real − 1|.
-fn relative(guess: f64, real: f64) -> f64 {
-    if real == 0.0 {
-        f64::NAN
-    } else {
-        (guess / real - 1.0).abs()
-    }
+/// |guess / real − 1|; `None` where one of them is not known, or nothing can be relative to it.
+fn relative(guess: Option<f64>, real: Option<f64>) -> Option<f64> {
+    let (guess, real) = (guess?, real.filter(|real| *real != 0.0)?);
+    Some((guess / real - 1.0).abs())
 }
 
-/// What is compared, by name.
-type Field = (&'static str, fn(&Measured) -> f64);
-const FIELDS: [Field; 7] = [
-    ("total time", |m| m.total_time_ms),
-    ("bytes", |m| m.bytes),
-    ("normal pages", |m| m.normal),
-    ("zero pages", |m| m.zero),
-    ("observed outage", |m| m.outage_ms),
-    ("reported downtime", |m| m.downtime_ms),
-    ("syncs", |m| m.rounds),
+/// A figure of a migration.
+pub type Figure = fn(&Measured) -> Option<f64>;
+
+/// What is compared: name, unit, figure in that unit.
+pub const FIELDS: [(&str, &str, Figure); 7] = [
+    ("total time", "ms", |m| m.total_time_ms),
+    ("bytes", "MiB", |m| Some(m.bytes? / f64::from(1 << 20))),
+    ("normal pages", "pages", |m| m.normal),
+    ("zero pages", "pages", |m| m.zero),
+    ("observed outage", "ms", |m| m.outage_ms),
+    ("reported downtime", "ms", |m| m.downtime_ms),
+    ("syncs", "syncs", |m| m.syncs),
 ];
 /// Of migrations that neither real QEMU nor the emulation completed: what had been sent when both
 /// were cancelled after the same time.
-const UNTIL_CANCELLED: Field = ("bytes until cancelled", |m| m.bytes);
+const UNTIL_CANCELLED: (&str, Figure) = ("bytes until cancelled", |m| m.bytes);
 
-/// Where a comparison belongs: by λ (the bands of DESIGN §10) where the link is plain, by kind where
-/// it is not.
+/// Where a comparison belongs: by mode where it is not plain pre-copy, by λ (the bands of DESIGN §10) where the
+/// link is plain, by kind where it is not.
 fn group(comparison: &Comparison) -> &str {
+    if comparison.mode != "precopy" {
+        return &comparison.mode;
+    }
     match (comparison.kind.as_str(), comparison.lambda) {
         ("plain" | "boundary", lambda) if lambda < 0.3 => "λ < 0.3",
         ("plain" | "boundary", lambda) if lambda < 0.9 => "0.3-0.9",
@@ -116,7 +122,7 @@ fn group(comparison: &Comparison) -> &str {
 }
 
 /// The groups in the order of their tables, each with its comparisons.
-fn groups(comparisons: &[Comparison]) -> Vec<(String, Vec<&Comparison>)> {
+pub(super) fn groups(comparisons: &[Comparison]) -> Vec<(String, Vec<&Comparison>)> {
     let mut groups: Vec<(String, Vec<&Comparison>)> = Vec::new();
     for known in ["λ < 0.3", "0.3-0.9", "≥ 0.9"] {
         groups.push((known.to_owned(), Vec::new()));
@@ -170,110 +176,59 @@ pub fn table(comparisons: &[Comparison]) -> Vec<Row> {
                 });
             }
         };
-        let errors = |of: &[&Comparison], field: fn(&Measured) -> f64| -> Vec<f64> {
-            let error = |c: &&Comparison| relative(field(&c.emulated), field(&c.real));
-            of.iter().map(error).collect()
+        let errors = |of: &[&Comparison], figure: Figure| -> Vec<f64> {
+            let error = |c: &&Comparison| relative(figure(&c.emulated), figure(&c.real));
+            of.iter().filter_map(error).collect()
         };
-        for (what, field) in FIELDS {
-            push("emulation", what, errors(&both, field));
-            push("real QEMU, left out", what, left_out(&inside, true, field));
+        for (what, _, figure) in FIELDS {
+            push(EMULATION, what, errors(&both, figure));
+            push(REAL, what, left_out(&inside, true, figure));
             for (model, errors) in by_model(&inside, what) {
                 push(&model, what, errors);
             }
         }
-        let (what, field) = UNTIL_CANCELLED;
-        push("emulation", what, errors(&neither, field));
-        push("real QEMU, left out", what, left_out(&inside, false, field));
+        let (what, figure) = UNTIL_CANCELLED;
+        push(EMULATION, what, errors(&neither, figure));
+        push(REAL, what, left_out(&inside, false, figure));
     }
     rows
 }
 
-/// How well whether a migration completes was foretold.
-#[derive(Debug, Clone, Serialize)]
-pub struct Verdict {
-    /// Group of configurations.
-    pub band: String,
-    /// Real runs.
-    pub runs: usize,
-    /// Share of them that completed.
-    pub completed: f64,
-    /// Brier score of the emulation's frequencies: mean of (share of the emulated runs of a
-    /// configuration that completed − 1 or 0)².
-    pub emulation: f64,
-    /// The same of real QEMU's frequencies among the other repeats; `None` without any.
-    pub real: Option<f64>,
-}
-
-/// Verdicts by group.
-#[must_use]
-pub fn verdicts(comparisons: &[Comparison]) -> Vec<Verdict> {
-    let of_group = |(band, inside): (String, Vec<&Comparison>)| {
-        // By configuration: emulations, and real runs once each.
-        let mut configurations: BTreeMap<&str, (Vec<f64>, BTreeMap<&str, f64>)> = BTreeMap::new();
-        for c in inside {
-            let both = configurations.entry(&c.config_id).or_default();
-            both.0.push(f64::from(u8::from(c.emulated.completed)));
-            let real = f64::from(u8::from(c.real.completed));
-            both.1.insert(&c.run_id, real);
-        }
-        let (mut emulation, mut real, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
-        for (emulated, runs) in configurations.values() {
-            let share = emulated.iter().sum::<f64>() / emulated.len() as f64;
-            let sum: f64 = runs.values().sum();
-            for outcome in runs.values() {
-                outcomes.push(*outcome);
-                emulation.push((share - outcome).powi(2));
-                if runs.len() > 1 {
-                    let others = (sum - outcome) / (runs.len() - 1) as f64;
-                    real.push((others - outcome).powi(2));
-                }
-            }
-        }
-        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-        Verdict {
-            band,
-            runs: outcomes.len(),
-            completed: mean(&outcomes),
-            emulation: mean(&emulation),
-            real: (!real.is_empty()).then(|| mean(&real)),
-        }
-    };
-    groups(comparisons).into_iter().map(of_group).collect()
-}
+/// Who foretells, beside the models.
+pub const EMULATION: &str = "emulation";
+/// Each real run against the mean of its other repeats.
+pub const REAL: &str = "real QEMU, left out";
 
 /// Each real run against the mean of the other repeats of its configuration (of its rank, where
 /// several VMs move at once).
-fn left_out(inside: &[&Comparison], completed: bool, field: fn(&Measured) -> f64) -> Vec<f64> {
+fn left_out(inside: &[&Comparison], completed: bool, figure: Figure) -> Vec<f64> {
     let mut repeats: BTreeMap<(&str, usize), BTreeMap<&str, f64>> = BTreeMap::new();
     for c in inside.iter().filter(|c| c.real.completed == completed) {
-        repeats
-            .entry((&c.config_id, c.rank))
-            .or_default()
-            .insert(&c.run_id, field(&c.real));
+        if let Some(value) = figure(&c.real) {
+            let runs = repeats.entry((&c.config_id, c.rank)).or_default();
+            runs.insert(&c.run_id, value);
+        }
     }
     let mut errors = Vec::new();
     for values in repeats.values().filter(|values| values.len() > 1) {
         let sum: f64 = values.values().sum();
         let others = (values.len() - 1) as f64;
-        errors.extend(
-            values
-                .values()
-                .map(|value| relative((sum - value) / others, *value)),
-        );
+        let error = |value: &f64| relative(Some((sum - value) / others), Some(*value));
+        errors.extend(values.values().filter_map(error));
     }
     errors
 }
 
+/// A model has no pages and no syncs; what it calls downtime is held against both.
 fn by_model(inside: &[&Comparison], what: &str) -> BTreeMap<String, Vec<f64>> {
     let mut errors: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for c in inside.iter().filter(|c| c.real.completed) {
         for guess in &c.models {
             let error = match what {
-                "total time" => Some(relative(guess.total_time_ms, c.real.total_time_ms)),
-                "bytes" => Some(relative(guess.bytes, c.real.bytes)),
-                "observed outage" => guess
-                    .downtime_ms
-                    .map(|guess| relative(guess, c.real.outage_ms)),
+                "total time" => relative(Some(guess.total_time_ms), c.real.total_time_ms),
+                "bytes" => relative(Some(guess.bytes), c.real.bytes),
+                "observed outage" => relative(guess.downtime_ms, c.real.outage_ms),
+                "reported downtime" => relative(guess.downtime_ms, c.real.downtime_ms),
                 _ => None,
             };
             if let Some(error) = error {
@@ -285,28 +240,30 @@ fn by_model(inside: &[&Comparison], what: &str) -> BTreeMap<String, Vec<f64>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn measured(total_time_ms: f64) -> Measured {
         Measured {
             completed: true,
-            total_time_ms,
-            bytes: 1.0,
-            normal: 1.0,
-            zero: 1.0,
-            outage_ms: 1.0,
-            downtime_ms: 1.0,
-            rounds: 1.0,
+            total_time_ms: Some(total_time_ms),
+            bytes: Some(1.0),
+            normal: Some(1.0),
+            zero: None,
+            outage_ms: Some(1.0),
+            downtime_ms: Some(0.0),
+            syncs: Some(1.0),
         }
     }
 
-    fn comparison(run_id: &str, real: f64, emulated: f64) -> Comparison {
+    pub(crate) fn comparison(run_id: &str, real: f64, emulated: f64) -> Comparison {
         Comparison {
             run_id: run_id.to_owned(),
             config_id: "c".to_owned(),
             rank: 0,
             kind: "plain".to_owned(),
+            mode: "precopy".to_owned(),
+            cancel_after_ms: Some(60_000.0),
             lambda: 0.1,
             real: measured(real),
             emulated: measured(emulated),
@@ -329,6 +286,9 @@ mod tests {
         // 100 against 200 is 100 % off, 200 against 100 is 50 %.
         assert!((row("real QEMU, left out").error.median - 0.5).abs() < 1e-9);
         assert!(rows.iter().all(|r| r.band != "≥ 0.9"));
+        // What nobody measured, or is 0, has no relative error.
+        let without = |r: &Row| r.what == "zero pages" || r.what == "reported downtime";
+        assert!(!rows.iter().any(without));
     }
 
     #[test]
@@ -345,30 +305,15 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_are_scored_against_each_real_run() {
-        let outcome = |run: &str, real: bool, emulated: bool| {
-            let mut c = comparison(run, 1.0, 1.0);
-            c.real.completed = real;
-            c.emulated.completed = emulated;
-            c
+    fn modes_are_groups_of_their_own_too() {
+        let throttled = Comparison {
+            mode: "auto-converge".to_owned(),
+            ..comparison("b", 200.0, 190.0)
         };
-        // Two emulations, of which one completed; three real runs, of which two did.
-        let all: Vec<Comparison> = [true, false]
-            .into_iter()
-            .flat_map(|emulated| {
-                [("a", true), ("b", true), ("c", false)]
-                    .map(|(run, real)| outcome(run, real, emulated))
-            })
-            .collect();
-        let verdict = &verdicts(&all)[0];
-        assert_eq!(verdict.runs, 3);
-        assert!((verdict.completed - 2.0 / 3.0).abs() < 1e-9);
-        assert!((verdict.emulation - 0.25).abs() < 1e-9);
-        // Without one: (1/2 − 1)², twice, and (1 − 0)².
-        assert!((verdict.real.unwrap() - (0.25 + 0.25 + 1.0) / 3.0).abs() < 1e-9);
-        // Those that neither completed are compared by what had been sent.
-        let row = table(&all);
-        assert!(row.iter().any(|row| row.what == "bytes until cancelled"));
+        let rows = table(&[comparison("a", 100.0, 110.0), throttled]);
+        let mut bands: Vec<&str> = rows.iter().map(|row| row.band.as_str()).collect();
+        bands.dedup();
+        assert_eq!(bands, ["λ < 0.3", "auto-converge", "all"]);
     }
 
     #[test]

@@ -1,21 +1,61 @@
 //! Replays migrations that were measured on real QEMU, and says how far off the emulation is.
 //!
-//! Inside: what the columns of a ground-truth file mean for an emulated migration (`input`), the
-//! errors and their quantiles (`errors`), which lines are wanted (`select`). Never inside: printing (the command line), constants
-//! tuned to single runs: what describes the guest image is one set of figures for all runs.
+//! Inside: a ground-truth file (`input`), its columns (`columns`) and what they mean for an emulated migration
+//! (`configuration`, `image`); logs of migrations (`logs`); errors and their quantiles (`errors`), who foretold what (`verdicts`), which lines are
+//! wanted (`select`). Never inside: printing (the command line), constants tuned to single runs: what describes the
+//! guest image is one set of figures for all runs.
 
+pub mod bars;
+mod columns;
+mod configuration;
 pub mod errors;
+mod image;
 pub mod input;
+pub mod logs;
 pub mod select;
+pub mod verdicts;
 
+use crate::lone::Lone;
 use crate::migration::record::{MigrationRecord, Status};
 use crate::run::progress::Show;
 use anyhow::Result;
+pub use configuration::Configuration;
 use errors::{Comparison, Measured};
-use input::{Configuration, RealRun};
+use input::RealRun;
+use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
+
+/// What a file's migrations came to.
+#[derive(Debug, Serialize)]
+pub struct Validation {
+    /// The bars they have.
+    pub bars: Vec<bars::Bar>,
+    /// Errors by field and group.
+    pub rows: Vec<errors::Row>,
+    /// Who foretold whether they complete.
+    pub verdicts: Vec<verdicts::Verdict>,
+    /// Each real run with each emulation of it.
+    pub comparisons: Vec<Comparison>,
+    /// Runs that were not replayed, by reason.
+    pub left_out: BTreeMap<String, usize>,
+}
+
+impl Validation {
+    /// The figures of comparisons.
+    #[must_use]
+    pub fn new(comparisons: Vec<Comparison>, left_out: BTreeMap<String, usize>) -> Self {
+        let rows = errors::table(&comparisons);
+        Self {
+            bars: bars::bars(&rows, &comparisons),
+            verdicts: verdicts::verdicts(&comparisons),
+            rows,
+            comparisons,
+            left_out,
+        }
+    }
+}
 
 /// One emulated migration.
 #[derive(Debug, Clone)]
@@ -31,30 +71,35 @@ pub struct Emulated {
 /// # Errors
 /// When the emulation itself does not get to a result.
 pub fn emulate(configuration: &Configuration, seed: u64, out: &Path) -> Result<Vec<Emulated>> {
-    let lone = configuration.lone(seed);
+    emulate_lone(&configuration.lone(seed), out)
+}
+
+/// Emulates a migration, or several at once; pages and bytes are those of the full size.
+fn emulate_lone(lone: &Lone, out: &Path) -> Result<Vec<Emulated>> {
     let (records, _) = lone.run(out, Show::Quiet)?;
+    let k = f64::from(lone.scale);
     let mut emulated: Vec<Emulated> = records
         .into_iter()
-        .map(|record| {
-            let figure = |value: &Value| value.as_f64().unwrap_or(0.0);
+        .map(|mut record| {
             let (qmp, ram) = (&record.query_migrate, &record.query_migrate["ram"]);
+            let full = |value: &Value| value.as_f64().map(|carried| carried * k);
             let measured = Measured {
                 completed: record.status == Status::Completed,
-                total_time_ms: figure(&qmp["total-time"]),
-                bytes: figure(&ram["transferred"]),
-                normal: figure(&ram["normal"]),
-                zero: figure(&ram["duplicate"]),
-                outage_ms: record.observed_outage_ms.unwrap_or(0.0),
-                downtime_ms: figure(&qmp["downtime"]),
-                rounds: figure(&ram["dirty-sync-count"]),
+                total_time_ms: qmp["total-time"].as_f64(),
+                bytes: full(&ram["transferred"]),
+                normal: full(&ram["normal"]),
+                zero: full(&ram["duplicate"]),
+                outage_ms: record.observed_outage_ms,
+                downtime_ms: qmp["downtime"].as_f64(),
+                syncs: ram["dirty-sync-count"].as_f64(),
             };
+            for guess in &mut record.predictions {
+                guess.bytes *= k;
+            }
             Emulated { record, measured }
         })
         .collect();
-    emulated.sort_by(|a, b| {
-        let (a, b) = (a.measured.total_time_ms, b.measured.total_time_ms);
-        a.total_cmp(&b)
-    });
+    emulated.sort_by(|a, b| quicker(&a.measured, &b.measured));
     Ok(emulated)
 }
 
@@ -69,16 +114,15 @@ pub fn compare(configuration: &Configuration, emulated: &[Emulated]) -> Vec<Comp
     }
     let mut comparisons = Vec::new();
     for mut runs in repeats.into_values() {
-        runs.sort_by(|a, b| {
-            let (a, b) = (a.measured.total_time_ms, b.measured.total_time_ms);
-            a.total_cmp(&b)
-        });
+        runs.sort_by(|a, b| quicker(&a.measured, &b.measured));
         for (rank, (run, emulated)) in runs.into_iter().zip(emulated).enumerate() {
             comparisons.push(Comparison {
                 run_id: run.run_id.clone(),
                 config_id: configuration.config_id.clone(),
                 rank,
                 kind: configuration.kind.clone(),
+                mode: configuration.mode.clone(),
+                cancel_after_ms: configuration.cancel_after_ms(),
                 lambda: configuration.lambda,
                 real: run.measured,
                 emulated: emulated.measured,
@@ -89,4 +133,10 @@ pub fn compare(configuration: &Configuration, emulated: &[Emulated]) -> Vec<Comp
         }
     }
     comparisons
+}
+
+/// The one that took less time first; one whose time nobody knows last.
+fn quicker(a: &Measured, b: &Measured) -> std::cmp::Ordering {
+    let time = |m: &Measured| m.total_time_ms.unwrap_or(f64::INFINITY);
+    time(a).total_cmp(&time(b))
 }

@@ -159,6 +159,7 @@ impl<'a> Namespaces<'a> {
             }
             Step::Ifb { device, .. } => netlink.create_ifb(device),
             Step::Queue { device, object, .. } => netlink.add_queue(device, object),
+            Step::Egress { object, .. } => netlink.add_queue(HOST_DEVICE, object),
             Step::Route { route, .. } => {
                 let device = route
                     .hop
@@ -226,7 +227,9 @@ fn sysctl(scope: Scope, key: &str, value: &str) -> SysctlOutcome {
 
 /// The plan with its ports settled: those that are the faster ones, if one can be made here.
 pub(super) fn with_ports_of_here(plan: &Plan) -> Plan {
-    let asks = plan.backend() == BackendKind::Relay && plan.ports() == PortKind::Auto;
+    let asks = plan.backend() == BackendKind::Relay
+        && plan.ports() == PortKind::Auto
+        && !plan.shapes_at_source();
     // A namespace of its own, whatever devices there are here.
     let device = || {
         let namespace = create_netns()?;

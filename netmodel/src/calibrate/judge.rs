@@ -284,6 +284,7 @@ fn path_share_ns(spec: &LinkSpec) -> u64 {
     let wire_bytes = PacketSize::plain(load::PING_IP_BYTES).wire_bytes(spec.overhead_bytes);
     // Some hundred bytes × 8 × 10⁹ stays far below 2^64.
     let serialising = spec
+        .in_fabric()
         .rate
         .map_or(0, |rate| wire_bytes * 8_000_000_000 / rate.bps());
     nanoseconds(spec.delay).saturating_add(serialising)
@@ -320,8 +321,14 @@ fn rate_of(
             verdict: Verdict::Unshaped,
         };
     };
-    let busy = 1.0 - residuals(samples, position, &History::new(*spec), frame_bytes).idle_share;
     let most = rate.bps() as f64 / 8.0 * span_s;
+    // Nobody sees what waits at the source; a stream that got nearly all of the rate was waiting all the time.
+    let busy = if spec.is_shaped_at_source() {
+        let full = got / most >= FULL;
+        if full { 1.0 } else { got / most }
+    } else {
+        1.0 - residuals(samples, position, &History::new(*spec), frame_bytes).idle_share
+    };
     let tolerance = if rate.bps() > FAST_BPS {
         settings.fast_rate_tolerance
     } else {

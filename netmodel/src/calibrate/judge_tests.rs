@@ -3,10 +3,10 @@ use std::time::Duration;
 use super::*;
 use crate::backend::BackendKind;
 use crate::counters::LinkCounters;
-use crate::link::Loss;
+use crate::link::{Loss, ShaperAt};
 use crate::plan::TcpSettings;
 use crate::topology::{Cable, HostId};
-use crate::units::{BitRate, Probability};
+use crate::units::{BitRate, ByteSize, Probability};
 
 const RATE_BPS: u64 = 100_000_000;
 const FRAME: u64 = 1538;
@@ -70,6 +70,34 @@ fn a_link_is_judged_only_when_it_was_full_or_too_fast() {
     );
     assert_eq!(got.verdict, Verdict::Unshaped);
     assert!((got.rate_bps / RATE_BPS as f64 - 1.0).abs() < 1e-6);
+}
+
+#[test]
+fn a_rate_kept_at_the_source_is_judged_by_a_stream_that_got_it() {
+    let at_source = LinkSpec {
+        shaper_at: ShaperAt::SourceEgress {
+            burst: ByteSize::from_bytes(32 << 10),
+        },
+        ..spec()
+    };
+    // The fabric's links are never busy: it shapes nothing.
+    let rate = |share| {
+        rate_of(
+            &at_source,
+            &samples(share, 0.0),
+            0,
+            FRAME,
+            &Settings::default(),
+        )
+    };
+    assert_eq!(rate(1.0).verdict, Verdict::Pass);
+    assert_eq!(rate(1.03).verdict, Verdict::Fail);
+    assert_eq!(rate(0.985).verdict, Verdict::Fail);
+    assert_eq!(rate(0.9).verdict, Verdict::NotLoaded);
+    assert_eq!(rate(0.9).error, None);
+    // Nor does anybody say when it was: no window of it counts.
+    let seen = residuals(&samples(0.9, 0.0), 0, &History::new(at_source), FRAME);
+    assert!(seen.windows.iter().all(|errors| errors.windows == 0));
 }
 
 #[test]

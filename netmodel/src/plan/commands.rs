@@ -93,6 +93,7 @@ fn commands(topology: &Topology, step: &Step) -> Vec<String> {
             "ip -n {at} address add {address}/{prefix_len} dev {HOST_DEVICE}"
         )],
         Step::Queue { device, object, .. } => vec![queue(&at, device, object)],
+        Step::Egress { object, .. } => vec![queue(&at, HOST_DEVICE, object)],
         Step::Route { route, .. } => vec![format!("ip -n {at} route add {route}")],
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::step::{HOST_DEVICE, Scope, Step, VethPair};
 use crate::link::{GSO_LARGEST, LinkSpec, MTU};
+use crate::qdisc::Tbf;
 use crate::topology::{HostId, Link, PREFIX_LEN, Place, Topology, host_address};
 use crate::units::{BitRate, ByteSize};
 
@@ -55,10 +56,12 @@ pub(super) fn host_settings(host: HostId, settings: &[(&str, String)]) -> Vec<St
 
 /// What a host's device needs once its port is up: the end that comes up last can send at once, the other a little
 /// later (the kernel has a worker for that), which is waited for where the ports are.
-pub(super) fn host_device(topology: &Topology, host: HostId) -> [Step; 3] {
+pub(super) fn host_device(topology: &Topology, host: HostId) -> Vec<Step> {
     let bytes = (largest_frame(topology, host) + GSO_HEADROOM).min(GSO_LARGEST);
-    [
-        Step::GsoMaxSize { host, bytes },
+    let shaper = Tbf::of(&topology.uplink(host).spec);
+    let mut steps = vec![Step::GsoMaxSize { host, bytes }];
+    steps.extend(shaper.map(|object| Step::Egress { host, object }));
+    steps.extend([
         Step::Address {
             host,
             address: host_address(host),
@@ -68,7 +71,8 @@ pub(super) fn host_device(topology: &Topology, host: HostId) -> [Step; 3] {
             scope: Scope::Host(host),
             device: HOST_DEVICE.to_owned(),
         },
-    ]
+    ]);
+    steps
 }
 
 pub(super) fn sysctl(scope: Scope, key: &str, value: &str) -> Step {
@@ -167,7 +171,7 @@ pub(super) fn tcp_sysctls(topology: &Topology, tcp: &TcpSettings) -> Vec<(&'stat
     settings
 }
 
-/// Bytes in flight plus queues on the fattest and longest way there and back.
+/// Bytes in flight plus the fabric's queues on the fattest and longest way there and back.
 fn largest_path_bytes(topology: &Topology) -> u64 {
     let rate = |link: &Link| match &link.delivery {
         Some(trace) => Some(trace.mean_rate()),
@@ -175,7 +179,7 @@ fn largest_path_bytes(topology: &Topology) -> u64 {
     };
     let links = || topology.links().iter();
     let queue = links()
-        .filter(|link| rate(link).is_some())
+        .filter(|link| rate(link).is_some() && !link.spec.is_shaped_at_source())
         .map(|link| link.spec.queue.bytes())
         .max();
     let rate = links()

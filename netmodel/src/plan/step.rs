@@ -175,6 +175,13 @@ pub enum Step {
         /// What.
         object: Object,
     },
+    /// Shape what the host sends, on its own card.
+    Egress {
+        /// The host.
+        host: HostId,
+        /// With what.
+        object: Object,
+    },
     /// Tell a switch a route.
     Route {
         /// Which switch.
@@ -226,6 +233,7 @@ impl Step {
             Self::Trunk(trunk) => Scope::Switch(trunk.from),
             Self::GsoMaxSize { host, .. }
             | Self::SingleSegments { host }
+            | Self::Egress { host, .. }
             | Self::Address { host, .. } => Scope::Host(*host),
             Self::Ifb { switch, .. } | Self::Queue { switch, .. } | Self::Route { switch, .. } => {
                 Scope::Switch(*switch)
@@ -287,6 +295,7 @@ impl fmt::Display for Step {
                 device,
                 object,
             } => write!(f, "[{switch}] {device}: {object}"),
+            Self::Egress { host, object } => write!(f, "[{host}] {HOST_DEVICE}: {object}"),
             Self::Route { switch, route } => write!(f, "[{switch}] route {route}"),
         }
     }

@@ -73,6 +73,7 @@ impl Shape {
     /// What keeps the promise of `spec`. `seed` starts the random numbers of netem.
     #[must_use]
     pub fn new(kind: BackendKind, spec: &LinkSpec, framing: Framing, seed: u64) -> Self {
+        let spec = &spec.in_fabric();
         let class = class(spec, framing);
         let mut limit = spec
             .rate

@@ -9,7 +9,7 @@ mod tests;
 
 pub(crate) use self::decode::{Entry, Statistics, decode, wanted};
 use super::attributes::Attributes;
-use crate::qdisc::{Handle, HtbClass, Netem, NetemLoss, Object, Qdisc, table};
+use crate::qdisc::{Handle, HtbClass, Netem, NetemLoss, Object, Qdisc, Tbf, table};
 
 /// RTM_NEWQDISC; 37 deletes, 38 gets.
 pub(crate) const NEW_QDISC: u16 = 36;
@@ -36,6 +36,10 @@ const HTB_VERSION: u32 = 3;
 const HTB_RATE2QUANTUM: u32 = 10;
 /// TC_LINKLAYER_ETHERNET: without it the kernel looks for tables from the days before 2.6.
 const ETHERNET: u8 = 1;
+
+/// TCA_TBF_PARMS, _RATE64
+const TBF_PARMS: u16 = 1;
+const TBF_RATE64: u16 = 4;
 
 const NETEM_DELAY_DIST: u16 = 2;
 const NETEM_LOSS: u16 = 5;
@@ -113,6 +117,7 @@ pub(crate) fn encode(device: u32, object: &Object) -> Option<(u16, Vec<u8>)> {
                     });
                 }),
                 Qdisc::Netem(parameters) => message.nest(OPTIONS, |o| netem(o, parameters)),
+                Qdisc::Tbf(parameters) => message.nest(OPTIONS, |o| tbf(o, parameters)),
             }
             Some((NEW_QDISC, message.0))
         }
@@ -194,6 +199,19 @@ fn class(options: &mut Attributes, class: &HtbClass) {
     if class.rate_bytes > u64::from(u32::MAX) {
         options.put_u64(HTB_RATE64, class.rate_bytes);
         options.put_u64(HTB_CEIL64, class.rate_bytes);
+    }
+}
+
+fn tbf(options: &mut Attributes, tbf: &Tbf) {
+    let narrow = u32::try_from(tbf.rate_bytes).unwrap_or(u32::MAX);
+    options.nest(TBF_PARMS, |parms| {
+        // struct tc_tbf_qopt: tc_ratespec of the rate, of a peak rate (none), limit, bucket, bucket of the peak.
+        parms.0.extend_from_slice(&[0, ETHERNET]);
+        parms.0.extend_from_slice(&[0; 6]);
+        parms.words(&[narrow, 0, 0, 0, tbf.limit, tbf.burst_ticks, 0]);
+    });
+    if tbf.rate_bytes > u64::from(u32::MAX) {
+        options.put_u64(TBF_RATE64, tbf.rate_bytes);
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     Cable, HOSTS_MAX, HostId, Link, LinkId, Parts, Place, SwitchId, Topology, TopologyError,
 };
-use crate::link::LinkSpec;
+use crate::link::{LinkSpec, OVERHEAD_KERNEL, ShaperAt};
 
 /// A network being put together, in the order its numbers are given.
 #[derive(Debug, Default)]
@@ -102,6 +102,7 @@ pub(super) fn check(parts: &Parts) -> Result<(), TopologyError> {
         }
     }
     check_services(parts)?;
+    check_shapers(parts)?;
     let mut counts = vec![(0, 0); hosts];
     for link in &parts.links {
         if let Place::Host(host) = link.from {
@@ -131,6 +132,23 @@ pub(super) fn check_services(parts: &Parts) -> Result<(), TopologyError> {
     parts.links.iter().find(both).map_or(Ok(()), |link| {
         let link = link.name.clone();
         Err(TopologyError::RateAndTrace { link })
+    })
+}
+
+/// What keeps a rate at the source can.
+fn check_shapers(parts: &Parts) -> Result<(), TopologyError> {
+    let wrong = |link: &&Link| {
+        let spec = &link.spec;
+        let can = matches!(link.from, Place::Host(_))
+            && spec.rate.is_some()
+            && spec.overhead_bytes == OVERHEAD_KERNEL
+            && spec.ecn_threshold.is_none()
+            && link.delivery.is_none();
+        spec.shaper_at != ShaperAt::Fabric && !can
+    };
+    parts.links.iter().find(wrong).map_or(Ok(()), |link| {
+        let link = link.name.clone();
+        Err(TopologyError::ShapedAtSource { link })
     })
 }
 

@@ -5,7 +5,9 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use netmodel::backend::BackendKind;
-use netmodel::link::{Distribution, GilbertElliott, Jitter, LinkSpec, Loss};
+use netmodel::link::{
+    Distribution, GilbertElliott, Jitter, LinkSpec, Loss, OVERHEAD_KERNEL, ShaperAt,
+};
 use netmodel::plan::HOST_DEVICE;
 use netmodel::sys::clock::now_ns;
 use netmodel::sys::netlink::Netlink;
@@ -69,6 +71,43 @@ pub(crate) fn a_stream_gets_the_links_rate(backend: BackendKind) {
         "no super-frames crossed: {up:?}"
     );
     assert!(up.busy_ns > 500_000_000, "{up:?}");
+}
+
+/// The TBF on the sender's card is read back as it is made; here what it does is seen: the rate, and that the fabric has
+/// no queue while the sender's socket is held up.
+pub(crate) fn a_host_shapes_what_it_sends(backend: BackendKind) {
+    let up = LinkSpec {
+        overhead_bytes: OVERHEAD_KERNEL,
+        shaper_at: ShaperAt::SourceEgress {
+            burst: ByteSize::from_bytes(32 << 10),
+        },
+        ..mbit(50)
+    };
+    let cable = |up| Cable {
+        up,
+        down: LinkSpec {
+            overhead_bytes: OVERHEAD_KERNEL,
+            ..LinkSpec::default()
+        },
+    };
+    let hosts = [("h1", up), ("h2", LinkSpec::default())];
+    let hosts = hosts.map(|(name, up)| (name.to_owned(), cable(up)));
+    let net = Net::build(backend, Topology::star(hosts).unwrap());
+    // 50 Mbit/s × 1448/1514 = 47.82, and the first bucket.
+    let mut best = 0.0_f64;
+    for _ in 0..5 {
+        best = best.max(stream(&net));
+        assert!(best < 48.4e6, "{best}");
+        if best > 23e6 {
+            break;
+        }
+    }
+    assert!(best > 23e6, "{best}");
+    let counters = net.lost_nothing();
+    let up = counters.links[&net.link("h1-up")];
+    // Nothing waited here.
+    assert_eq!(up.queue_bytes_max, 0);
+    assert!(up.sent.wire_bytes > STREAM_BYTES as u64 * 1514 / 1448);
 }
 
 pub(crate) fn a_datagram_takes_the_paths_delay(backend: BackendKind) {

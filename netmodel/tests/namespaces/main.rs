@@ -120,6 +120,12 @@ fn main() {
             test(backend);
             println!("test {backend}::{name} ... ok");
         }
+        if capabilities.has("tbf") {
+            carried::a_host_shapes_what_it_sends(backend);
+            println!("test {backend}::a_host_shapes_what_it_sends ... ok");
+        } else {
+            skipped("SKIPPED a_host_shapes_what_it_sends: missing tbf of this kernel\n");
+        }
     }
     if filter.is_some() {
         return;

@@ -20,10 +20,14 @@ use crate::units::PAGE_SIZE;
 pub const PAGE: usize = 4096;
 const _: () = assert!(PAGE as u64 == PAGE_SIZE, "pages of x86");
 
+static ZEROS: [u8; PAGE] = [0; PAGE];
+
 /// Whether a page holds nothing but zeros.
+///
+/// By comparison with zeros: a loop over bytes that ends early is not made into wide instructions.
 #[must_use]
 pub fn is_zero(page: &[u8]) -> bool {
-    page.iter().all(|&byte| byte == 0)
+    page.chunks(PAGE).all(|part| *part == ZEROS[..part.len()])
 }
 
 /// Pages of one guest or of one class of its pages. What was not measured is `None`, and whoever

@@ -2,10 +2,12 @@
 //! errors that were known by then.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use super::classes::ClassWindows;
 use super::residuals::Residuals;
 use super::score::{MethodScore, Outcome, QUANTILES, Scale, Tally};
-use super::{Method, Predictor, diebold_mariano};
+use super::{Known, Method, Predictor, diebold_mariano};
 
 /// How to test.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,8 +21,8 @@ pub struct Plan {
     pub most_origins: usize,
     /// How many times parameters are chosen again during the scored part, evenly.
     pub refits: usize,
-    /// Length of a season, for seasonal predictors.
-    pub season: Option<usize>,
+    /// What is known besides the values: a season, page classes.
+    pub known: Known,
     /// Least possible value: forecasts below it are raised to it.
     pub floor: Option<f64>,
     /// What a hot spot exceeds.
@@ -35,7 +37,7 @@ impl Default for Plan {
             training: 0.5,
             most_origins: 2000,
             refits: 8,
-            season: None,
+            known: Known::default(),
             floor: Some(0.0),
             threshold: None,
         }
@@ -46,6 +48,17 @@ impl Plan {
     fn floored(&self, value: f64) -> f64 {
         self.floor.map_or(value, |floor| value.max(floor))
     }
+
+    /// What holds of `values`, `first` of which are for training: a season that fits three times into
+    /// them, classes of as many windows.
+    fn known_of(&self, values: &[f64], first: usize) -> Known {
+        let fits = |season: &usize| *season >= 2 && season * 3 <= first;
+        let same = |classes: &Arc<ClassWindows>| classes.len() == values.len();
+        Known {
+            season: self.known.season.filter(fits),
+            classes: self.known.classes.clone().filter(same),
+        }
+    }
 }
 
 /// Values of a series needed for a back-test.
@@ -53,7 +66,7 @@ const FEWEST: usize = 40;
 
 /// Tests the methods on one series without holes. The last value is always among them, first, and each
 /// other is compared with it. Seasonal methods are left out without a season that fits three times
-/// into the training part. Empty when the series has fewer than 40 values.
+/// into the training part, page classes without those of the recording. Empty when the series has fewer than 40 values.
 #[must_use]
 pub fn backtest(values: &[f64], methods: &[Method], plan: &Plan) -> Vec<MethodScore> {
     let share = plan.training.clamp(0.1, 0.9);
@@ -61,15 +74,13 @@ pub fn backtest(values: &[f64], methods: &[Method], plan: &Plan) -> Vec<MethodSc
     if values.len() < FEWEST || plan.horizons.is_empty() {
         return Vec::new();
     }
-    let season = plan
-        .season
-        .filter(|season| *season >= 2 && season * 3 <= first);
+    let known = plan.known_of(values, first);
     let scale = Scale::of(&values[..first], plan.threshold);
     let others = methods.iter().copied().filter(|m| *m != Method::Last);
     let mut last_errors: Vec<Vec<f64>> = Vec::new();
     let mut scores = Vec::new();
     for method in std::iter::once(Method::Last).chain(others) {
-        let Some(mut predictor) = method.predictor(season) else {
+        let Some(mut predictor) = method.predictor(&known) else {
             continue;
         };
         let tallies = roll(predictor.as_mut(), values, first, plan, &scale);
@@ -186,17 +197,15 @@ pub struct Forecast {
     pub quantiles: Option<[f64; 5]>,
 }
 
-/// Foretells the values after the end. `None` for fewer than 40 values, or for a seasonal method
-/// without a season.
+/// Foretells the values after the end. `None` for fewer than 40 values, or for a method that
+/// needs a season or page classes and has none.
 #[must_use]
 pub fn forecast(values: &[f64], method: Method, plan: &Plan) -> Option<Vec<Forecast>> {
     if values.len() < FEWEST {
         return None;
     }
-    let season = plan
-        .season
-        .filter(|season| *season >= 2 && season * 3 <= values.len());
-    let mut predictor = method.predictor(season)?;
+    let known = plan.known_of(values, values.len());
+    let mut predictor = method.predictor(&known)?;
     let half = values.len() / 2;
     let mut lanes: Vec<Lane> = vec![Lane::default(); plan.horizons.len()];
     let scale = Scale::of(&values[..half], None);
@@ -286,7 +295,10 @@ mod tests {
     fn the_future_has_its_interval() {
         let plan = Plan {
             horizons: vec![1, 24],
-            season: Some(24),
+            known: Known {
+                season: Some(24),
+                classes: None,
+            },
             ..Plan::default()
         };
         let course: Vec<f64> = noise(960)

@@ -1,6 +1,6 @@
 //! Several predictors, weighted by how well they did lately.
 
-use super::{Method, Predictor};
+use super::{Known, Method, Predictor};
 
 /// What the past counts each step: errors 30 steps ago count half of the last one's.
 const MEMORY: f64 = 0.977;
@@ -22,7 +22,7 @@ struct Member {
 }
 
 impl Ensemble {
-    pub(super) fn new(season: Option<usize>) -> Self {
+    pub(super) fn new(known: &Known) -> Self {
         let methods = [
             Method::Last,
             Method::Ewma(None),
@@ -32,7 +32,7 @@ impl Ensemble {
         ];
         let members = methods.into_iter().filter_map(|method| {
             Some(Member {
-                predictor: method.predictor(season)?,
+                predictor: method.predictor(known)?,
                 error: 0.0,
                 weight: 0.0,
                 next: None,

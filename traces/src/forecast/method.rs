@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::Predictor;
 use super::autoregressive::{Arima, Autoregressive};
 use super::chain::{Markov, Signature};
+use super::classes::{ClassWindows, Classes};
 use super::ensemble::Ensemble;
 use super::regression::Loess;
 use super::simple::{Drift, Last, Mean, MovingAverage, SeasonalNaive};
@@ -44,6 +46,17 @@ pub enum Method {
     Signature,
     /// Several of them, weighted by how well they did lately.
     Ensemble,
+    /// Exponential smoothing of the parameters of page classes, and D(t) from them.
+    Classes,
+}
+
+/// What predictors may know of a series besides its values.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Known {
+    /// Length of a season, in steps.
+    pub season: Option<usize>,
+    /// The page classes of the recording whose windows the values count.
+    pub classes: Option<Arc<ClassWindows>>,
 }
 
 /// A name that is no predictor's.
@@ -59,7 +72,7 @@ pub struct MethodError {
 
 impl Method {
     /// All, with their usual parameters; the last value first.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Last,
         Self::Drift,
         Self::Mean,
@@ -75,6 +88,7 @@ impl Method {
         Self::Markov,
         Self::Signature,
         Self::Ensemble,
+        Self::Classes,
     ];
 
     /// Whether it needs a season.
@@ -83,9 +97,11 @@ impl Method {
         matches!(self, Self::HoltWinters | Self::Seasonal)
     }
 
-    /// Makes the predictor; `None` for a seasonal one without a season.
+    /// Makes the predictor; `None` for a seasonal one without a season, and for page classes of a series
+    /// that is not of a page-level recording.
     #[must_use]
-    pub fn predictor(self, season: Option<usize>) -> Option<Box<dyn Predictor>> {
+    pub fn predictor(self, known: &Known) -> Option<Box<dyn Predictor>> {
+        let season = known.season;
         Some(match self {
             Self::Last => Box::new(Last::default()),
             Self::Drift => Box::new(Drift::default()),
@@ -101,7 +117,8 @@ impl Method {
             Self::RobustLoess => Box::new(Loess::new(true)),
             Self::Markov => Box::new(Markov::default()),
             Self::Signature => Box::new(Signature::new(season)),
-            Self::Ensemble => Box::new(Ensemble::new(season)),
+            Self::Ensemble => Box::new(Ensemble::new(known)),
+            Self::Classes => Box::new(Classes::new(Arc::clone(known.classes.as_ref()?))),
         })
     }
 }
@@ -126,6 +143,7 @@ impl fmt::Display for Method {
             Self::Markov => f.write_str("markov"),
             Self::Signature => f.write_str("signature"),
             Self::Ensemble => f.write_str("ensemble"),
+            Self::Classes => f.write_str("classes"),
         }
     }
 }
@@ -160,6 +178,25 @@ impl FromStr for Method {
 mod tests {
     use super::*;
 
+    /// A season, and classes of a recording shorter than any series asked about.
+    fn known() -> Known {
+        let tick = |index: u64| crate::dirty::Tick {
+            t_ns: index * 100_000_000,
+            cpu_ns: 0,
+            runs: vec![crate::dirty::Run { start: 0, len: 3 }],
+        };
+        let trace = crate::dirty::PageWriteTrace {
+            title: String::new(),
+            pages: 3,
+            interval_ns: 100_000_000,
+            ticks: (1..=30).map(tick).collect(),
+        };
+        Known {
+            season: Some(24),
+            classes: super::super::class_windows(&trace, 1000).map(Arc::new),
+        }
+    }
+
     #[test]
     fn names_come_back() {
         let fixed = [
@@ -191,7 +228,7 @@ mod tests {
         ];
         for method in Method::ALL {
             for values in &series {
-                let mut predictor = method.predictor(Some(24)).unwrap();
+                let mut predictor = method.predictor(&known()).unwrap();
                 predictor.fit(values);
                 for value in values.iter().rev().take(50) {
                     predictor.observe(*value);
@@ -207,7 +244,7 @@ mod tests {
     #[test]
     fn predictors_know_their_own_kind() {
         let last_error = |method: Method, values: &[f64]| {
-            let mut predictor = method.predictor(Some(24)).unwrap();
+            let mut predictor = method.predictor(&known()).unwrap();
             let (seen, rest) = values.split_at(values.len() - 12);
             predictor.fit(seen);
             let found = predictor.predict(&[1, 12]);

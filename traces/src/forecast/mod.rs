@@ -6,6 +6,7 @@
 mod autoregressive;
 mod backtest;
 mod chain;
+mod classes;
 mod compare;
 mod ensemble;
 mod method;
@@ -16,8 +17,9 @@ mod simple;
 mod smoothing;
 
 pub use backtest::{Forecast, Plan, backtest, forecast};
+pub use classes::{ClassAhead, ClassForecast, ClassWindows, CurveAhead, class_windows};
 pub use compare::{DieboldMariano, Paired, diebold_mariano, paired_bootstrap};
-pub use method::{Method, MethodError};
+pub use method::{Known, Method, MethodError};
 pub use score::{HorizonScore, HotSpots, MethodScore, QUANTILES};
 
 /// Says what comes next from what was seen.

@@ -107,17 +107,24 @@ fn each_first(ticks: &[Tick], pages: u32, window: usize, mut count: impl FnMut(R
 /// Distinct pages in each whole second from 0: seconds `i..i+1` at index `i`.
 #[must_use]
 pub fn distinct_per_second(trace: &PageWriteTrace) -> Vec<u64> {
-    let seconds = usize::try_from(trace.duration_ns().div_ceil(NS_PER_S)).unwrap_or(0);
-    let mut counts = vec![0u64; seconds];
+    distinct_in_cells(trace, NS_PER_S)
+}
+
+/// Distinct pages in each stretch of `cell_ns` from 0.
+#[must_use]
+pub fn distinct_in_cells(trace: &PageWriteTrace, cell_ns: u64) -> Vec<u64> {
+    let cell_ns = cell_ns.max(1);
+    let cells = usize::try_from(trace.duration_ns().div_ceil(cell_ns)).unwrap_or(0);
+    let mut counts = vec![0u64; cells];
     let mut seen = vec![usize::MAX; usize::try_from(trace.pages).unwrap_or(0)];
     for tick in &trace.ticks {
-        // A tick belongs to the second it ends in; one that ends on the border, to the one before.
-        let second = usize::try_from(tick.t_ns.saturating_sub(1) / NS_PER_S).unwrap_or(0);
+        // A tick belongs to the cell it ends in; one that ends on the border, to the one before.
+        let cell = usize::try_from(tick.t_ns.saturating_sub(1) / cell_ns).unwrap_or(0);
         for page in tick.pages() {
             match seen.get_mut(page as usize) {
-                Some(slot) if *slot != second => {
-                    *slot = second;
-                    if let Some(count) = counts.get_mut(second) {
+                Some(slot) if *slot != cell => {
+                    *slot = cell;
+                    if let Some(count) = counts.get_mut(cell) {
                         *count += 1;
                     }
                 }

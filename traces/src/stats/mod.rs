@@ -22,7 +22,9 @@ mod stationarity;
 
 pub use acf::{autocorrelation, autocorrelations, correlation};
 pub use cpu::{CpuStats, cpu_stats};
-pub use curve::{CurvePoint, dirty_curve, distinct_in_windows, distinct_per_second};
+pub use curve::{
+    CurvePoint, dirty_curve, distinct_in_cells, distinct_in_windows, distinct_per_second,
+};
 pub use describe::{Bursts, Summary, bursts, dispersion_index, quantile, summary};
 pub use fleet::{Gather, Lives, Spread, Together, lives, spread};
 pub use hurst::{Scaling, aggregated_variance, dfa};

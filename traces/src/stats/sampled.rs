@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::dirty::PageWriteTrace;
 use crate::store::series::{Metric, Series};
-use crate::units::{NS_PER_S, round_usize};
+use crate::units::round_usize;
 
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -179,20 +179,21 @@ impl Sampled {
         Some(Self { values, ..whole })
     }
 
-    /// Distinct pages in each whole second of a recording after its first (which holds everything
-    /// touched before). `None` for less than two seconds.
+    /// Distinct pages in each whole step of a recording after its first (which holds everything
+    /// touched before). `None` for less than two steps.
     #[must_use]
-    pub fn page_writes(trace: &PageWriteTrace) -> Option<Self> {
-        let whole = usize::try_from(trace.duration_ns() / NS_PER_S).ok()?;
-        let counts = super::distinct_per_second(trace);
+    pub fn page_writes(trace: &PageWriteTrace, step_ms: u32) -> Option<Self> {
+        let step_ns = u64::from(step_ms.max(1)) * 1_000_000;
+        let whole = usize::try_from(trace.duration_ns() / step_ns).ok()?;
+        let counts = super::distinct_in_cells(trace, step_ns);
         let values: Vec<Option<f64>> = counts[..whole.min(counts.len())]
             .iter()
             .skip(1)
             .map(|&count| Some(count as f64))
             .collect();
         (!values.is_empty()).then_some(Self {
-            start_ms: 1000,
-            step_ms: 1000,
+            start_ms: i64::from(step_ms),
+            step_ms,
             values,
         })
     }

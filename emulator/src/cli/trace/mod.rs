@@ -6,6 +6,7 @@ mod each;
 mod export;
 mod forecast;
 mod import;
+mod incident;
 mod record;
 mod show;
 mod stats;
@@ -31,6 +32,8 @@ use traces::units::Provenance;
 pub(super) enum TraceCommand {
     /// Import a trace: a page-level recording to an .mbpw file, anything else to a bundle.
     Import(import::ImportArgs),
+    /// Make a log of a migration (query-migrate, domjobinfo) a scenario that runs it again.
+    Incident(incident::IncidentArgs),
     /// Record a program, a QEMU guest or this computer.
     Record(Box<record::RecordArgs>),
     /// Show what a trace holds.
@@ -201,6 +204,7 @@ impl TraceCommand {
     pub(super) fn execute(&self) -> Result<Exit> {
         match self {
             Self::Import(args) => args.execute(),
+            Self::Incident(args) => args.execute(),
             Self::Record(args) => args.execute(),
             Self::Show(args) => args.execute(),
             Self::Export(args) => args.execute(),

@@ -5,7 +5,9 @@ use crate::scenario::raw::{Table, Value};
 use crate::scenario::scale;
 use crate::units::show_time;
 use netmodel::backend::BackendKind;
-use netmodel::link::{Distribution, GilbertElliott, Jitter, LinkSpec, Loss};
+use netmodel::link::{
+    Distribution, GilbertElliott, Jitter, LinkSpec, Loss, OVERHEAD_KERNEL, ShaperAt,
+};
 use netmodel::schedule::Patch;
 use netmodel::topology::{Cable, Link};
 use netmodel::units::{ByteSize, Probability};
@@ -50,11 +52,45 @@ fn direction(table: &Table<'_>, base: LinkSpec) -> LinkSpec {
             .add(&table.span, NetworkProblem::Share { key, source }.into());
     };
     let link = patch(table).apply(&base).map_err(note).unwrap_or(base);
+    let shaper_at = shaper(table, &link);
+    // TBF counts the Ethernet header; what else is said is refused with the topology.
+    let counted = match shaper_at {
+        ShaperAt::SourceEgress { .. } if link.shaper_at == ShaperAt::Fabric => OVERHEAD_KERNEL,
+        _ => base.overhead_bytes,
+    };
     LinkSpec {
-        overhead_bytes: overhead.unwrap_or(base.overhead_bytes),
+        overhead_bytes: overhead.unwrap_or(counted),
         super_frame: super_frame.unwrap_or(base.super_frame),
+        shaper_at,
         ..link
     }
+}
+
+const SHAPERS: &[(&str, bool)] = &[("fabric", false), ("source-egress", true)];
+
+/// Where the rate is kept, and the bucket it is kept with there.
+fn shaper(table: &Table<'_>, link: &LinkSpec) -> ShaperAt {
+    let word = table
+        .get("shaper_at")
+        .and_then(|v| v.word("shaper_at", SHAPERS));
+    let burst = table.get("burst");
+    let at_source = word.unwrap_or(link.shaper_at != ShaperAt::Fabric);
+    if !at_source {
+        if let Some(burst) = burst {
+            burst.out_of_bounds("given", "left out without `shaper_at = \"source-egress\"`");
+        }
+        return ShaperAt::Fabric;
+    }
+    let known = match link.shaper_at {
+        ShaperAt::SourceEgress { burst } => Some(burst),
+        ShaperAt::Fabric => None,
+    };
+    let given = burst.and_then(|v| v.size_bytes().map(ByteSize::from_bytes));
+    let usual = || link.rate.map(LinkSpec::usual_burst);
+    let burst = given.or(known).or_else(usual);
+    // Without a rate the topology refuses it, whatever the bucket.
+    let burst = burst.unwrap_or(ByteSize::from_bytes(0));
+    ShaperAt::SourceEgress { burst }
 }
 
 /// What a table says of a link's properties; a percentage is of what it overrides.
@@ -205,6 +241,15 @@ impl Demands {
                 "`ecn`",
                 value,
                 "less than its `queue`, or nothing is marked",
+            );
+        }
+        if link.spec.is_shaped_at_source()
+            && (spec.rate, spec.queue) != (link.spec.rate, link.spec.queue)
+        {
+            return wrong(
+                "rate or queue",
+                spec.to_string(),
+                "as it is from the beginning: a shaper on a host's own device does not change during a run",
             );
         }
         if let (Some(rate), true) = (spec.rate, link.delivery.is_some()) {

@@ -87,7 +87,7 @@ impl Account {
             root.segments.saturating_sub(self.segments),
             spec.overhead_bytes,
         );
-        let busy_ns = spec.rate.map_or(0, |rate| {
+        let busy_ns = spec.in_fabric().rate.map_or(0, |rate| {
             let ns = u128::from(sent) * 8_000_000_000 / u128::from(rate.bps());
             u64::try_from(ns).unwrap_or(u64::MAX)
         });

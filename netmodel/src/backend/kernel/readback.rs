@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::FabricError;
-use crate::plan::Step;
+use crate::plan::{HOST_DEVICE, Step};
 use crate::qdisc::Object;
 use crate::sys::netlink::{Netlink, device_index};
 use crate::sys::tc::{Entry, wanted};
@@ -15,9 +15,12 @@ pub(in crate::backend) fn read_back(
 ) -> Result<(), FabricError> {
     let mut by_device: BTreeMap<&str, Vec<Object>> = BTreeMap::new();
     for step in steps {
-        if let Step::Queue { device, object, .. } = step {
-            by_device.entry(device).or_default().push(object.clone());
-        }
+        let (device, object) = match step {
+            Step::Queue { device, object, .. } => (device.as_str(), object),
+            Step::Egress { object, .. } => (HOST_DEVICE, object),
+            _ => continue,
+        };
+        by_device.entry(device).or_default().push(object.clone());
     }
     if by_device.is_empty() {
         return Ok(());

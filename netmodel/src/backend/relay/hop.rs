@@ -122,7 +122,7 @@ impl<P> Carried<P> {
 impl<P> Hop<P> {
     /// An empty link; a delivery trace begins at `origin_ns`.
     pub(super) fn new(link: &Link, seed: u64, origin_ns: i64) -> Self {
-        let (spec, room) = (link.spec, link.spec.queue.bytes());
+        let (spec, room) = (link.spec.in_fabric(), link.spec.queue.bytes());
         let queue = match &link.delivery {
             Some(trace) => Queue::with_trace(Track::new(Arc::clone(trace), origin_ns), room),
             None => Queue::new(spec.rate, room),
@@ -293,6 +293,7 @@ impl<P> Hop<P> {
 
     /// Another promise from now on; what departed before must have been settled.
     pub(super) fn change(&mut self, now_ns: u64, spec: LinkSpec) {
+        let spec = spec.in_fabric();
         self.queue.change(now_ns, spec.rate, spec.queue.bytes());
         self.loss.change(spec.loss);
         self.transparent = spec.is_transparent() && !self.traced;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::{
     ACT_KIND, ACT_OPTIONS, EGRESS_REDIRECT, HEADER, HTB_CEIL64, HTB_INIT, HTB_PARMS, HTB_RATE64,
     KIND, MATCHALL_ACT, MIRRED, MIRRED_PARMS, NETEM_JITTER64, NETEM_LATENCY64, NETEM_LOSS,
-    NETEM_LOSS_GE, NETEM_QOPT, NETEM_RATE, NETEM_RATE64, OPTIONS, PIPE, STATS2, STOLEN, U32_ACT,
+    NETEM_LOSS_GE, NETEM_QOPT, NETEM_RATE, NETEM_RATE64, OPTIONS, PIPE, STATS2, STOLEN, TBF_PARMS,
+    TBF_RATE64, U32_ACT,
 };
 use crate::qdisc::{Handle, Object};
 
@@ -77,6 +78,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Entry, Malformed> {
         "bfifo" => vec![("limit".to_owned(), word(options, 0, "bfifo")?.into())],
         "htb" => htb(options)?,
         "netem" => netem(options)?,
+        "tbf" => tbf(options)?,
         "u32" => actions(options, U32_ACT)?,
         "matchall" => actions(options, MATCHALL_ACT)?,
         _ => Vec::new(),
@@ -236,6 +238,27 @@ fn htb(options: &[u8]) -> Result<Facts, Malformed> {
             }
             HTB_CEIL64 => {
                 facts.insert("ceil", long(value, "htb ceil")?);
+            }
+            _ => {}
+        }
+    }
+    Ok(named(facts))
+}
+
+fn tbf(options: &[u8]) -> Result<Facts, Malformed> {
+    let mut facts = BTreeMap::new();
+    for attribute in attributes(options) {
+        let (kind, value) = attribute?;
+        match kind {
+            TBF_PARMS => {
+                let at = |n| word(value, n, "tc_tbf_qopt").map(u64::from);
+                facts.insert("limit", at(6)?);
+                facts.insert("burst", at(7)?);
+                let narrow = at(2)?;
+                facts.entry("rate").or_insert(narrow);
+            }
+            TBF_RATE64 => {
+                facts.insert("rate", long(value, "tbf rate")?);
             }
             _ => {}
         }

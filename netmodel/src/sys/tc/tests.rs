@@ -70,6 +70,32 @@ fn a_class_is_two_rates_two_buckets_and_a_quantum() {
     assert_eq!(encode(7, &object), Some((40, expected)));
 }
 
+/// What `tc qdisc add dev X root handle 1: tbf rate 500mbit burst 125000 limit 3250000` sends, without the table of rates.
+#[test]
+fn a_tbf_is_two_rates_a_limit_and_two_buckets() {
+    let tbf = |rate_bytes| Object::Qdisc {
+        parent: Handle::ROOT,
+        handle: Handle::new(1, 0),
+        kind: Qdisc::Tbf(Tbf {
+            rate_bytes,
+            burst_ticks: 31_250,
+            limit: 3_250_000,
+        }),
+    };
+    let mut expected = bytes(&[0, 7, 0x1_0000, 0xFFFF_FFFF, 0, attribute(8, 1)]);
+    expected.extend(ascii("tbf"));
+    expected.extend(bytes(&[attribute(44, 2), attribute(40, 1)]));
+    expected.extend([0, 1, 0, 0, 0, 0, 0, 0]);
+    expected.extend(bytes(&[62_500_000, 0, 0, 0, 3_250_000, 31_250, 0]));
+    assert_eq!(encode(7, &tbf(62_500_000)), Some((36, expected)));
+    for rate_bytes in [62_500_000, 1 << 35] {
+        let (_, message) = encode(7, &tbf(rate_bytes)).unwrap();
+        let entry = decode(&message).unwrap();
+        assert_eq!(wanted(&tbf(rate_bytes), 0, None).differs(&entry), None);
+        assert!(wanted(&tbf(1), 0, None).differs(&entry).is_some());
+    }
+}
+
 #[test]
 fn rates_beyond_32_bits_come_with_their_wide_attributes() {
     let object = Object::Class {

@@ -1,20 +1,26 @@
 //! `migbed trace forecast`: predictors tested on a trace, always beside the last value.
 
 mod fleet;
+mod table;
 
 use super::Source;
 use super::each::each_vm;
-use crate::characterise::sampled;
+use crate::characterise::{WINDOW_MS, sampled};
 use crate::cli::Exit;
 use crate::cli::output::say;
 use crate::run::Unusable;
 use anyhow::Result;
 use clap::Args;
-use comfy_table::Table;
 use fleet::{FleetScore, fleet};
 use serde::Serialize;
-use traces::forecast::{Forecast, Method, MethodScore, Plan, QUANTILES, backtest, forecast};
-use traces::stats::{Quantity, Sampled, Spread, periods};
+use std::sync::Arc;
+use table::print;
+use traces::dirty::PageWriteTrace;
+use traces::forecast::{
+    ClassForecast, Forecast, Known, Method, MethodScore, Plan, QUANTILES, backtest, class_windows,
+    forecast,
+};
+use traces::stats::{Quantity, Sampled, periods};
 use traces::units::round_usize;
 
 #[derive(Debug, Args)]
@@ -28,7 +34,7 @@ pub(in crate::cli) struct ForecastArgs {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "mean,sma:12,ewma,holt-winters,ar,arima,seasonal,lr,signature,ensemble"
+        default_value = "mean,sma:12,ewma,holt-winters,ar,arima,seasonal,lr,signature,ensemble,classes"
     )]
     predictor: Vec<String>,
     /// Steps ahead.
@@ -40,6 +46,9 @@ pub(in crate::cli) struct ForecastArgs {
     /// Length of a season in seconds; found from the training part when not given.
     #[arg(long, value_name = "SECONDS")]
     season: Option<f64>,
+    /// Length of the windows in which page writes of a page-level recording are counted, seconds.
+    #[arg(long, default_value_t = f64::from(WINDOW_MS) / 1000.0, value_name = "SECONDS")]
+    window: f64,
     /// Count foretold and missed values above this (unit of the metric) as hot spots.
     #[arg(long, value_name = "VALUE")]
     threshold: Option<f64>,
@@ -85,14 +94,20 @@ struct VmOutput {
     season_s: Option<f64>,
     scores: Vec<MethodScore>,
     ahead: Option<Vec<Forecast>>,
+    /// Page classes after the end, where `classes` foretells them.
+    classes_ahead: Option<ClassForecast>,
 }
 
 struct Wanted {
     quantities: Vec<Quantity>,
     methods: Vec<Method>,
     ahead: Option<Method>,
+    window_ms: u32,
     plan: Plan,
 }
+
+/// Windows for which D is foretold from page classes, seconds.
+const CURVE_S: [f64; 4] = [0.1, 1.0, 10.0, 60.0];
 
 impl ForecastArgs {
     pub(super) fn execute(&self) -> Result<Exit> {
@@ -108,8 +123,8 @@ impl ForecastArgs {
             })
             .collect();
         let streamed = each_vm(&self.source, |meta, series, recording| {
-            let all = sampled(series, recording);
-            self.test(&meta.name, &all, &wanted, &mut metrics);
+            let all = sampled(series, recording, wanted.window_ms);
+            self.test(&meta.name, (&all, recording), &wanted, &mut metrics);
         })?;
         let Some(streamed) = streamed else {
             return Ok(Exit::Interrupted);
@@ -176,7 +191,17 @@ impl ForecastArgs {
             ))
             .into());
         }
+        let window_ms = round_usize((self.window * 1000.0).clamp(0.0, 3.6e6));
+        let window_ms = u32::try_from(window_ms).unwrap_or(0);
+        if !(10..=3_600_000).contains(&window_ms) {
+            return Err(Unusable(format!(
+                "--window {} is not from 0.01 s to an hour",
+                self.window
+            ))
+            .into());
+        }
         Ok(Wanted {
+            window_ms,
             quantities: self.metric.iter().map(quantity).collect::<Result<_, _>>()?,
             methods,
             ahead: self.ahead.as_ref().map(method).transpose()?,
@@ -185,7 +210,7 @@ impl ForecastArgs {
                 training: self.training,
                 most_origins: self.origins.max(1),
                 refits: self.refits,
-                season: None,
+                known: Known::default(),
                 floor: Some(0.0),
                 threshold: self.threshold,
             },
@@ -195,7 +220,7 @@ impl ForecastArgs {
     fn test(
         &self,
         name: &str,
-        all: &[(Quantity, Sampled)],
+        (all, recording): (&[(Quantity, Sampled)], Option<&PageWriteTrace>),
         wanted: &Wanted,
         metrics: &mut [MetricOutput],
     ) {
@@ -205,8 +230,14 @@ impl ForecastArgs {
             };
             let (values, filled) = series.filled();
             let season = self.season(series, &values);
+            let pages = recording.filter(|_| metric.quantity == Quantity::PageWrites);
+            let classes = pages.and_then(|trace| class_windows(trace, wanted.window_ms));
+            let classes = classes.map(Arc::new);
             let plan = Plan {
-                season,
+                known: Known {
+                    season,
+                    classes: classes.clone(),
+                },
                 ..wanted.plan.clone()
             };
             let scores = backtest(&values, &wanted.methods, &plan);
@@ -223,6 +254,9 @@ impl ForecastArgs {
                 ahead: wanted
                     .ahead
                     .and_then(|method| forecast(&values, method, &plan)),
+                classes_ahead: classes
+                    .filter(|_| wanted.ahead == Some(Method::Classes))
+                    .and_then(|classes| classes.ahead(&CURVE_S)),
             });
         }
     }
@@ -239,111 +273,4 @@ impl ForecastArgs {
             .filter(|length| *length >= 3)
             .or_else(|| series.lag_of(86_400.0))
     }
-}
-
-fn print(output: &Output) {
-    for metric in &output.metrics {
-        let vms = metric.vms.len();
-        let step = metric.vms.first().map_or(0.0, |vm| vm.step_s);
-        say!(
-            "{}, {} [{}]: {vms} VMs, steps of {step} s, {:.0} % of each series for training, rolling origin",
-            output.source,
-            metric.quantity.name(),
-            metric.unit,
-            output.training * 100.0
-        );
-        say!("{}", table(metric));
-        for vm in &metric.vms {
-            for f in vm.ahead.iter().flatten() {
-                let interval = f.quantiles.map_or_else(
-                    || "no interval: too few errors known".to_owned(),
-                    |q| {
-                        format!(
-                            "80 % in {:.3} – {:.3}, p95 {:.3}, p99 {:.3}",
-                            q[0], q[2], q[3], q[4]
-                        )
-                    },
-                );
-                say!(
-                    "{}: {} steps ahead {:.3}; {interval}",
-                    vm.name,
-                    f.horizon,
-                    f.value
-                );
-            }
-        }
-    }
-    say!(
-        "MASE: mean absolute error over the one-step naive error of the training part, median (quartiles) \
-         over VMs; pinball losses over the same scale. Against last: median difference of MASE with its \
-         95 % interval over VMs (– for fewer than five); VMs better/worse by Diebold-Mariano at 5 %."
-    );
-}
-
-fn table(metric: &MetricOutput) -> Table {
-    let number = |v: Option<f64>| v.map_or_else(|| "–".to_owned(), |v| format!("{v:.2}"));
-    let percent =
-        |s: Option<Spread>| s.map_or_else(|| "–".to_owned(), |s| format!("{:.0} %", s.p50 * 100.0));
-    let hot = metric
-        .fleet
-        .iter()
-        .any(|s| s.recall.is_some() || s.precision.is_some());
-    let mut table = Table::new();
-    let mut header = vec![
-        "steps",
-        "predictor",
-        "VMs",
-        "MASE",
-        "MAE",
-        "pinball .5",
-        ".9",
-        ".95",
-        ".99",
-        "in 80 %",
-        "below p95",
-        "against last",
-        "better/worse",
-    ];
-    if hot {
-        header.extend(["hot: precision", "recall"]);
-    }
-    table.set_header(header);
-    for s in &metric.fleet {
-        let mase = s.mase.map_or_else(
-            || "–".to_owned(),
-            |m| format!("{:.2} ({:.2} – {:.2})", m.p50, m.p25, m.p75),
-        );
-        let against = s.against_last.map_or_else(
-            || "–".to_owned(),
-            |p| format!("{:+.3} ({:+.3} … {:+.3})", p.median, p.low, p.high),
-        );
-        let told = if s.method == "last" {
-            "–".to_owned()
-        } else {
-            format!("{}/{}", s.better, s.worse)
-        };
-        let mut row = vec![
-            s.horizon.to_string(),
-            s.method.clone(),
-            s.vms.to_string(),
-            mase,
-            if s.mae_mean >= 100.0 {
-                format!("{:.0}", s.mae_mean)
-            } else {
-                format!("{:.4}", s.mae_mean)
-            },
-        ];
-        row.extend([1, 2, 3, 4].map(|index| number(s.pinball_scaled[index])));
-        row.extend([
-            percent(s.coverage_80),
-            percent(s.coverage_p95),
-            against,
-            told,
-        ]);
-        if hot {
-            row.extend([number(s.precision), number(s.recall)]);
-        }
-        table.add_row(row);
-    }
-    table
 }

@@ -1,0 +1,179 @@
+//! What logs become, and scenarios that load.
+
+use super::*;
+use crate::scenario;
+use std::path::Path;
+use traces::migration_log::Poll;
+
+const PAGES: u64 = 100_000;
+
+/// 400 MB, 60,000 pages zero, 1 Gbit/s, a reading every second that finds 5,000 pages, until it is called off.
+fn log() -> MigrationLog {
+    let mut polls = Vec::new();
+    let mut poll = Poll {
+        remaining: PAGES * PAGE_SIZE,
+        mbps: Some(1000.0),
+        expected_downtime_ms: Some(200),
+        syncs: 1,
+        ..Poll::default()
+    };
+    for tenth in 1..=200u64 {
+        poll.at_ms = tenth * 100;
+        let sent = (125_000_000 / 10 / PAGE_SIZE).min(poll.remaining / PAGE_SIZE);
+        poll.normal += sent;
+        poll.remaining -= sent * PAGE_SIZE;
+        if tenth == 1 {
+            poll.zero = 60_000;
+            poll.remaining -= 60_000 * PAGE_SIZE;
+        }
+        if tenth >= 20 && tenth.is_multiple_of(10) {
+            poll.syncs += 1;
+            poll.remaining += 5000 * PAGE_SIZE;
+        }
+        poll.transferred = poll.normal * 4104 + poll.zero * 9;
+        polls.push(poll);
+    }
+    MigrationLog {
+        name: "bad \"one\"".to_owned(),
+        ram_bytes: PAGES * PAGE_SIZE,
+        polls,
+        ..MigrationLog::default()
+    }
+}
+
+#[test]
+fn a_log_says_what_to_emulate() {
+    let incident = Incident::of(&log(), &[]).unwrap();
+    assert_eq!(incident.nonzero_pages, 40_000);
+    assert_eq!(incident.downtime_limit_ms, 200);
+    assert_eq!(
+        incident.max_bandwidth, None,
+        "nothing says that it was a limit"
+    );
+    // 1 Gbit/s of payload; 1538 bytes carry 1448.
+    assert!((incident.rate.bps() as f64 / (1e9 * 1538.0 / 1448.0) - 1.0).abs() < 1e-6);
+    assert_eq!(
+        incident.cancel_after_ms,
+        Some(20_000),
+        "called off when the log ends"
+    );
+    let lone = incident.lone(1, 2);
+    assert_eq!((lone.scale, lone.params.engine), (2, EngineKind::Qemu));
+    let found = unique(&incident, 1.0);
+    assert!((found / 5000.0 - 1.0).abs() < 0.1, "{found}");
+    // What is written is not zero either, and counted once.
+    let written: u64 = incident
+        .curve
+        .as_ref()
+        .unwrap()
+        .classes
+        .iter()
+        .map(|c| u64::from(c.pages))
+        .sum();
+    assert_eq!(lone.resident_bytes, (40_000 - written) * PAGE_SIZE);
+}
+
+fn unique(incident: &Incident, window_s: f64) -> f64 {
+    let curve = incident.curve.as_ref().unwrap();
+    traces::class::unique_pages(&curve.classes, window_s)
+}
+
+#[test]
+fn a_last_burst_tells_a_limit_from_a_link() {
+    let mut log = log();
+    log.completed = true;
+    log.downtime_ms = Some(20);
+    let last = log.polls.last_mut().unwrap();
+    last.downtime_bytes = Some(10_000_000);
+    last.precopy_bytes = Some(1);
+    let incident = Incident::of(&log, &[]).unwrap();
+    assert_eq!(incident.max_bandwidth, Some(125_000_000));
+    // 500 MB/s.
+    assert!((incident.rate.bps() as f64 / (4e9 * 1538.0 / 1448.0) - 1.0).abs() < 1e-6);
+    assert_eq!(incident.scale(1_100_000_000), 4);
+    assert_eq!(incident.cancel_after_ms, Some(60_000));
+}
+
+#[test]
+fn what_is_written_under_a_throttle_says_nothing_of_what_would_be() {
+    let mut throttled = log();
+    for poll in &mut throttled.polls[100..] {
+        poll.throttle = Some(20);
+    }
+    let incident = Incident::of(&throttled, &[]).unwrap();
+    assert!(incident.auto_converge);
+    let all = Incident::of(&log(), &[]).unwrap().curve.unwrap().points;
+    assert!(incident.curve.unwrap().points < all);
+}
+
+#[test]
+fn what_a_log_does_not_say_is_told() {
+    let without = |change: fn(&mut MigrationLog)| {
+        let mut log = log();
+        change(&mut log);
+        Incident::of(&log, &[]).unwrap_err()
+    };
+    assert!(matches!(
+        without(|log| log.ram_bytes = 0),
+        IncidentError::NoRam { .. }
+    ));
+    assert!(matches!(
+        without(|log| log.polls.clear()),
+        IncidentError::NoBandwidth { .. }
+    ));
+    assert!(matches!(
+        without(|log| log.polls.truncate(15)),
+        IncidentError::Curve(_)
+    ));
+    assert!(matches!(
+        without(|log| log.polls[50].postcopy = true),
+        IncidentError::PostCopy { .. }
+    ));
+    // Another migration of the guest says it.
+    let mut short = log();
+    short.polls.truncate(15);
+    let incident = Incident::of(&short, &[log()]).unwrap();
+    assert!((unique(&incident, 1.0) / 5000.0 - 1.0).abs() < 0.1);
+}
+
+#[test]
+fn a_scenario_of_an_incident_loads_and_is_the_incident() {
+    let incident = Incident::of(&log(), &[]).unwrap();
+    let text = scenario(&incident, 4);
+    let loaded = scenario::parse(Path::new("incident.toml"), &text)
+        .unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let lone = incident.lone(1, 4).scenario();
+    assert_eq!(loaded.scale, 4);
+    assert_eq!(loaded.vms[0].ram_bytes, lone.vms[0].ram_bytes);
+    assert_eq!(loaded.vms[0].resident_bytes, lone.vms[0].resident_bytes);
+    let up = |scenario: &scenario::Scenario| {
+        scenario
+            .network
+            .topology
+            .link_named("source-up")
+            .unwrap()
+            .spec
+    };
+    assert_eq!(
+        (up(&loaded).rate, up(&loaded).queue),
+        (up(&lone).rate, up(&lone).queue)
+    );
+    assert_eq!(loaded.migration, lone.migration);
+    // Every assumption stands above it.
+    for note in &incident.notes {
+        assert!(text.contains(note.as_str()), "{note}");
+    }
+}
+
+#[test]
+fn a_bundle_holds_the_profile() {
+    let incident = Incident::of(&log(), &[]).unwrap();
+    let bundle = bundle(&incident, "a log");
+    assert_eq!(bundle.vms[0].dirty_profile, Some(0));
+    assert_eq!(bundle.dirty_profiles[&0], incident.curve.unwrap().classes);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("b");
+    bundle.write(&path).unwrap();
+    let back = traces::store::bundle::Bundle::read(&path).unwrap();
+    assert_eq!(back.dirty_profiles, bundle.dirty_profiles);
+}

@@ -1,0 +1,186 @@
+//! Golden: what columns become.
+
+use super::super::columns::tests::line_with;
+use super::*;
+use replay::content::Recipe;
+use serde_json::{Value, json};
+use traces::class::unique_pages;
+use traces::content::{Codecs, PAGE};
+
+fn lone(more: &Value, seed: u64) -> Lone {
+    let (line, _) = line_with(more);
+    let run = RealRun {
+        run_id: "a-0".to_owned(),
+        repeat: 0,
+        measured: line.measured(),
+    };
+    Configuration::new(line, run).lone(seed)
+}
+
+#[test]
+fn set_a_is_shaped_on_the_sources_device() {
+    let lone = lone(&json!({}), 1);
+    assert_eq!(lone.link.rate, BitRate::from_bps(500_000_000));
+    assert_eq!(lone.link.overhead_bytes, 14);
+    assert_eq!(lone.link.queue.bytes(), 3_250_000);
+    let burst = ByteSize::from_bytes(125_000);
+    assert_eq!(lone.link.shaper_at, ShaperAt::SourceEgress { burst });
+    assert_eq!(
+        (lone.congestion.as_str(), lone.params.return_path),
+        ("bbr", false)
+    );
+    let topology = lone.scenario().network.topology;
+    let way_back = topology.link_named("source-down").unwrap().spec;
+    assert_eq!(
+        (way_back.rate, way_back.shaper_at),
+        (None, ShaperAt::Fabric)
+    );
+}
+
+/// The README of the ground truth: burst 2 ms of the link and at least 32 KiB, 50 ms of queue.
+#[test]
+fn a_tbf_without_columns_is_the_readmes() {
+    let of = |mbit: u64| {
+        let none = json!({"link_mbit": mbit, "burst_bytes": null, "queue_bytes": null});
+        let link = lone(&none, 1).link;
+        let ShaperAt::SourceEgress { burst } = link.shaper_at else {
+            panic!("{link}");
+        };
+        (burst.bytes(), link.queue.bytes())
+    };
+    assert_eq!(of(100), (32_768, 657_768));
+    assert_eq!(of(200), (50_000, 1_300_000));
+    assert_eq!(of(500), (125_000, 3_250_000));
+    assert_eq!(of(1000), (250_000, 6_500_000));
+}
+
+#[test]
+fn set_b_is_shaped_in_the_middle_both_ways() {
+    let b = json!({
+        "set": "B", "shaper_at": "fabric", "overhead_bytes": 38, "queue_bytes_used": 1_000_000, "delay_us": 5000,
+        "loss_ppm": 1000, "congestion": "cubic", "return_path": true, "vms": 3, "flows": 1,
+        "rate_change_s": 1.5, "rate_change_mbit": 200,
+    });
+    let lone = lone(&b, 1);
+    assert_eq!(lone.link.shaper_at, ShaperAt::Fabric);
+    assert_eq!(
+        (lone.link.queue.bytes(), lone.link.overhead_bytes),
+        (1_000_000, 38)
+    );
+    assert_eq!(lone.link.delay, Duration::from_millis(5));
+    assert!((lone.link.loss.mean() - 0.001).abs() < 1e-9);
+    assert_eq!((lone.company.more_vms, lone.company.flows), (2, 1));
+    let change = BitRate::from_bps(200_000_000).unwrap();
+    assert_eq!(lone.company.rate_change, Some((1_500_000_000, change)));
+    assert!(lone.params.return_path);
+}
+
+#[test]
+fn modes_set_their_capability_and_nothing_else() {
+    let of = |mode: &str| lone(&json!({"mode": mode}), 1).params;
+    assert!(!of("precopy").auto_converge.enabled);
+    let throttled = of("auto-converge").auto_converge;
+    assert_eq!(
+        throttled,
+        AutoConvergeParams {
+            enabled: true,
+            ..AutoConvergeParams::default()
+        }
+    );
+}
+
+#[test]
+fn a_throttle_slows_what_the_guest_cannot_do_without() {
+    let lone = lone(&json!({"mode": "auto-converge", "rate_pps": 20_000}), 1);
+    // 13.8 % and twice 3.7 % of a core.
+    assert_eq!(lone.cpu_milli, 212);
+    let Writes::Classes(classes) = lone.writes else {
+        panic!("not classes");
+    };
+    assert_eq!(classes[2].coupling, Coupling::Cpu);
+    let written = f64::from(classes[2].pages) * classes[2].rate * 0.212;
+    assert!((written - 20_000.0).abs() < 1.0, "{written}");
+    assert_eq!(classes[0].coupling, Coupling::Time, "the kernel's own");
+}
+
+#[test]
+fn bursts_are_phases_that_begin_anywhere() {
+    let bursts = json!({"on_ms": 5000, "off_ms": 5000});
+    let of = |seed| lone(&bursts, seed);
+    let Writes::Phases(phased) = of(1).writes else {
+        panic!("not in phases");
+    };
+    let [on, off] = &phased.phases[..] else {
+        panic!("{phased:?}");
+    };
+    assert_eq!(
+        (on.length_ns, off.length_ns),
+        (5_000_000_000, 5_000_000_000)
+    );
+    // The kernel goes on; the dirtier's pages lie behind its.
+    assert_eq!(off.classes[..], on.classes[..2]);
+    let written = f64::from(on.classes[2].pages) * on.classes[2].rate;
+    assert!((written - 2000.0).abs() < 1e-6);
+    // Four migrations begin in four different quarters or so of a lap, none before the warm-up.
+    let mut into: Vec<u64> = (1..=4)
+        .map(|seed| of(seed).warm_up_ns - WARM_UP_NS)
+        .collect();
+    into.sort_unstable();
+    assert!(
+        into.windows(2)
+            .all(|pair| pair[1] - pair[0] > 1_000_000_000),
+        "{into:?}"
+    );
+    assert!(into[3] < 10_000_000_000);
+}
+
+#[test]
+fn patterns_write_as_their_column_says() {
+    let of = |pattern: &str| match lone(&json!({"pattern": pattern}), 1).writes {
+        Writes::Classes(classes) => classes[2..].to_vec(),
+        other => panic!("{other:?}"),
+    };
+    assert!((unique_pages(&of("seq"), 1.0) - 2000.0).abs() < 1e-6);
+    assert_eq!(of("uniform")[0].pages, 16_384);
+    assert_eq!(of("hotcold")[0].pages, 1638);
+}
+
+/// What the column says of a page is made, and measured by the codecs.
+#[test]
+fn contents_are_what_codecs_make_of_such_pages() {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut random = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 56) as u8
+    };
+    let (mut codecs, mut zlib, mut zstd) = (Codecs::default(), 0, 0);
+    let pages = 200;
+    for _ in 0..pages {
+        let line: Vec<u8> = (0..64).map(|_| random()).collect();
+        let page = line.repeat(PAGE / 64);
+        zlib += codecs.zlib_len(&page);
+        zstd += codecs.zstd_len(&page);
+    }
+    let ratio = |bytes: usize| (pages * PAGE) as f64 / bytes as f64;
+    for (asked, got) in [
+        (REPEATED_LINE.zlib_ratio.unwrap(), ratio(zlib)),
+        (REPEATED_LINE.zstd_ratio.unwrap(), ratio(zstd)),
+    ] {
+        assert!(
+            (asked / got - 1.0).abs() < 0.03,
+            "{asked}, measured {got:.2}"
+        );
+    }
+    // Both can be made.
+    Recipe::of(&REPEATED_LINE).unwrap();
+    Recipe::of(&WORD_CHANGED).unwrap();
+    let content = |word: &str| match lone(&json!({"content": word}), 1).writes {
+        Writes::Classes(classes) => classes[2].content,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(content("random"), None);
+    assert_eq!(content("comp"), Some(REPEATED_LINE));
+    assert_eq!(content("word"), Some(WORD_CHANGED));
+}

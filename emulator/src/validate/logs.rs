@@ -1,0 +1,181 @@
+//! Migrations that somebody watched, emulated from what their logs say, and how far off that is.
+//!
+//! Never inside: what a log says (`crate::incident`, `traces::migration_log`).
+
+use super::emulate_lone;
+use super::errors::{Comparison, Measured};
+use crate::incident::{Incident, IncidentError};
+use anyhow::Result;
+use std::path::{Path, PathBuf};
+use traces::class::unique_pages;
+use traces::import::{ImportError, migration_logs};
+use traces::migration_log::MigrationLog;
+use traces::units::PAGE_SIZE;
+
+/// A log with what is emulated of it.
+#[derive(Debug, Clone)]
+pub struct Logged {
+    /// The log.
+    pub log: MigrationLog,
+    /// What is emulated.
+    pub incident: Incident,
+    /// Space scale.
+    pub scale: u32,
+}
+
+/// Most that a link carries here: of a faster one space is divided until it does.
+pub const CARRIED_BPS: u64 = 1_100_000_000;
+
+/// Migrations of one file: their curves from `curve`, else each from the other migrations of its file, else its own.
+///
+/// Several migrations of one guest in one file are repeats; a curve from the others makes no use of what it has to foretell.
+///
+/// # Errors
+/// When the file is no log of migrations.
+pub fn read(
+    file: &Path,
+    curve: &[MigrationLog],
+) -> Result<Vec<(MigrationLog, Result<Incident, IncidentError>)>, ImportError> {
+    let logs = migration_logs(file)?;
+    let each = logs.iter().enumerate().map(|(n, log)| {
+        let others = logs.iter().enumerate().filter(|(other, _)| *other != n);
+        let others: Vec<MigrationLog> = match curve {
+            [] => others.map(|(_, log)| log.clone()).collect(),
+            given => given.to_vec(),
+        };
+        (log.clone(), Incident::of(log, &others))
+    });
+    Ok(each.collect())
+}
+
+/// All migrations of some files.
+///
+/// # Errors
+/// As [`read`].
+pub fn all(files: &[PathBuf]) -> Result<Vec<MigrationLog>, ImportError> {
+    let mut all = Vec::new();
+    for file in files {
+        all.extend(migration_logs(file)?);
+    }
+    Ok(all)
+}
+
+impl Logged {
+    /// A name for people.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let Incident {
+            ram_bytes, rate, ..
+        } = &self.incident;
+        format!(
+            "{}: {} MiB, {} of link, {}, at 1/{} of its size",
+            self.log.name,
+            ram_bytes >> 20,
+            rate,
+            self.mode(),
+            self.scale
+        )
+    }
+
+    fn mode(&self) -> &'static str {
+        match (self.log.was_stopped(), self.log.has_throttle()) {
+            (true, _) => "stop-and-copy",
+            (false, true) => "auto-converge",
+            (false, false) => "precopy",
+        }
+    }
+
+    /// How long the real one took, ms.
+    #[must_use]
+    pub fn real_ms(&self) -> f64 {
+        self.log.last().at_ms as f64
+    }
+
+    fn lambda(&self) -> f64 {
+        let classes = self.incident.curve.iter().flat_map(|curve| &curve.classes);
+        let classes: Vec<_> = classes.copied().collect();
+        let bytes = unique_pages(&classes, 1.0) * PAGE_SIZE as f64;
+        bytes / self.log.bytes_per_s().unwrap_or(f64::INFINITY)
+    }
+
+    fn real(&self) -> Measured {
+        let (log, last) = (&self.log, self.log.last());
+        // Of one stopped before, QEMU's downtime is no outage: the guest stood still throughout.
+        let downtime_ms = log.downtime_ms.filter(|_| !log.was_stopped());
+        Measured {
+            completed: log.completed,
+            total_time_ms: Some(last.at_ms as f64),
+            bytes: Some(last.transferred as f64),
+            normal: Some(last.normal as f64),
+            zero: Some(last.zero as f64),
+            outage_ms: None,
+            downtime_ms: downtime_ms.map(|ms| ms as f64),
+            syncs: Some(last.syncs as f64),
+        }
+    }
+
+    /// Emulates it once and compares.
+    ///
+    /// # Errors
+    /// When the emulation itself does not get to a result.
+    pub fn compare(&self, seed: u64, out: &Path) -> Result<Vec<Comparison>> {
+        let emulated = emulate_lone(&self.incident.lone(seed, self.scale), out)?;
+        let compared = emulated.into_iter().map(|emulated| Comparison {
+            run_id: self.log.name.clone(),
+            config_id: self.log.name.clone(),
+            rank: 0,
+            kind: "log".to_owned(),
+            mode: self.mode().to_owned(),
+            cancel_after_ms: self.incident.cancel_after_ms.map(|ms| ms as f64),
+            lambda: self.lambda(),
+            real: self.real(),
+            emulated: emulated.measured,
+            models: emulated.record.predictions.clone(),
+            grade: emulated.record.grade.clone(),
+            verified: emulated.record.verified,
+        });
+        Ok(compared.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn repeats_in_one_file_foretell_each_other() {
+        let log = |seconds: u64, rounds: [u64; 3]| {
+            let (total, down) = (seconds * 1000, 300);
+            format!(
+                r#"{{"return": {{"status": "completed", "total-time": {total}, "downtime": {down}, "page-count": [{}, {}, {}, 0],
+                    "ram": {{"total": 409600000, "remaining": 0, "transferred": 100000000, "normal": 24000, "duplicate": 70000,
+                    "dirty-sync-count": 4, "mbps": 900.0}}}}}}"#,
+                rounds[0], rounds[1], rounds[2]
+            )
+            .replace('\n', " ")
+        };
+        let mut file = tempfile::NamedTempFile::with_suffix(".log").unwrap();
+        for line in [log(10, [100_000, 9000, 900]), log(12, [100_000, 8000, 800])] {
+            writeln!(file, "Experiment\n{line}").unwrap();
+        }
+        let both = read(file.path(), &[]).unwrap();
+        assert_eq!(both.len(), 2);
+        for (n, (log, incident)) in both.into_iter().enumerate() {
+            let incident = incident.unwrap();
+            let curve = incident.curve.clone().unwrap();
+            assert_eq!(curve.points, 2, "the other's rounds alone");
+            let other = [8000.0, 9000.0][n];
+            let first = unique_pages(&curve.classes, curve.windows_s.1);
+            assert!((first / other - 1.0).abs() < 0.1, "{n}: {first}");
+            let logged = Logged {
+                log,
+                incident,
+                scale: 4,
+            };
+            assert_eq!(logged.mode(), "precopy");
+            assert_eq!(logged.real().zero, Some(70_000.0));
+            assert_eq!(logged.real().outage_ms, None, "a log says none");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Page classes that write as the syncs of a migration say. Pure.
+
+use super::{MigrationLog, Sync};
+use crate::class::{ClassPhase, Coupling, PageClass, PhasedClasses, Variation, unique_pages};
+use crate::fit::fit_curve;
+use crate::stats::CurvePoint;
+use crate::units::round_u32;
+
+/// What the guest wrote, as far as its migration tells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curve {
+    /// Classes whose D(t) goes through the points.
+    pub classes: Vec<PageClass>,
+    /// Mean relative error of that on the points.
+    pub error: f64,
+    /// How much more and how much less was found from one reading to the next than the classes say on average; `None` where there
+    /// are too few short windows to tell.
+    pub variation: Option<Variation>,
+    /// Points it was fitted to.
+    pub points: usize,
+    /// The shortest and the longest window among them, s.
+    pub windows_s: (f64, f64),
+}
+
+/// Why there is no curve.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum CurveError {
+    /// The dirty log was never read while the guest ran.
+    #[error(
+        "{name}: no reading of the dirty log between two answers while the guest ran, so nothing says what it wrote; take the curve \
+         from another migration of the guest"
+    )]
+    NoSync {
+        /// Which migration.
+        name: String,
+    },
+}
+
+/// Fewest windows from which a spread is told.
+const SPREAD_WINDOWS: usize = 10;
+
+impl Curve {
+    /// The curve through the readings of one or several migrations of a guest of `pages` pages.
+    ///
+    /// Their windows are those of the readings, so what QEMU's own way of re-arming the log leaves out is left out here: replay
+    /// it with the log re-armed at every reading, or it is left out twice. What the classes follow is `coupling`.
+    ///
+    /// # Errors
+    /// When there is no reading to fit to.
+    pub fn fit(
+        name: &str,
+        syncs: &[Sync],
+        pages: u64,
+        coupling: Coupling,
+    ) -> Result<Self, CurveError> {
+        let point = |sync: &Sync| CurvePoint {
+            window_s: sync.window_s,
+            window_cpu_s: sync.window_s,
+            pages: sync.pages,
+        };
+        let points: Vec<CurvePoint> = syncs.iter().map(point).collect();
+        let most = round_u32(pages as f64);
+        let none = || CurveError::NoSync {
+            name: name.to_owned(),
+        };
+        let (classes, error) = fit_curve(&points, most, coupling).ok_or_else(none)?;
+        let lengths = || syncs.iter().map(|sync| sync.window_s);
+        Ok(Self {
+            variation: spread(syncs, &classes),
+            error,
+            points: points.len(),
+            windows_s: (
+                lengths().fold(f64::INFINITY, f64::min),
+                lengths().fold(0.0, f64::max),
+            ),
+            classes,
+        })
+    }
+
+    /// The curve of one migration.
+    ///
+    /// # Errors
+    /// As [`Curve::fit`].
+    pub fn of(log: &MigrationLog, limit_ms: u64, coupling: Coupling) -> Result<Self, CurveError> {
+        Self::fit(&log.name, &log.syncs(limit_ms), log.pages(), coupling)
+    }
+
+    /// The curve as a behaviour that goes on for ever, with its variation if there is one.
+    #[must_use]
+    pub fn behaviour(&self) -> PhasedClasses {
+        /// A day: no migration takes longer, and then it begins anew.
+        const LENGTH_NS: u64 = 86_400_000_000_000;
+        let coupling = self
+            .classes
+            .first()
+            .map_or(Coupling::Time, |class| class.coupling);
+        PhasedClasses {
+            coupling,
+            phases: vec![ClassPhase {
+                length_ns: LENGTH_NS,
+                first_page: 0,
+                classes: self.classes.clone(),
+                variation: self.variation.clone(),
+            }],
+        }
+    }
+}
+
+/// How far what was found is spread about what the classes say, in windows no longer than twice the shortest half of them: log-normal,
+/// with the correlation from one such window to the next.
+fn spread(syncs: &[Sync], classes: &[PageClass]) -> Option<Variation> {
+    let mut lengths: Vec<f64> = syncs.iter().map(|sync| sync.window_s).collect();
+    lengths.sort_by(f64::total_cmp);
+    let median = *lengths.get(lengths.len() / 2)?;
+    let short = syncs
+        .iter()
+        .filter(|sync| sync.window_s <= 2.0 * median && sync.pages > 0.0);
+    let logs: Vec<f64> = short
+        .map(|sync| (sync.pages / unique_pages(classes, sync.window_s).max(1.0)).ln())
+        .collect();
+    let n = logs.len();
+    if n < SPREAD_WINDOWS {
+        return None;
+    }
+    let mean = logs.iter().sum::<f64>() / n as f64;
+    let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
+    let product = |pair: &[f64]| (pair[0] - mean) * (pair[1] - mean);
+    let covariance = logs.windows(2).map(product).sum::<f64>() / (n - 1) as f64;
+    // Of a log-normal: the variance of the logarithm is ln(1 + cv²).
+    let cv = variance.exp_m1().sqrt();
+    let correlation = (covariance / variance).clamp(0.0, 0.99);
+    let variation = Variation::LogNormal {
+        cv,
+        correlation: if correlation.is_finite() {
+            correlation
+        } else {
+            0.0
+        },
+        step_ns: crate::units::round_u64(median * 1e9).max(1),
+    };
+    (cv > 0.0 && variation.check().is_ok()).then_some(variation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sync(at_s: f64, window_s: f64, pages: f64) -> Sync {
+        Sync {
+            at_ms: at_s * 1e3,
+            window_s,
+            pages,
+        }
+    }
+
+    #[test]
+    fn classes_go_through_the_points() {
+        // 1,000 pages that are hot and 50,000 written every 20 s.
+        let d = |t: f64| 1000.0 * (1.0 - (-10.0 * t).exp()) + 50_000.0 * (1.0 - (-t / 20.0).exp());
+        let windows = [0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 12.0, 25.0];
+        let syncs: Vec<Sync> = windows.iter().map(|&w| sync(w, w, d(w))).collect();
+        let curve = Curve::fit("m", &syncs, 1 << 20, Coupling::Time).unwrap();
+        assert!(curve.error < 0.02, "{curve:?}");
+        for w in [0.25, 0.7, 3.0, 20.0] {
+            let off = unique_pages(&curve.classes, w) / d(w) - 1.0;
+            assert!(off.abs() < 0.05, "{w}: {off}");
+        }
+        assert_eq!(curve.variation, None, "too few short windows");
+        assert_eq!(curve.windows_s, (0.2, 25.0));
+        assert_eq!(
+            curve.behaviour().pages(),
+            curve
+                .classes
+                .iter()
+                .map(|c| u64::from(c.pages))
+                .sum::<u64>()
+        );
+    }
+
+    #[test]
+    fn what_differs_from_reading_to_reading_is_a_variation() {
+        // Every other window finds twice what the one before did.
+        let pages = |n: u32| if n.is_multiple_of(2) { 500.0 } else { 1000.0 };
+        let syncs: Vec<Sync> = (1..40).map(|n| sync(f64::from(n), 0.4, pages(n))).collect();
+        let curve = Curve::fit("m", &syncs, 1 << 20, Coupling::Time).unwrap();
+        let Some(Variation::LogNormal {
+            cv,
+            correlation,
+            step_ns,
+        }) = curve.variation
+        else {
+            panic!("{curve:?}");
+        };
+        // ± ln(2)/2: a standard deviation of the logarithm of 0.35.
+        assert!((cv - 0.36).abs() < 0.02, "{cv}");
+        assert_eq!((correlation, step_ns), (0.0, 400_000_000));
+    }
+
+    #[test]
+    fn nothing_read_is_no_curve() {
+        let error = Curve::fit("m", &[], 10, Coupling::Time).unwrap_err();
+        assert!(error.to_string().contains("another migration"), "{error}");
+    }
+}
