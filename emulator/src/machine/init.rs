@@ -10,17 +10,16 @@ use crate::computer;
 use crate::control::channel::{Receiver, Sender, check_protocol, split};
 use crate::control::message::{
     AgentSetup, Blow, Built, FromAgent, FromMachine, MachineReady, MachineSetup, PROTOCOL, ToAgent,
-    ToMachine, VmSetup,
+    ToMachine,
 };
 use crate::ids::{HostId, VmId};
 use crate::run::admission::better;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use netmodel::capacity::{self, Capacity, Demand};
 use netmodel::link::GSO_LARGEST;
 use netmodel::ports::Announce;
 use netmodel::schedule::Schedule;
 use netmodel::sys::netns::{self, NetnsError};
-use netmodel::topology::{self, vm_address};
 use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -62,12 +61,12 @@ pub(super) fn serve(control: StdUnixStream, entered: Result<(), NetnsError>) -> 
     })
 }
 
-struct Init {
+pub(super) struct Init {
     to: Sender<FromMachine>,
     from: Receiver<ToMachine>,
-    agents: Agents,
+    pub(super) agents: Agents,
     /// How VMs that are to move will tell the network.
-    announce: BTreeMap<VmId, Announce>,
+    pub(super) announce: BTreeMap<VmId, Announce>,
 }
 
 impl Init {
@@ -283,54 +282,6 @@ impl Init {
         Ok(())
     }
 
-    /// Gives a VM a port and a process.
-    async fn open_port(
-        &mut self,
-        network: &mut Network,
-        (vm, host): (VmId, HostId),
-        congestion: &str,
-    ) -> Result<()> {
-        let namespace = network.open_port(vm, host)?;
-        self.agents.start_vm(vm, namespace)?;
-        let address = vm_address(vm.0).with_context(|| format!("{vm} has no address"))?;
-        let setup = VmSetup {
-            protocol: PROTOCOL,
-            vm,
-            address,
-            host,
-            congestion: congestion.to_owned(),
-        };
-        let setup = ToAgent::BeVm(Box::new(setup));
-        self.agents.send(Party::Vm(vm), &setup).await;
-        Ok(())
-    }
-
-    /// A VM was paused, or runs: its port follows at once, before anybody is told.
-    async fn follow_guest(
-        &mut self,
-        network: &Network,
-        host: HostId,
-        message: &FromAgent,
-    ) -> Result<()> {
-        let FromAgent::Runs { vm, runs, .. } = *message else {
-            return Ok(());
-        };
-        let here = topology::HostId(host.0);
-        let announce = self.announce.get(&vm).copied().unwrap_or(Announce::QEMU);
-        let has = network.with_port(vm, |ports, vm| {
-            if runs {
-                ports.attach(vm, here, announce)
-            } else {
-                ports.detach(vm, here)
-            }
-        })?;
-        if has {
-            let runs = ToAgent::RunsAt(runs.then_some(host));
-            self.agents.send(Party::Vm(vm), &runs).await;
-        }
-        Ok(())
-    }
-
     async fn obey(
         &mut self,
         message: ToMachine,
@@ -340,12 +291,7 @@ impl Init {
     ) -> Result<()> {
         match message {
             ToMachine::Agent(host, message) => {
-                if let ToAgent::PrepareIncoming { vm, params, .. } = &*message {
-                    let to = topology::HostId(host.0);
-                    if network.with_port(vm.vm, |ports, vm| ports.prepare(vm, to))? {
-                        self.announce.insert(vm.vm, params.announcements());
-                    }
-                }
+                self.prepare_port(network, host, &message)?;
                 self.agents.send(Party::Host(host), &message).await;
             }
             ToMachine::Vm(vm, message) => self.agents.send(Party::Vm(vm), &message).await,
