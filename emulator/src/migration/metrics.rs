@@ -267,6 +267,8 @@ pub fn assemble(parts: RecordParts) -> MigrationRecord {
             engine_statistics(parts.params.engine, report)
         }),
         observed_outage_ms: outage,
+        network_downtime_ms: None,
+        probes: Vec::new(),
         rounds: source.map_or(0, |report| {
             u32::try_from(report.rounds.len()).unwrap_or(u32::MAX)
         }),

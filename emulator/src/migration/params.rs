@@ -1,5 +1,6 @@
 //! Options of a migration, under QEMU's names and with QEMU's defaults.
 
+use netmodel::ports::Announce;
 use serde::{Deserialize, Serialize};
 
 use super::wire::hello::{ChannelId, ChannelKind};
@@ -54,6 +55,33 @@ pub struct MigrationParams {
     pub xbzrle: XbzrleParams,
     /// Cloud Hypervisor's `connections`, 1 to 128: above 1 memory goes over so many of its own.
     pub connections: u8,
+    /// When a VM with an address of its own tells the network where it is.
+    pub announce: AnnounceParams,
+}
+
+/// QEMU's `announce-*` parameters, with its defaults; milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct AnnounceParams {
+    /// Between the first announcement, which comes as the guest runs, and the second.
+    pub announce_initial: u64,
+    /// Longest gap.
+    pub announce_max: u64,
+    /// How many.
+    pub announce_rounds: u32,
+    /// By how much gaps grow.
+    pub announce_step: u64,
+}
+
+impl Default for AnnounceParams {
+    fn default() -> Self {
+        Self {
+            announce_initial: 50,
+            announce_max: 550,
+            announce_rounds: 5,
+            announce_step: 100,
+        }
+    }
 }
 
 /// QEMU's `postcopy-ram` and what belongs to it, with who says when to switch (libvirt's words).
@@ -220,6 +248,10 @@ impl EngineKind {
             "reprotect" => self == Self::Qemu,
             "downtime-limit" => matches!(self, Self::Qemu | Self::CloudHypervisor),
             "timeout" | "timeout-strategy" => self == Self::CloudHypervisor,
+            // Other guests announce themselves.
+            "announce-initial" | "announce-max" | "announce-rounds" | "announce-step" => {
+                self.format() == Format::Qemu
+            }
             _ => true,
         }
     }
@@ -263,6 +295,7 @@ impl Default for MigrationParams {
             timeout_strategy: TimeoutStrategy::Cancel,
             auto_converge: AutoConvergeParams::default(),
             postcopy: PostcopyParams::default(),
+            announce: AnnounceParams::default(),
             multifd: MultifdParams::default(),
             zero_page_detection: ZeroPageDetection::default(),
             xbzrle: XbzrleParams::default(),
@@ -313,6 +346,22 @@ impl MigrationParams {
             Some(("postcopy-after-precopy", needs))
         } else {
             postcopy.timeout.map(|_| ("timeout-postcopy", needs))
+        }
+    }
+
+    /// When announcements are sent. Where the hypervisor sends none, the guest's driver does, once, as it resumes: Xen's
+    /// netfront does (`NETDEV_NOTIFY_PEERS`), and we take it that a guest of Cloud Hypervisor does.
+    #[must_use]
+    pub fn announcements(&self) -> Announce {
+        if self.engine.format() != Format::Qemu {
+            return Announce::ONCE;
+        }
+        let ms = std::time::Duration::from_millis;
+        Announce {
+            initial: ms(self.announce.announce_initial),
+            max: ms(self.announce.announce_max),
+            rounds: self.announce.announce_rounds,
+            step: ms(self.announce.announce_step),
         }
     }
 

@@ -536,6 +536,13 @@ pub struct MigrationRecord {
     pub engine_statistics: serde_json::Value,
     /// Guest paused at the source → resumed at the destination, one clock, ms.
     pub observed_outage_ms: Option<f64>,
+    /// Last answer of the VM's address from the source → first from the destination, by the first of its probes' kernel
+    /// receive stamps, ms; `None` without a probe.
+    #[serde(default)]
+    pub network_downtime_ms: Option<f64>,
+    /// What each of its probes saw.
+    #[serde(default)]
+    pub probes: Vec<ProbeRecord>,
     /// Rounds (the source's, also as a list in `source_report`).
     pub rounds: u32,
     /// Every page arrived in its right version.
@@ -553,6 +560,19 @@ pub struct MigrationRecord {
     pub source_report: Option<SourceReport>,
     /// The destination's account.
     pub destination_report: Option<DestinationReport>,
+}
+
+/// What a probe of a VM's address saw of its move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeRecord {
+    /// From where it asked: a host, or `internet`.
+    pub from: String,
+    /// Last answer from the source → first from the destination, ms; `None` if none came from there in 3 s.
+    pub network_downtime_ms: Option<f64>,
+    /// Requests between these that nobody answered.
+    pub lost: Option<u32>,
+    /// From one request to the next, ms: the resolution.
+    pub interval_ms: f64,
 }
 
 /// What the emulation itself added to a migration while it was under way (DESIGN §5).

@@ -6,7 +6,8 @@
 //! not. So a source in doubt is always told one or the other, and no guest runs twice.
 
 use crate::balance::moves::Move;
-use crate::control::message::SourceEnding;
+use crate::control::message::{PathSeen, ProbeSeen, SourceEnding};
+use crate::ids::ProbeId;
 use crate::migration::faults::FaultStruck;
 use crate::migration::record::{DeedDone, DestinationReport, Owner, Prediction, SourceReport};
 use crate::orchestrator::Patience;
@@ -76,6 +77,12 @@ pub struct Ongoing {
     pub deeds: Vec<DeedDone>,
     /// It is over, and this is who owns the guest; what was seen of its links is not known yet.
     pub over: Option<Owner>,
+    /// What was seen of its links, once that is known.
+    pub path: Option<Option<Box<PathSeen>>>,
+    /// Probes that have not told yet what they saw.
+    pub probes_left: usize,
+    /// What those that have saw.
+    pub probed: Vec<(ProbeId, Option<ProbeSeen>)>,
     source: Part<SourceDone>,
     destination: Part<DestinationReport>,
     committed_ns: Option<u64>,
@@ -118,6 +125,9 @@ impl Ongoing {
             patience: None,
             deeds: Vec::new(),
             over: None,
+            path: None,
+            probes_left: 0,
+            probed: Vec::new(),
             source: Part::Open,
             destination: Part::Open,
             committed_ns: None,

@@ -4,7 +4,7 @@ use super::{Names, each, postcopy, streams};
 use crate::balance::policy::{POLICIES, PolicySpec};
 use crate::ids::{HostId, VmId};
 use crate::migration::params::{
-    AutoConvergeParams, ENGINES, MigrationParams, Reprotect, TIMEOUT_STRATEGIES,
+    AnnounceParams, AutoConvergeParams, ENGINES, MigrationParams, Reprotect, TIMEOUT_STRATEGIES,
 };
 use crate::scenario::problem::{NetworkProblem, ProblemKind};
 use crate::scenario::raw::{Table, Value};
@@ -106,6 +106,10 @@ const ENGINE_OPTIONS: &[&str] = &[
     "cpu-throttle-increment",
     "max-cpu-throttle",
     "cpu-throttle-tailslow",
+    "announce-initial",
+    "announce-max",
+    "announce-rounds",
+    "announce-step",
 ];
 
 /// `[migration]`: QEMU's names, with units where QEMU has bare numbers.
@@ -159,6 +163,7 @@ pub(super) fn parameters(root: &Table<'_>, vms: &[VmSpec]) -> MigrationParams {
             .unwrap_or(base.timeout_strategy),
         auto_converge: auto_converge(table),
         postcopy: postcopy::parameters(table),
+        announce: announce(table),
         ..base.clone()
     };
     let read = |table: &Table<'_>| {
@@ -210,6 +215,34 @@ fn auto_converge(table: &Table<'_>) -> AutoConvergeParams {
             .unwrap_or(base.cpu_throttle_increment),
         max_cpu_throttle: most.unwrap_or(base.max_cpu_throttle),
         cpu_throttle_tailslow: yes("cpu-throttle-tailslow").unwrap_or(base.cpu_throttle_tailslow),
+    }
+}
+
+/// QEMU's own bounds (`migrate_params_check`).
+const ANNOUNCE_MS_MAX: u64 = 100_000;
+const ANNOUNCE_ROUNDS_MAX: u32 = 1000;
+const ANNOUNCE_STEP_MS: std::ops::RangeInclusive<u64> = 1..=10_000;
+
+fn announce(table: &Table<'_>) -> AnnounceParams {
+    let base = AnnounceParams::default();
+    let time = |key, bounds: std::ops::RangeInclusive<u64>| {
+        let value = table.get(key)?;
+        let found = ms(&value)?;
+        if !bounds.contains(&found) {
+            let text = format!("{} ms to {} ms, as in QEMU", bounds.start(), bounds.end());
+            value.out_of_bounds(format!("{found} ms"), text);
+        }
+        Some(found)
+    };
+    let rounds = table.get("announce-rounds");
+    AnnounceParams {
+        announce_initial: time("announce-initial", 0..=ANNOUNCE_MS_MAX)
+            .unwrap_or(base.announce_initial),
+        announce_max: time("announce-max", 0..=ANNOUNCE_MS_MAX).unwrap_or(base.announce_max),
+        announce_rounds: rounds
+            .and_then(|v| v.small(0..=ANNOUNCE_ROUNDS_MAX))
+            .unwrap_or(base.announce_rounds),
+        announce_step: time("announce-step", ANNOUNCE_STEP_MS).unwrap_or(base.announce_step),
     }
 }
 
