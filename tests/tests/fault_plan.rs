@@ -155,11 +155,15 @@ fn never_two(events: &Seen, what: &str) {
                 }
             }
             EventKind::HostLost { host } => {
-                running.values_mut().for_each(|on| drop(on.remove(&host.0)));
+                for on in running.values_mut() {
+                    on.remove(&host.0);
+                }
             }
             EventKind::FaultStruck { struck, .. } if struck.action == "host-power-loss" => {
                 let dark = struck.host.expect("of one end").0;
-                running.values_mut().for_each(|on| drop(on.remove(&dark)));
+                for on in running.values_mut() {
+                    on.remove(&dark);
+                }
             }
             _ => {}
         }

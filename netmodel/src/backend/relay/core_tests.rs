@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::counters::Tally;
 use crate::link::{Distribution, GilbertElliott, Jitter, Loss, PacketSize};
-use crate::topology::Cable;
+use crate::topology::{Cable, Rack};
 use crate::units::{BitRate, ByteSize, Probability};
 
 type Delivery = (HostId, u32, u64);
