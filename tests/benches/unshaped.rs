@@ -1,9 +1,10 @@
 //! Goodput of one unshaped migration next to iperf3 on the same path, and who used the processors. Run by hand:
 //!
-//!     cargo bench -p migbed-tests --bench unshaped -- [--resident 4000MiB] [--repeats 9]
+//!     cargo bench -p migbed-tests --bench unshaped -- [--resident 2000MiB] [--repeats 9] [--also "OPTIONS"]
 //!
-//! Interleaved: one migration of an idle VM, one iperf3 stream of as many bytes, one with writes of 4104 bytes (a page and
-//! its header), in turning order. The path is the same code with the same settings: host, relay, host. This program is
+//! Interleaved, in turning order: one migration of an idle VM whose pages are stamped as they are sent and verified as they
+//! arrive; one whose pages lie ready in memory (`--memory resident`); with `--also`, one with these options of `migbed
+//! migrate` besides; one iperf3 stream of as many bytes; one with writes of 4104 bytes (a page and its header). The path is the same code with the same settings: host, relay, host. This program is
 //! `migbed` too, so that what is measured is what was just built. Needs no privileges; without iperf3 there is no
 //! comparison, said aloud.
 
@@ -47,38 +48,75 @@ fn measure() -> Result<()> {
         println!("{}", stream(&serde_json::from_str(&one)?)?);
         return Ok(());
     }
-    let resident = options.take("--resident", "4000MiB");
+    let resident = options.take("--resident", "2000MiB");
+    let also = options.take("--also", "");
     let repeats: usize = options.take("--repeats", "9").parse()?;
     options.done()?;
-    let compare = tools::installed("iperf3", "the migration stands alone");
+    let compare = tools::installed("iperf3", "the migrations stand alone");
     println!(
         "{}; {repeats} interleaved repetitions, median (least to most)\n",
         circumstances()
     );
+    let runners = runners(&also, compare);
     let mut rounds = Vec::new();
-    let mut bytes: u64 = 4 << 30;
+    let mut bytes: u64 = 2 << 30;
     for repetition in 0..repeats {
-        let mut round = [Value::Null, Value::Null, Value::Null];
-        // Turning the order spreads a drift over all three.
-        for turn in 0..3 {
-            let which = (turn + repetition) % 3;
-            round[which] = match which {
-                0 => migration(&resident)?,
-                _ if !compare => continue,
-                1 => cell(&[ONE_STREAM, &json!([bytes, null]).to_string()], 120)?,
-                // An eighth of it: ten times as slow.
-                _ => cell(
-                    &[ONE_STREAM, &json!([bytes / 8, PAGE_WRITE]).to_string()],
-                    120,
-                )?,
+        let mut round = vec![Value::Null; runners.len()];
+        // Turning the order spreads a drift over all of them.
+        for turn in 0..runners.len() {
+            let which = (turn + repetition) % runners.len();
+            round[which] = match &runners[which].1 {
+                Runner::Migration(more) => migration(&resident, more)?,
+                Runner::Stream(write_bytes) => {
+                    // Small writes are ten times as slow: an eighth of the bytes.
+                    let bytes = if write_bytes.is_some() {
+                        bytes / 8
+                    } else {
+                        bytes
+                    };
+                    let asked = json!([bytes, write_bytes]).to_string();
+                    cell(&[ONE_STREAM, &asked], 120)?
+                }
             };
             bytes = round[0]["bytes"].as_u64().unwrap_or(bytes);
         }
         eprintln!("{}/{repeats}: {round:?}", repetition + 1);
         rounds.push(round);
     }
-    print_tables(&rounds);
+    print_tables(&runners, &rounds);
     Ok(())
+}
+
+/// Who is measured.
+enum Runner {
+    /// A migration with these options besides.
+    Migration(Vec<String>),
+    /// An iperf3 stream, with writes of so many bytes.
+    Stream(Option<u32>),
+}
+
+fn runners(also: &str, compare: bool) -> Vec<(String, Runner)> {
+    let words = |options: &str| options.split_whitespace().map(str::to_owned).collect();
+    let ready = "--memory resident";
+    let mut all = vec![
+        (
+            "migration, stamped and verified".to_owned(),
+            Runner::Migration(Vec::new()),
+        ),
+        (
+            "migration, pages ready in memory".to_owned(),
+            Runner::Migration(words(ready)),
+        ),
+    ];
+    if !also.is_empty() {
+        all.push((format!("migration {also}"), Runner::Migration(words(also))));
+    }
+    if compare {
+        all.push(("iperf3".to_owned(), Runner::Stream(None)));
+        let name = format!("iperf3, writes of {PAGE_WRITE} bytes");
+        all.push((name, Runner::Stream(Some(PAGE_WRITE))));
+    }
+    all
 }
 
 /// One iperf3 stream in namespaces of its own.
@@ -104,7 +142,7 @@ fn stream(asked: &Value) -> Result<Value> {
 }
 
 /// One `migbed migrate`, with the processors watched from outside.
-fn migration(resident: &str) -> Result<Value> {
+fn migration(resident: &str, more: &[String]) -> Result<Value> {
     let directory = tempfile::tempdir()?;
     let out = directory.path().join("run");
     let mut command = Command::new("/proc/self/exe");
@@ -123,6 +161,7 @@ fn migration(resident: &str) -> Result<Value> {
         "--working-set",
         "0MiB",
     ]);
+    command.args(more);
     command.arg("--out").arg(&out).stdout(Stdio::null());
     let mut child = command.spawn()?;
     let mut relay = ThreadWatch::new("relay");
@@ -186,14 +225,12 @@ fn summarise(record: &Value, relay: &ThreadWatch, busy: &[Busy]) -> Result<Value
     }))
 }
 
-const NAMES: [&str; 3] = ["migration", "iperf3", "iperf3, writes of 4104 bytes"];
-
-fn print_tables(rounds: &[[Value; 3]]) {
+fn print_tables(runners: &[(String, Runner)], rounds: &[Vec<Value>]) {
     println!(
         "| | goodput Gbit/s | source s/GiB | relay s/GiB | destination s/GiB | both processors busy % | relay waited % |"
     );
     println!("|---|---|---|---|---|---|---|");
-    for (which, name) in NAMES.iter().enumerate() {
+    for (which, (name, _)) in runners.iter().enumerate() {
         let of = |value: &dyn Fn(&Value) -> f64| -> Vec<f64> {
             rounds.iter().map(|round| value(&round[which])).collect()
         };
@@ -214,38 +251,39 @@ fn print_tables(rounds: &[[Value; 3]]) {
         );
     }
     println!();
-    for which in [1, 2] {
-        let ratios: Vec<f64> = rounds
-            .iter()
-            .filter_map(|round| {
-                Some(round[0]["goodput_bps"].as_f64()? / round[which]["goodput_bps"].as_f64()?)
-            })
-            .collect();
-        if !ratios.is_empty() {
+    let chosen = |migrations: bool| {
+        let all = runners.iter().enumerate();
+        all.filter(move |(_, (_, runner))| matches!(runner, Runner::Migration(_)) == migrations)
+    };
+    for (ours, (our_name, _)) in chosen(true) {
+        for (theirs, (their_name, _)) in chosen(false) {
+            let goodput = |round: &[Value], which: usize| round[which]["goodput_bps"].as_f64();
+            let ratios: Vec<f64> = rounds
+                .iter()
+                .filter_map(|round| Some(goodput(round, ours)? / goodput(round, theirs)?))
+                .collect();
             println!(
-                "goodput of the migration / {}, by pairs: {}",
-                NAMES[which],
+                "goodput of {our_name} / {their_name}, by pairs: {}",
                 spread(&ratios, 3)
             );
         }
-    }
-    let bounded = |name: &str| {
-        let share = |one: &Value| Some(100.0 * one[name].as_f64()? / one["seconds"].as_f64()?);
-        median(
-            &rounds
+        let bounded = |name: &str| {
+            let share = |one: &Value| Some(100.0 * one[name].as_f64()? / one["seconds"].as_f64()?);
+            let shares: Vec<f64> = rounds
                 .iter()
-                .filter_map(|round| share(&round[0]))
-                .collect::<Vec<_>>(),
-        )
-    };
-    println!(
-        "threads of the migration, share of its time: source on a processor {:.0} %, waiting for one {:.0} %; relay {:.0} %, {:.0} %; \
-         destination {:.0} %, {:.0} %",
-        bounded("source_s"),
-        bounded("source_wait_s"),
-        bounded("relay_s"),
-        bounded("relay_wait_s"),
-        bounded("destination_s"),
-        bounded("destination_wait_s"),
-    );
+                .filter_map(|round| share(&round[ours]))
+                .collect();
+            median(&shares)
+        };
+        println!(
+            "{our_name}, share of its time: source on a processor {:.0} %, waiting for one {:.0} %; relay {:.0} %, {:.0} %; \
+             destination {:.0} %, {:.0} %",
+            bounded("source_s"),
+            bounded("source_wait_s"),
+            bounded("relay_s"),
+            bounded("relay_wait_s"),
+            bounded("destination_s"),
+            bounded("destination_wait_s"),
+        );
+    }
 }

@@ -65,6 +65,7 @@ impl Ticks {
             ),
             written: Some(self.contents.finish()),
             census: self.census,
+            reads: self.reads.finish(),
             samples,
             threads,
             warnings,

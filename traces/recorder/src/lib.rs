@@ -20,6 +20,7 @@ mod bundle;
 mod content;
 mod finish;
 mod frames;
+mod idle;
 mod maps;
 mod procfs;
 pub mod procstat;
@@ -36,6 +37,6 @@ mod tracer;
 pub use content::{Census, Delta, Sizes, Tally, Written, xbzrle_len};
 pub use frames::{Owner, Place};
 pub use recording::{
-    About, Kind, Overhead, Recording, Samples, Sidecar, Thread, Totals, sidecar_path,
+    About, Kind, Overhead, Reads, Recording, Samples, Sidecar, Thread, Totals, sidecar_path,
 };
 pub use run::{Options, RecordError, can_record_pages, record};

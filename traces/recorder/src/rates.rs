@@ -11,7 +11,7 @@ use std::process::Command;
 use crate::book::Work;
 use crate::finish::{about, overhead};
 use crate::procfs;
-use crate::recording::{Kind, Recording, Sidecar, Totals};
+use crate::recording::{Kind, Reads, Recording, Sidecar, Totals};
 use crate::run::{Options, RecordError};
 use crate::samples::Sampling;
 use crate::sys::spawn::unblock_signals;
@@ -48,7 +48,7 @@ pub(crate) fn record(
         seen.extend(pids.iter().copied());
         let used = pids.iter().map(|&pid| since(&mut cpu, pid)).sum::<u64>();
         total_ns += used;
-        sampling.take(clock::now_ns() - start, used, &pids);
+        sampling.take(clock::now_ns() - start, used, &pids, None);
         // An error here means that it cannot be waited for, so it is over.
         let ended = child.try_wait().unwrap_or(None);
         if ended.is_some() || asked || clock::now_ns() >= end {
@@ -79,6 +79,10 @@ pub(crate) fn record(
         overhead: overhead(&Work::default(), recorder, total_ns, 0, None),
         written: None,
         census: Vec::new(),
+        reads: Reads {
+            unavailable: Some("no pages are recorded".into()),
+            ..Reads::default()
+        },
         samples,
         threads,
         warnings: vec![format!("RATES ONLY, no pages are recorded: {missing}")],

@@ -50,6 +50,9 @@ pub struct Sidecar {
     pub written: Option<Written>,
     /// What all pages held, now and then.
     pub census: Vec<Census>,
+    /// Pages read and not written, of a sample of pages.
+    #[serde(default)]
+    pub reads: Reads,
     /// Memory, network and tasks about once a second.
     pub samples: Samples,
     /// The threads by CPU time, most first; at most 32, the rest together as `others`.
@@ -136,6 +139,10 @@ pub struct Samples {
     /// (shared pages once for each). Hardware sets the bit when it walks the page table, so a page still
     /// in the TLB may be missed: a lower bound.
     pub accessed_bytes: Vec<Option<u64>>,
+    /// Pages of these that were not written since the sample before, so read: what was accessed less
+    /// what was written, at least 0. A lower bound, as `accessed_bytes` is.
+    #[serde(default)]
+    pub read_only_pages: Vec<Option<u64>>,
     /// Bytes received since the sample before by the network namespace of the program: by everything in
     /// it. Unix sockets are not in it.
     pub net_rx_bytes: Vec<Option<u64>>,
@@ -147,6 +154,26 @@ pub struct Samples {
     pub processes: Vec<u32>,
     /// Threads.
     pub threads: Vec<u32>,
+}
+
+/// Pages read and not written, by idle page tracking: of up to 1,024 resident pages of the recording, chosen by a
+/// hash of the frame, so that they are the same ones as long as they are there.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reads {
+    /// Why nothing could be sampled; null where it could.
+    pub unavailable: Option<String>,
+    /// Pages watched from one sample to the next, over all samples.
+    pub sampled: u64,
+    /// Of these, those written: whether they were read too cannot be told.
+    pub written: u64,
+    /// Of the others, those accessed: read.
+    pub read: u64,
+    /// Pages that moved or went while they were watched, and are in none of these.
+    pub lost: u64,
+    /// Share of pages not written in a sample that are read in it.
+    pub share: Option<f64>,
+    /// Its standard error, as if every look were at another page: at least this.
+    pub standard_error: Option<f64>,
 }
 
 /// A thread's CPU time. What it used after its last sample is not in it.

@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use crate::book::Book;
 use crate::content::{self, Census, Contents, PAGE};
+use crate::idle::{self, ReadSampling};
 use crate::recording::Recording;
 use crate::samples::Sampling;
 use crate::sys::pagemap;
@@ -199,6 +201,7 @@ pub(crate) struct Ticks {
     pub(crate) ticks: Vec<Tick>,
     pub(crate) scans: Vec<Range<u64>>,
     pub(crate) sampling: Sampling,
+    pub(crate) reads: ReadSampling,
     pub(crate) contents: Contents,
     pub(crate) census: Vec<Census>,
 }
@@ -228,6 +231,7 @@ impl Ticks {
             ticks: Vec::new(),
             scans: Vec::new(),
             sampling: Sampling::start(),
+            reads: ReadSampling::open(Path::new(idle::BITMAP)),
             contents: Contents::default(),
             census: Vec::new(),
         }
@@ -261,6 +265,7 @@ impl Ticks {
         let (began, ended) = (outcome.scanned.start, outcome.scanned.end);
         self.late_ns_max = self.late_ns_max.max(began.saturating_sub(deadline));
         self.cpu_since_sample += outcome.cpu_ns;
+        self.reads.wrote(&outcome.runs);
         self.ticks.push(Tick {
             t_ns: ended - self.start_ns,
             cpu_ns: outcome.cpu_ns,
@@ -275,7 +280,14 @@ impl Ticks {
         }
         if ended >= self.next_sample || last {
             let cpu_ns = std::mem::take(&mut self.cpu_since_sample);
-            self.sampling.take(ended - self.start_ns, cpu_ns, &pids);
+            // In this order: clearing accessed bits would hide what they say of pages under watch.
+            let written = self.reads.look(idle::frame_at);
+            let t_ns = ended - self.start_ns;
+            self.sampling.take(t_ns, cpu_ns, &pids, Some(written));
+            if self.reads.works() && !last {
+                let (chosen, _) = lock(book).resident(idle::WATCHED);
+                self.reads.watch(chosen, idle::frame_at);
+            }
             self.next_sample = ended.saturating_add(self.sample_ns);
         }
         if ended >= self.next_census || (last && self.next_census != u64::MAX) {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use crate::procfs::{self, NetUse};
 use crate::recording::{Samples, Thread};
 
+/// Bytes of a page.
+const PAGE: u64 = traces::units::PAGE_SIZE;
 /// Threads named one by one.
 const NAMED: usize = 32;
 
@@ -36,8 +38,8 @@ impl Sampling {
         }
     }
 
-    /// A sample of these processes; `cpu_ns` since the one before.
-    pub(crate) fn take(&mut self, t_ns: u64, cpu_ns: u64, pids: &[i32]) {
+    /// A sample of these processes; `cpu_ns` used and pages `written` since the one before.
+    pub(crate) fn take(&mut self, t_ns: u64, cpu_ns: u64, pids: &[i32], written: Option<u64>) {
         let (mut resident, mut accessed) = (None, None);
         let mut threads = 0u32;
         for &pid in pids {
@@ -79,9 +81,12 @@ impl Sampling {
         columns.resident_bytes.push(resident);
         // The first sample would hold everything accessed before the bits were cleared.
         let first = columns.accessed_bytes.is_empty();
+        let accessed = accessed.filter(|_| self.accessed && !first);
+        columns.accessed_bytes.push(accessed);
+        let read_only = |(bytes, written): (u64, u64)| (bytes / PAGE).saturating_sub(written);
         columns
-            .accessed_bytes
-            .push(accessed.filter(|_| self.accessed && !first));
+            .read_only_pages
+            .push(accessed.zip(written).map(read_only));
         columns.processes.push(count(pids.len()));
         columns.threads.push(threads);
     }
@@ -129,13 +134,17 @@ mod tests {
     fn a_sample_has_a_row_in_every_column() {
         let own = i32::try_from(std::process::id()).unwrap();
         let mut sampling = Sampling::start();
-        sampling.take(1_000_000_000, 5_000_000, &[own]);
-        sampling.take(2_000_000_000, 7_000_000, &[own, i32::MAX]);
+        sampling.take(1_000_000_000, 5_000_000, &[own], Some(3));
+        sampling.take(2_000_000_000, 7_000_000, &[own, i32::MAX], Some(1));
         let (samples, threads) = sampling.finish();
         assert_eq!(samples.t_ms, [1000, 2000]);
         assert_eq!(samples.cpu_ms, [5, 7]);
         assert!(samples.resident_bytes[1].is_some_and(|bytes| bytes > 0));
         assert_eq!(samples.accessed_bytes[0], None);
+        // Where accessed bits can be cleared: what was accessed less the one page written.
+        let pages = |bytes: u64| (bytes / PAGE).saturating_sub(1);
+        let expected = samples.accessed_bytes.iter().map(|bytes| bytes.map(pages));
+        assert_eq!(samples.read_only_pages, expected.collect::<Vec<_>>());
         assert_eq!(samples.net_rx_bytes.len(), 2);
         assert!(threads.len() <= NAMED + 1);
     }
