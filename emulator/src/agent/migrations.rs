@@ -18,6 +18,7 @@ use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, Phase, SourceReport};
 use crate::migration::source::{Observer, SourceEnd, SourceJob, SourceOutcome, run_source};
 use crate::migration::transport::SourceControl;
+use crate::migration::wire::Streams;
 use crate::migration::wire::hello::ChannelId;
 use crate::resident::Ram;
 use crate::scenario::{Backing, scale};
@@ -28,6 +29,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use traces::units::PAGE_SIZE;
 
 /// Silence after which a destination gives up: emulated hosts do not vanish without a trace, so
 /// this only bounds a thread's life.
@@ -221,6 +223,8 @@ impl Migrations {
             memory,
             ram,
             channels: params.channels(),
+            streams: params.streams(),
+            packet_pages: Units::at(setup.divided_by).packet_pages,
             load_time_ms: params.load_time,
             place: Arc::new(place),
             control: Arc::clone(&control),
@@ -384,6 +388,8 @@ struct Units {
     chunk_pages: u32,
     batch_pages: usize,
     xen_batch_pages: usize,
+    packet_pages: usize,
+    data_chunk_pages: u32,
     engine: EngineUnits,
 }
 
@@ -396,6 +402,14 @@ impl Units {
             chunk_pages: u32::try_from(pages(scale::REPROTECT_CHUNK)).unwrap_or(u32::MAX),
             batch_pages: usize::try_from(batch).unwrap_or(1),
             xen_batch_pages: usize::try_from(pages(scale::XEN_BATCH)).unwrap_or(1),
+            data_chunk_pages: {
+                let pages = pages(scale::CLH_CHUNK).div_ceil(PAGE_SIZE);
+                u32::try_from(pages).unwrap_or(u32::MAX)
+            },
+            packet_pages: {
+                let bytes = pages(scale::MULTIFD_PACKET).div_ceil(PAGE_SIZE);
+                usize::try_from(bytes).unwrap_or(1)
+            },
             engine: EngineUnits {
                 check_pages: pages(scale::CHECK_PAGES),
                 stop_pages: pages(scale::XEN_STOP_PAGES),
@@ -409,6 +423,8 @@ struct IncomingThread {
     memory: GuestMemory,
     ram: Option<Arc<Ram>>,
     channels: Vec<ChannelId>,
+    streams: Streams,
+    packet_pages: usize,
     load_time_ms: u64,
     place: Arc<Place>,
     control: Arc<DestinationControl>,
@@ -437,6 +453,8 @@ impl IncomingThread {
                     guest: self.place,
                     socket: connections.main,
                     channels: connections.channels,
+                    streams: self.streams,
+                    packet_pages: self.packet_pages,
                     congestion: None,
                     control: self.control,
                     silence_limit_ms: SILENCE_MS,
@@ -546,6 +564,8 @@ impl OutgoingThread {
             chunk_pages: units.chunk_pages,
             units: units.engine,
             xen_batch_pages: units.xen_batch_pages,
+            packet_pages: units.packet_pages,
+            data_chunk_pages: units.data_chunk_pages,
             batch_pages: units.batch_pages,
             acknowledge_limit_ms: ACKNOWLEDGE_MS,
             deadline_ns: None,

@@ -1,5 +1,7 @@
 //! `migbed migrate`: one VM over one link.
 
+mod streams;
+
 use super::Exit;
 use super::backend::BackendArg;
 use super::output::say;
@@ -22,6 +24,7 @@ use netmodel::units::{BitRate, ByteSize, Probability};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
+use streams::StreamArgs;
 use traces::store::bundle::Bundle;
 use traces::units::{PAGE_SIZE, round_u32};
 
@@ -114,6 +117,8 @@ pub(super) struct MigrateArgs {
     /// What Cloud Hypervisor does when it passes: cancel, or ignore (stop the guest); cancel without it.
     #[arg(long, value_parser = timeout_strategy, value_name = "STRATEGY")]
     timeout_strategy: Option<TimeoutStrategy>,
+    #[command(flatten)]
+    streams: StreamArgs,
     /// Cancel after this long; without it after 150 s a GiB.
     #[arg(long, value_parser = time_ns)]
     completion_timeout: Option<u64>,
@@ -258,6 +263,7 @@ impl MigrateArgs {
         ];
         if let Some((option, _)) = given
             .iter()
+            .chain(&self.streams.given())
             .find(|(option, given)| *given && !self.engine.has(option))
         {
             let engine = self.engine.name();
@@ -265,7 +271,7 @@ impl MigrateArgs {
         }
         let base = MigrationParams::default();
         let ms = |ns: Option<u64>| ns.map(|ns| ns / 1_000_000);
-        Ok(MigrationParams {
+        let mut params = MigrationParams {
             engine: self.engine,
             max_bandwidth: self.max_bandwidth.unwrap_or(base.max_bandwidth),
             downtime_limit: ms(self.downtime_limit).unwrap_or(base.downtime_limit),
@@ -284,7 +290,12 @@ impl MigrateArgs {
             timeout: ms(self.timeout).unwrap_or(base.timeout),
             timeout_strategy: self.timeout_strategy.unwrap_or(base.timeout_strategy),
             ..base
-        })
+        };
+        self.streams.put(&mut params);
+        params
+            .check()
+            .map_err(|refused| Unusable(refused.to_string()))?;
+        Ok(params)
     }
 
     /// What is done to it under way.

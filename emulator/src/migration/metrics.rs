@@ -45,7 +45,7 @@ pub fn query_migrate(report: &SourceReport, ram_bytes: u64) -> Value {
             "dirty-sync-count": report.dirty_sync_count,
             "postcopy-requests": 0,
             "page-size": PAGE_BYTES,
-            "multifd-bytes": 0,
+            "multifd-bytes": report.multifd_bytes,
             "pages-per-second": report.pages_per_second,
             "precopy-bytes": report.precopy_bytes,
             "downtime-bytes": report.downtime_bytes,
@@ -53,6 +53,9 @@ pub fn query_migrate(report: &SourceReport, ram_bytes: u64) -> Value {
             "dirty-sync-missed-zero-copy": 0,
         },
     });
+    if let Some(xbzrle) = &report.xbzrle {
+        answer["xbzrle-cache"] = json!(xbzrle);
+    }
     if let (true, Some(stop_ns)) = (completed, report.stop_ns) {
         answer["downtime"] = json!(ms_between(stop_ns, report.end_ns));
     }
@@ -125,7 +128,7 @@ fn remaining_bytes(report: &SourceReport) -> u64 {
     report.rounds.last().map_or(0, |round| {
         round
             .dirty_pages
-            .saturating_sub(round.normal_pages + round.zero_pages)
+            .saturating_sub(round.normal_pages + round.zero_pages + round.xbzrle_pages)
             * PAGE_BYTES
     })
 }
@@ -336,7 +339,10 @@ mod tests {
                 header: 14_100,
                 control: 200,
                 device: 65_536,
+                delta: 0,
             },
+            multifd_bytes: 0,
+            xbzrle: None,
             precopy_bytes: 4_100_000,
             downtime_bytes: 895_036,
             dirty_sync_count: 3,

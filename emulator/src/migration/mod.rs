@@ -4,6 +4,7 @@
 //! Never inside: namespaces, the timeline, balancing.
 
 pub mod channels;
+pub mod codec;
 pub mod destination;
 pub mod engine;
 pub mod faults;

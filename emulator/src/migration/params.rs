@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::wire::Format;
 use super::wire::hello::{ChannelId, ChannelKind};
+use super::wire::{Format, Streams};
 
 mod streams;
 
@@ -249,6 +249,27 @@ impl MigrationParams {
         streams::channels(ChannelKind::Multifd, multifd)
             .chain(streams::channels(ChannelKind::Data, data))
             .collect()
+    }
+
+    /// How pages travel, as both ends must know it.
+    #[must_use]
+    pub fn streams(&self) -> Streams {
+        let of = |kind| {
+            let channels = self.channels();
+            let count = channels.iter().filter(|id| id.kind == kind).count();
+            u8::try_from(count).unwrap_or(u8::MAX)
+        };
+        let multifd = of(ChannelKind::Multifd);
+        Streams {
+            multifd,
+            compression: if multifd > 0 {
+                self.multifd.compression
+            } else {
+                Compression::None
+            },
+            xbzrle: self.xbzrle.enabled,
+            data: of(ChannelKind::Data),
+        }
     }
 
     /// Looks whether the options go together, as QEMU does before it takes them.

@@ -92,6 +92,9 @@ pub struct Round {
     pub normal_pages: u64,
     /// Zero pages sent as a marker.
     pub zero_pages: u64,
+    /// Pages sent as deltas, or left out since they had not changed.
+    #[serde(default)]
+    pub xbzrle_pages: u64,
     /// Bytes handed to the socket.
     pub sent_bytes: u64,
     /// Sent with the guest paused: the final round.
@@ -136,11 +139,14 @@ pub struct ParameterStep {
 /// Bytes handed to the socket, by kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct BytesByKind {
-    /// 4096 bytes a page sent whole.
+    /// 4096 bytes a page sent whole; of packed pages, what the codec made of them.
     pub normal: u64,
-    /// Page headers and zero-page markers.
+    /// Deltas of XBZRLE with their 3 bytes of head.
+    #[serde(default)]
+    pub delta: u64,
+    /// Page headers and zero-page markers; headers of packets.
     pub header: u64,
-    /// Stream header, RAM list, section marks.
+    /// Stream header, RAM list, section marks; hellos and SYNC packets of channels.
     pub control: u64,
     /// Device state.
     pub device: u64,
@@ -150,11 +156,31 @@ impl BytesByKind {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.normal + self.header + self.control + self.device
+        self.normal + self.delta + self.header + self.control + self.device
     }
 }
 
-/// A sample of the sender's TCP state.
+/// QMP's `xbzrle-cache`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub struct XbzrleReport {
+    /// Bytes.
+    pub cache_size: u64,
+    /// Bytes of deltas with 3 of head each, and 4096 for each overflow.
+    pub bytes: u64,
+    /// Pages found in the cache, whatever came of it.
+    pub pages: u64,
+    /// Pages not found in it.
+    pub cache_miss: u64,
+    /// Of the pages sent in the last period of at least 1 s.
+    pub cache_miss_rate: f64,
+    /// Bytes of pages to bytes of deltas in that period.
+    pub encoding_rate: f64,
+    /// Pages that had changed too much.
+    pub overflow: u64,
+}
+
+/// A sample of the sender's TCP state, of all connections together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct TcpSample {
     /// Monotonic ns.
@@ -251,7 +277,13 @@ pub struct SourceReport {
     pub throttles: Vec<ThrottleStep>,
     /// Bytes.
     pub bytes: BytesByKind,
-    /// QMP's `precopy-bytes`: RAM bytes (pages, their headers, 8 a slice) put into the stream
+    /// QMP's `multifd-bytes`: those of them that went over channels.
+    #[serde(default)]
+    pub multifd_bytes: u64,
+    /// XBZRLE's cache; `None` without it.
+    #[serde(default)]
+    pub xbzrle: Option<XbzrleReport>,
+    /// QMP's `precopy-bytes`: RAM bytes (pages, their headers, 8 a slice) put into the main stream
     /// before the guest was stopped.
     pub precopy_bytes: u64,
     /// … and after. As in QEMU, section marks and device state are in neither.
@@ -334,6 +366,8 @@ impl SourceReport {
             decisions: Vec::new(),
             throttles: Vec::new(),
             bytes: BytesByKind::default(),
+            multifd_bytes: 0,
+            xbzrle: None,
             precopy_bytes: 0,
             downtime_bytes: 0,
             dirty_sync_count: 0,

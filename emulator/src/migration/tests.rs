@@ -10,6 +10,7 @@ use replay::host::CoreWork;
 use replay::{Behaviour, GuestTime, MemorySpec, VmState};
 use traces::class::{Locality, PageClass};
 
+use super::channels::{Channel, open_all};
 use super::destination::{
     DestinationControl, DestinationError, DestinationJob, DestinationOutcome, run_destination,
 };
@@ -20,12 +21,15 @@ use super::params::{AutoConvergeParams, MigrationParams, Reprotect};
 use super::record::Status;
 use super::source::{Fault, NoObserver, SourceEnd, SourceJob, SourceOutcome, run_source};
 use super::transport::SourceControl;
-use super::wire::{Decoder, Event, Format};
+use super::wire::hello::HELLO_BYTES;
+use super::wire::{Decoder, Event, Format, Streams};
 use crate::clock::mono_ns;
 use crate::resident::Ram;
 
+mod deltas;
 mod engines;
 mod faults;
+mod multifd;
 mod resident;
 
 const SEED: u64 = 11;
@@ -216,6 +220,8 @@ impl World {
                 stop_pages: 50,
             },
             xen_batch_pages: 1024,
+            packet_pages: 128,
+            data_chunk_pages: 1000,
             batch_pages: 32,
             acknowledge_limit_ms: 10_000,
             deadline_ns: Some(mono_ns() + 60_000_000_000),
@@ -232,10 +238,33 @@ impl World {
             guest: Arc::clone(&self.destination) as Arc<dyn DestinationGuest>,
             socket,
             channels: Vec::new(),
+            streams: Streams::default(),
+            packet_pages: 128,
             congestion: Some(CONGESTION.to_owned()),
             control: Arc::default(),
             silence_limit_ms: 20_000,
         }
+    }
+
+    /// Both ends, connected by as many connections as the parameters ask for.
+    fn jobs(&self, params: MigrationParams) -> (SourceJob, DestinationJob) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        let (ids, streams) = (params.channels(), params.streams());
+        let mut source = self.source_job(params, client);
+        let mut destination = self.destination_job(listener.accept().unwrap().0);
+        destination.streams = streams;
+        for id in ids {
+            let connect = || TcpStream::connect(address);
+            source
+                .channels
+                .extend(open_all(1, VM, &[id], connect).unwrap());
+            let mut socket = listener.accept().unwrap().0;
+            socket.read_exact(&mut [0; HELLO_BYTES]).unwrap();
+            destination.channels.push(Channel { id, socket });
+        }
+        (source, destination)
     }
 
     fn migrate(
@@ -243,10 +272,8 @@ impl World {
         params: MigrationParams,
         faults: &[Fault],
     ) -> (SourceOutcome, DestinationOutcome) {
-        let (client, server) = pair();
-        let mut source = self.source_job(params, client);
+        let (mut source, destination) = self.jobs(params);
         source.faults = faults.to_vec();
-        let destination = self.destination_job(server);
         std::thread::scope(|scope| {
             let receiving = scope.spawn(|| run_destination(&destination));
             let sent = run_source(&source, &NoObserver);
@@ -563,6 +590,7 @@ fn a_source_that_vanishes_leaves_no_guest_at_the_destination() {
                 ram_pages: 16_384,
                 return_path: true,
                 format: Format::Qemu,
+                streams: Streams::default(),
             },
             &mut stream,
         );

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,11 +17,16 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::faults::ParameterChange;
 use super::record::{BytesByKind, Status, TcpSample};
-use super::source::SourceError;
+use super::source::{SourceError, Traffic};
+use super::wire::multifd::PACKET_PAGES;
 use crate::clock::mono_ns;
 
-/// `MAX_IOV_SIZE`: at 2 a page, 32 pages a call.
+mod samples;
+
+/// `MAX_IOV_SIZE`: at 2 a page, 32 pages a call; of a multifd packet all at once.
 const MAX_PIECES: usize = 64;
+/// A header, and stamps and bodies of the 128 pages of a packet, with room to round up.
+const PACKET_PIECES: usize = 2 * PACKET_PAGES + 4;
 /// `IO_BUF_SIZE`.
 const ARENA_BYTES: usize = 32 * 1024;
 /// How often a blocked call looks whether it should go on.
@@ -285,6 +291,9 @@ pub(super) struct PageStream<'a> {
     arena: Vec<u8>,
     pieces: Vec<Part<'a>>,
     accepted: u64,
+    /// All connections of the migration, and what those beside this one have sent.
+    watched: Vec<&'a TcpStream>,
+    beside: Option<&'a Traffic>,
     looked_ns: u64,
     pub(super) tcp: Vec<TcpSample>,
     pub(super) bytes: BytesByKind,
@@ -303,17 +312,38 @@ impl<'a> PageStream<'a> {
             deadline_ns,
             pieces_max: (2 * batch_pages).clamp(2, MAX_PIECES),
             arena: Vec::with_capacity(2 * ARENA_BYTES),
-            pieces: Vec::with_capacity(MAX_PIECES + 2),
+            pieces: Vec::with_capacity(PACKET_PIECES),
             accepted: 0,
+            watched: Vec::new(),
+            beside: None,
             looked_ns: 0,
             tcp: Vec::new(),
             bytes: BytesByKind::default(),
         }
     }
 
-    /// Bytes the socket has taken.
+    /// The same, sampling the TCP state of all the migration's connections and counting what they sent.
+    pub(super) fn watching(
+        mut self,
+        sockets: impl Iterator<Item = &'a TcpStream>,
+        beside: &'a Traffic,
+    ) -> Self {
+        self.watched.extend(sockets);
+        self.beside = Some(beside);
+        self
+    }
+
+    /// Bytes the sockets have taken.
     pub(super) fn accepted(&self) -> u64 {
-        self.accepted
+        let beside = self
+            .beside
+            .map(|traffic| traffic.accepted.load(Ordering::Relaxed));
+        self.accepted + beside.unwrap_or(0)
+    }
+
+    /// Bytes taken since this was asked last.
+    pub(super) fn take_accepted(&mut self) -> u64 {
+        std::mem::take(&mut self.accepted)
     }
 
     /// Puts small things; returns how many bytes they are.
@@ -346,7 +376,7 @@ impl<'a> PageStream<'a> {
     /// Hands everything to the socket; blocks while it takes nothing, until a cancel or the
     /// deadline.
     pub(super) fn flush(&mut self) -> Result<(), SourceError> {
-        let mut pieces = [Piece::of(&[]); MAX_PIECES + 2];
+        let mut pieces = [Piece::of(&[]); PACKET_PIECES];
         for (piece, part) in pieces.iter_mut().zip(&self.pieces) {
             *piece = match *part {
                 Part::Arena { start, end } => Piece::of(&self.arena[start..end]),
@@ -396,28 +426,18 @@ impl<'a> PageStream<'a> {
 
     /// Looks at the connection now and then. What is kept is a look every 100 ms, and every one at which TCP is answering
     /// a loss or has just done so: a path that stands idle then is not this computer's fault.
-    fn sample(&mut self) {
+    pub(super) fn sample(&mut self) {
         let now = mono_ns();
-        if now < self.looked_ns + TCP_LOOK_NS {
+        if self.watched.is_empty() || now < self.looked_ns + self.look_ns() {
             return;
         }
         self.looked_ns = now;
+        let infos: Result<Vec<_>, _> = self.watched.iter().map(tcpinfo::read).collect();
         // A socket just reset has no state to sample; the next write tells why.
-        let Ok(info) = tcpinfo::read(self.socket) else {
+        let Ok(infos) = infos else {
             return;
         };
-        let sample = TcpSample {
-            at_ns: now,
-            rtt_us: u32::try_from(info.rtt.as_micros()).unwrap_or(u32::MAX),
-            cwnd: info.cwnd_segments,
-            retransmits: info.retransmits,
-            recovering: info.recovering,
-            delivery_rate: info.delivery_bytes_per_s,
-            busy_us: whole_us(info.busy),
-            rwnd_limited_us: whole_us(info.window_limited),
-            sndbuf_limited_us: whole_us(info.buffer_limited),
-            unacked_bytes: self.accepted.saturating_sub(info.acked_bytes),
-        };
+        let sample = samples::combined(&infos, now, self.accepted());
         let repairs = self.tcp.last().is_none_or(|last| {
             (last.recovering, last.retransmits) != (sample.recovering, sample.retransmits)
         }) || sample.recovering;
@@ -429,8 +449,10 @@ impl<'a> PageStream<'a> {
             self.tcp.push(sample);
         }
     }
-}
 
-fn whole_us(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+    /// Many connections are looked at as much less often.
+    fn look_ns(&self) -> u64 {
+        let crowd = (self.watched.len() as u64).div_ceil(8);
+        (TCP_LOOK_NS * crowd).min(TCP_SAMPLE_NS)
+    }
 }

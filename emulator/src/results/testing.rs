@@ -548,6 +548,7 @@ fn rounds(id: u64, mut at: u64, failed: bool) -> (Vec<Round>, u64) {
             new_dirty_pages: lengths[n] * 20,
             normal_pages: lengths[n] * 27,
             zero_pages: lengths[n],
+            xbzrle_pages: 0,
             sent_bytes: lengths[n] * 112_000,
             paused: n == 3,
         }
@@ -604,7 +605,10 @@ fn source_report(
             header: 900,
             control: 100,
             device: 64 << 10,
+            delta: 0,
         },
+        multifd_bytes: 0,
+        xbzrle: None,
         precopy_bytes: normal - 1_000_000,
         downtime_bytes: 1_000_000,
         dirty_sync_count: 4,

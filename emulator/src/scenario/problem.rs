@@ -5,6 +5,7 @@ mod network;
 
 pub use network::NetworkProblem;
 
+use crate::migration::params::Refused;
 use crate::placement::PlacementError;
 use crate::units::{QuantityError, show_size};
 use annotate_snippets::renderer::DecorStyle;
@@ -138,6 +139,12 @@ pub enum ProblemKind {
         /// Those that have it.
         of: Vec<&'static str>,
     },
+    /// Options that do not go together.
+    #[error("{reason}")]
+    Refused {
+        /// Why, as the original says it.
+        reason: Refused,
+    },
     /// A word that is not one of a fixed list, or a name nothing in the scenario has.
     #[error("`{key}`: there is no {what} `{name}`")]
     Unknown {
@@ -243,6 +250,7 @@ impl ProblemKind {
             Self::UnknownKey { known, .. } => Some(format!("known here: {}", listed(known))),
             Self::Missing { example, .. } => Some(format!("write for example `{example}`")),
             Self::Quantity { accepted, .. } => Some(format!("accepted: {accepted}")),
+            Self::Refused { .. } => Some("leave one of them out".into()),
             Self::NotOfEngine { of, .. } => Some(format!("it is an option of {}", of.join(", "))),
             Self::Unknown {
                 near: Some(near), ..
@@ -293,6 +301,7 @@ impl ProblemKind {
             Self::Quantity { .. } => "wrong quantity",
             Self::Bounds { .. } => "out of bounds",
             Self::NotOfEngine { .. } => "not of this engine",
+            Self::Refused { .. } => "refused",
             Self::Unknown { .. } => "unknown name",
             Self::Name { .. } => "not a name",
             Self::Duplicate { .. } => "again",

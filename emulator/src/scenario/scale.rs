@@ -462,6 +462,9 @@ pub fn apply(scenario: &Scenario, k: u32) -> Result<Scenario, ScaleError> {
         // Rounding up keeps 0, which means "unlimited" or "none", apart from small values.
         *bytes = bytes.div_ceil(u64::from(k));
     }
+    // QEMU takes powers of two only, and a page at least.
+    let cache = migration.xbzrle.cache_size.div_ceil(u64::from(k));
+    migration.xbzrle.cache_size = cache.next_power_of_two().max(PAGE_SIZE);
     for (index, fault) in carried.faults.iter_mut().enumerate() {
         divide_fault(index, &mut fault.action, k)?;
     }

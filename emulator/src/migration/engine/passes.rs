@@ -146,6 +146,7 @@ impl PassEngine {
             statistics: Statistics {
                 dirty_sync_count: 0,
                 dirty_pages_rate: 0,
+                periods: 0,
                 expected_downtime_ms: params.downtime_limit,
                 mbps: 0.0,
                 pages_per_second: 0,

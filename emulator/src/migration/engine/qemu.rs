@@ -120,6 +120,7 @@ impl QemuEngine {
             statistics: Statistics {
                 dirty_sync_count: 0,
                 dirty_pages_rate: 0,
+                periods: 0,
                 expected_downtime_ms: params.downtime_limit,
                 mbps: 0.0,
                 pages_per_second: 0,
@@ -197,6 +198,7 @@ impl QemuEngine {
                 let throttle = converge.look(dirty_bytes, self.accepted_bytes);
                 self.throttle = throttle.or(self.throttle);
             }
+            self.statistics.periods += 1;
             self.period_begin_ms = Some(now_ms);
             self.period_dirty_pages = 0;
         }

@@ -106,6 +106,8 @@ pub struct Statistics {
     pub dirty_sync_count: u64,
     /// `dirty-pages-rate`, pages a second over the last period of at least 1 s.
     pub dirty_pages_rate: u64,
+    /// Periods of that rate that have ended.
+    pub periods: u64,
     /// `expected-downtime`, ms.
     pub expected_downtime_ms: u64,
     /// `mbps` of the last window.

@@ -28,6 +28,7 @@ pub struct Decoder {
     ram_pages: u32,
     offset: u64,
     named: bool,
+    streams: Streams,
     foreign: Option<Foreign>,
 }
 
@@ -38,6 +39,7 @@ impl Default for Decoder {
             ram_pages: 0,
             offset: 0,
             named: false,
+            streams: Streams::default(),
             foreign: None,
         }
     }
@@ -103,15 +105,20 @@ impl Decoder {
         let Some(format) = Format::of(four(36)) else {
             return self.unexpected("a format of records", u64::from(four(36)));
         };
+        let streams = bytes[40..44].first_chunk().copied();
+        let Some(streams) = streams.and_then(Streams::decode) else {
+            return self.unexpected("ways that pages travel", u64::from(four(40)));
+        };
         let header = Header {
             format,
+            streams,
             migration: four(8),
             return_path: four(12) != 0,
             vm_key: eight(16),
             memory_check: eight(24),
             ram_pages: four(32),
         };
-        self.ram_pages = header.ram_pages;
+        (self.ram_pages, self.streams) = (header.ram_pages, streams);
         self.foreign = match format {
             Format::Qemu => None,
             Format::Xen => Some(Foreign::Xen(XenDecoder::new(self.ram_pages))),
@@ -144,7 +151,7 @@ impl Decoder {
             return Ok(Some((5, Event::OpenReturnPath)));
         }
         // Its bytes follow from the header alone.
-        let expected = ram_list(self.ram_pages);
+        let expected = ram_list(self.ram_pages, self.streams.multifd > 0);
         let length = input.len().min(expected.len());
         if let Some(at) = (0..length).find(|&at| input[at] != expected[at]) {
             return self.unexpected("the RAM list of the header's guest", u64::from(input[at]));
@@ -201,6 +208,9 @@ impl Decoder {
             };
             return Ok(Some((13, Event::SectionEnd)));
         }
+        if word == FLAG_MULTIFD_FLUSH && self.streams.multifd > 0 {
+            return Ok(Some((8, Event::MultifdFlush)));
+        }
         let flags = word & FLAGS;
         let name_bytes = if self.named { 0 } else { counted_name().len() };
         let again = if self.named { FLAG_CONTINUE } else { 0 };
@@ -238,6 +248,18 @@ impl Decoder {
                 None => return Ok(None),
                 Some(0) => (1, Event::ZeroPage { page: number }),
                 Some(&fill) => return self.unexpected("a zero page's 0", u64::from(fill)),
+            }
+        } else if flags == FLAG_XBZRLE | again && self.streams.xbzrle {
+            match delta(body) {
+                None => return Ok(None),
+                Some(Err(found)) => return self.unexpected("an XBZRLE page's head", found),
+                Some(Ok(encoding)) => (
+                    DELTA_HEAD_BYTES + encoding.len(),
+                    Event::Delta {
+                        page: number,
+                        encoding,
+                    },
+                ),
             }
         } else {
             return self.unexpected("the flags of a page or the section's end", flags);
@@ -285,4 +307,18 @@ impl Decoder {
     fn unexpected<T>(&self, expected: &'static str, found: u64) -> Result<T, WireError> {
         unexpected(self.offset, expected, found)
     }
+}
+
+/// The encoding of a delta, or what its head holds if it is none; `None` if more must be read.
+fn delta(body: &[u8]) -> Option<Result<&[u8], u64>> {
+    let [encoding, high, low] = *body.first_chunk::<DELTA_HEAD_BYTES>()?;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if encoding != ENCODING_XBZRLE {
+        return Some(Err(u64::from(encoding)));
+    }
+    if length > PAGE_BYTES {
+        return Some(Err(length as u64));
+    }
+    body.get(DELTA_HEAD_BYTES..DELTA_HEAD_BYTES + length)
+        .map(Ok)
 }

@@ -20,7 +20,7 @@ impl Encoder {
         out.extend_from_slice(&header.memory_check.to_be_bytes());
         out.extend_from_slice(&header.ram_pages.to_be_bytes());
         out.extend_from_slice(&header.format.code().to_be_bytes());
-        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&header.streams.encode());
         let crc = crc32fast::hash(&out[start..]);
         out.extend_from_slice(&crc.to_be_bytes());
         if header.format != Format::Qemu {
@@ -31,7 +31,7 @@ impl Encoder {
             out.extend_from_slice(&COMMAND_OPEN_RETURN_PATH.to_be_bytes());
             out.extend_from_slice(&0_u16.to_be_bytes());
         }
-        out.extend_from_slice(&ram_list(header.ram_pages));
+        out.extend_from_slice(&ram_list(header.ram_pages, header.streams.multifd > 0));
     }
 
     /// Begins a slice's section, or the final round's.
@@ -49,6 +49,25 @@ impl Encoder {
     pub fn zero_page(&mut self, page: u32, out: &mut Vec<u8>) {
         self.page_word(page, FLAG_ZERO, out);
         out.push(0);
+    }
+
+    /// A page as its difference from what it held when sent last: 3 bytes and the encoding follow its
+    /// word.
+    ///
+    /// # Panics
+    /// If the encoding is longer than a page.
+    pub fn delta(&mut self, page: u32, encoding: &[u8], out: &mut Vec<u8>) {
+        self.page_word(page, FLAG_XBZRLE, out);
+        out.push(ENCODING_XBZRLE);
+        assert!(encoding.len() <= PAGE_BYTES, "longer ones are sent whole");
+        let length = u16::try_from(encoding.len()).expect("at most 4096");
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(encoding);
+    }
+
+    /// Asks the destination to wait for all channels.
+    pub fn multifd_flush(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&FLAG_MULTIFD_FLUSH.to_be_bytes());
     }
 
     /// Ends a slice's section.

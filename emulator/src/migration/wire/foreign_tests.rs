@@ -12,6 +12,7 @@ fn header(format: Format) -> Header {
         ram_pages: 64,
         return_path: true,
         format,
+        streams: Streams::default(),
     }
 }
 

@@ -18,6 +18,7 @@ mod orchestrator;
 mod places;
 mod room;
 mod services;
+mod streams;
 mod writes;
 
 use super::problem::{NetworkProblem, ProblemKind, Problems, ScenarioError, line_column};

@@ -1,6 +1,6 @@
 //! What moves: tenant flows, the balancer, migrations and their parameters.
 
-use super::{Names, each};
+use super::{Names, each, streams};
 use crate::balance::policy::{POLICIES, PolicySpec};
 use crate::ids::{HostId, VmId};
 use crate::migration::params::{
@@ -161,9 +161,12 @@ pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
         ..base.clone()
     };
     let read = |table: &Table<'_>| {
-        let params = read(table);
+        let mut params = read(table);
+        streams::read(table, &mut params);
+        streams::refuse(table, &params);
         ENGINE_OPTIONS
             .iter()
+            .chain(streams::OPTIONS)
             .filter(|option| !params.engine.has(option))
             .filter_map(|option| table.get(option))
             .for_each(|value| {
