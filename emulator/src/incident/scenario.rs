@@ -16,10 +16,10 @@ pub fn scenario(incident: &Incident, scale: u32) -> String {
         let _ = writeln!(out, "# - {note}");
     }
     let wait_s = incident.cancel_after_ms.unwrap_or(0).div_ceil(1000) + 60;
-    let name = quoted(&incident.name);
+    let name = name_of(&incident.name);
     let _ = write!(
         out,
-        "\nname = {name}\nseed = 1\nduration = \"{wait_s}s\"\nscale = {scale}          # space is divided by it, time is not\n"
+        "\nname = \"{name}\"\nseed = 1\nduration = \"{wait_s}s\"\nscale = {scale}          # space is divided by it, time is not\n"
     );
     network(&mut out, incident);
     guest(&mut out, incident);
@@ -111,12 +111,15 @@ fn migration(out: &mut String, incident: &Incident) {
     }
 }
 
-/// A TOML string.
-fn quoted(text: &str) -> String {
-    let safe = text.chars().map(|c| match c {
-        '"' | '\\' => '_',
-        c if c.is_control() => '_',
-        c => c,
-    });
-    format!("\"{}\"", safe.collect::<String>())
+/// A name that scenarios take: of letters, digits, `-`, `_` and `.`, at most 64, a letter or digit first.
+fn name_of(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let safe = text.chars().map(|c| if plain(c) { c } else { '_' });
+    let begun = safe.skip_while(|c| !c.is_ascii_alphanumeric());
+    let name: String = begun.take(64).collect();
+    if name.is_empty() {
+        "incident".to_owned()
+    } else {
+        name
+    }
 }

@@ -206,6 +206,19 @@ pub enum Owner {
     Stranded,
 }
 
+impl Owner {
+    /// As records spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+            Self::Lost => "lost",
+            Self::Stranded => "stranded",
+        }
+    }
+}
+
 /// What the source knows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SourceReport {

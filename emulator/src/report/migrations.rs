@@ -48,7 +48,8 @@ fn end_ns(m: &Ended) -> u64 {
 
 /// Guest stopped at the source, resumed at the destination.
 fn outage_ns(r: &MigrationRecord) -> Option<(u64, u64)> {
-    let stop = r.source_report.as_ref()?.stop_ns?;
+    let source = r.source_report.as_ref()?;
+    let stop = source.suspended_ns.or(source.stop_ns)?;
     let resumed = r.destination_report.as_ref()?.resumed_ns?;
     (resumed >= stop).then_some((stop, resumed))
 }
@@ -69,9 +70,30 @@ pub(super) fn timeline(r: &Report<'_>) -> String {
         let y = 20.0 + row * n as f64;
         name(&mut out, m, y, row);
         bar(&mut out, m, y, row, &|ns| axis.x(wall(ns)));
+        faults(&mut out, &m.record, y, row, &|ns| axis.x(wall(ns)));
     }
     out.push_str("</svg>");
     out
+}
+
+/// Faults that struck it, as lines.
+fn faults(out: &mut String, r: &MigrationRecord, y: f64, row: f64, x: &dyn Fn(u64) -> f64) {
+    for fault in &r.faults {
+        let title = format!(
+            "fault {}: {}, {}; the VM was the {}'s",
+            fault.fault,
+            fault.action,
+            fault.when,
+            fault.owner.name()
+        );
+        let (x, bottom) = (x(fault.at_ns), y + row - 2.0);
+        let _ = write!(
+            out,
+            "<line class=\"change down\" x1=\"{x:.2}\" x2=\"{x:.2}\" y1=\"{y:.1}\" y2=\"{bottom:.1}\">\
+             <title>{}</title></line>",
+            escape(&title)
+        );
+    }
 }
 
 /// What trace time did: ran, was held, skipped.

@@ -7,7 +7,7 @@ use super::metrics::quantile;
 use super::run_json::RunHeader;
 use super::tables::{downtime_ms, sent_bytes, total_time_ms};
 use crate::event::{LinkCalibration, LinkSample};
-use crate::migration::record::{Prediction, Status};
+use crate::migration::record::{Owner, Prediction, Status};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -192,6 +192,11 @@ fn migration_values(header: &RunHeader, all: &Collected) -> BTreeMap<String, f64
         "migrations_verified",
         completed().filter(|r| r.verified).count() as f64,
     );
+    let owned = |owner: Owner| records().filter(move |r| r.owner == owner).count();
+    put("vms_lost", owned(Owner::Lost) as f64);
+    put("vms_stranded", owned(Owner::Stranded) as f64);
+    let faults: usize = records().map(|r| r.faults.len()).sum();
+    put("faults_struck", faults as f64);
     put("migrations_returned", returned(&all.migrations));
     put("moves_rejected", all.rejected as f64);
     put("migration_bytes", sent * f64::from(header.k));

@@ -250,6 +250,12 @@ impl Ongoing {
         self.source.done()
     }
 
+    /// The source was started and has not ended, as far as is known.
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        self.started_ns.is_some() && matches!(self.source, Part::Open)
+    }
+
     /// Nothing more will be heard of the source.
     #[must_use]
     pub fn source_is_over(&self) -> bool {
@@ -439,6 +445,73 @@ mod tests {
             owner, expected,
             "{source_says:?} {committed} {lives} {source_first}"
         );
+    }
+
+    /// What nobody can vouch for is stranded; what a host's death or a crash took is lost.
+    #[test]
+    fn who_is_silent_and_who_has_died_is_told_apart() {
+        use SourceEnding::{Completed, Crashed, Failed, Undecided};
+        let owner = |hear: &dyn Fn(&mut Ongoing)| {
+            let mut migration = ongoing();
+            hear(&mut migration);
+            loop {
+                match migration.verdict() {
+                    Verdict::Open => return None,
+                    Verdict::Tell { .. } => {}
+                    Verdict::Over { owner } => return Some(owner),
+                }
+            }
+        };
+        let with = |ending| move |m: &mut Ongoing| m.source_done(source(ending));
+        for (ending, expected) in [
+            (Failed, Owner::Source),
+            (Undecided, Owner::Stranded),
+            (Completed, Owner::Stranded),
+            (Crashed, Owner::Stranded),
+        ] {
+            let silent = owner(&|m| {
+                with(ending)(m);
+                m.destination_silent();
+            });
+            assert_eq!(silent, Some(expected), "{ending:?}, destination silent");
+        }
+        // Known to be dead: the source in doubt is told, and runs it.
+        let dead = |m: &mut Ongoing| {
+            with(Undecided)(m);
+            m.destination_lost();
+        };
+        assert_eq!(owner(&dead), Some(Owner::Source));
+        let source_silent = |committed: bool| {
+            owner(&|m| {
+                m.source_silent();
+                if committed {
+                    m.committed(3);
+                }
+                m.destination_done(destination());
+            })
+        };
+        assert_eq!(source_silent(false), Some(Owner::Stranded));
+        assert_eq!(source_silent(true), Some(Owner::Destination));
+        let ran_there = |how: fn(&mut Ongoing)| {
+            owner(&|m| {
+                m.committed(3);
+                with(Completed)(m);
+                how(m);
+                m.destination_done(destination());
+            })
+        };
+        assert_eq!(ran_there(|_| {}), Some(Owner::Destination));
+        assert_eq!(ran_there(Ongoing::crashed_there), Some(Owner::Lost));
+        assert_eq!(ran_there(Ongoing::destination_lost), Some(Owner::Lost));
+        assert_eq!(
+            ran_there(Ongoing::destination_silent),
+            Some(Owner::Stranded)
+        );
+        let crashed = |m: &mut Ongoing| {
+            with(Crashed)(m);
+            m.destination_done(destination());
+        };
+        assert_eq!(owner(&crashed), Some(Owner::Lost));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::ids::{HostId, MigrationId, VmId};
 use crate::migration::faults::End;
 use crate::migration::metrics::{self, RecordParts};
 use crate::migration::record::{MigrationRecord, Owner};
-use crate::orchestrator::{Look, Patience};
+use crate::orchestrator::Look;
 use crate::timeline::Input;
 use std::net::SocketAddr;
 
@@ -192,20 +192,9 @@ impl Driver<'_> {
             return Ok(());
         };
         let (source, destination, vm) = (ongoing.of.source, ongoing.of.destination, ongoing.of.vm);
-        // Times do not scale with space: the timeout is that of the full-size VM.
-        let k = u64::from(self.scenario.divided_by.max(1));
-        let ram_bytes = self.scenario.vms[vm.index()].ram_bytes * k;
-        let now_ns = mono_ns();
-        let orchestrator = &self.scenario.orchestrator;
-        ongoing.patience = Patience::new(orchestrator, ram_bytes, now_ns)
-            .zip(orchestrator.poll_ns())
-            .map(|(patience, poll_ns)| (patience, now_ns + poll_ns));
-        if ongoing.patience.is_none() {
-            let timeout_ms = params.completion_timeout_ms(ram_bytes);
-            ongoing.cancel_at_ns = timeout_ms.map(|ms| now_ns + ms * 1_000_000);
-        }
         ongoing.watched = true;
         ongoing.started_ns = Some(mono_ns());
+        self.begin_patience(migration);
         let links = |from, to| {
             let path = self.scenario.network.path(from, to);
             path.into_iter().map(|link| link.id).collect()

@@ -10,9 +10,27 @@ use crate::control::message::ToAgent;
 use crate::ids::MigrationId;
 use crate::migration::faults::ParameterChange;
 use crate::migration::record::DeedDone;
-use crate::orchestrator::{Deed, Look};
+use crate::orchestrator::{Deed, Look, Patience};
 
 impl Driver<'_> {
+    /// The orchestrator's time with a migration begins: its policy's, or the timeout's.
+    pub(super) fn begin_patience(&mut self, id: MigrationId) {
+        let Some(ongoing) = self.ongoing.get_mut(&id) else {
+            return;
+        };
+        // Times do not scale with space: they are those of the full-size VM.
+        let k = u64::from(self.scenario.divided_by.max(1));
+        let ram_bytes = self.scenario.vms[ongoing.of.vm.index()].ram_bytes * k;
+        let (now_ns, orchestrator) = (mono_ns(), &self.scenario.orchestrator);
+        ongoing.patience = Patience::new(orchestrator, ram_bytes, now_ns)
+            .zip(orchestrator.poll_ns())
+            .map(|(patience, poll_ns)| (patience, now_ns + poll_ns));
+        if ongoing.patience.is_none() {
+            let timeout_ms = self.scenario.migration.completion_timeout_ms(ram_bytes);
+            ongoing.cancel_at_ns = timeout_ms.map(|ms| now_ns + ms * 1_000_000);
+        }
+    }
+
     /// When a migration is looked at next.
     pub(super) fn next_look_ns(&self) -> Option<u64> {
         let looks = self.ongoing.values().filter(|of| of.over.is_none());

@@ -214,6 +214,10 @@ impl Driver<'_> {
         for id in under_way {
             // A destination whose source will not come waits for nothing.
             self.settle_destination(id).await?;
+            if self.ongoing.get(&id).is_some_and(Ongoing::is_sending) {
+                // Nobody knows how long it has had: its time begins anew.
+                self.begin_patience(id);
+            }
             self.update(id, |_| {}).await?;
         }
         for (host, message) in later {
@@ -240,5 +244,129 @@ impl Driver<'_> {
         let last_id = self.mover.last_id();
         let lost = self.lost_hosts();
         Mover::recovered(self.limits, &rooms, &found, running, lost, last_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::message::{IncomingHeld, OutgoingHeld, SourceEnding};
+    use crate::migration::record::{DestinationReport, Owner, SourceReport};
+    use crate::run::book::Verdict;
+
+    fn moving() -> Move {
+        Move {
+            id: MigrationId(1),
+            vm: VmId(0),
+            source: HostId(0),
+            destination: HostId(1),
+            reason: String::new(),
+            running: true,
+        }
+    }
+
+    fn source(ending: Option<SourceEnding>) -> Holding {
+        let report = || Box::new(SourceReport::unsent(0, 0, String::new()));
+        let held = OutgoingHeld {
+            migration: MigrationId(1),
+            vm: VmId(0),
+            destination: HostId(1),
+            done: ending.map(|ending| (ending, report(), 0)),
+            resolved: false,
+        };
+        Holding {
+            vms: vec![VmId(0)],
+            outgoing: vec![held],
+            incoming: Vec::new(),
+        }
+    }
+
+    fn destination(side: DestinationSide, over: bool) -> Holding {
+        let held = IncomingHeld {
+            migration: MigrationId(1),
+            vm: VmId(0),
+            source: HostId(0),
+            side,
+            crashed: false,
+            done: over.then(|| Box::new(DestinationReport::empty())),
+        };
+        let here = side == DestinationSide::Committed;
+        Holding {
+            vms: here.then_some(VmId(0)).into_iter().collect(),
+            outgoing: Vec::new(),
+            incoming: vec![held],
+        }
+    }
+
+    fn nothing() -> Holding {
+        Holding {
+            vms: Vec::new(),
+            outgoing: Vec::new(),
+            incoming: Vec::new(),
+        }
+    }
+
+    /// What a manager that has forgotten everything draws from two answers.
+    fn verdict(source: Holding, destination: Holding) -> Verdict {
+        let mut ongoing = Ongoing::new(moving(), 0, 0);
+        ongoing.committed(7);
+        let found = BTreeMap::from([(HostId(0), source), (HostId(1), destination)]);
+        rebuilt(&mut ongoing, &found, 9);
+        ongoing.verdict()
+    }
+
+    #[test]
+    fn what_hosts_hold_is_all_it_goes_by() {
+        use DestinationSide::{Abandoned, Committed, Loading};
+        let done = |ending| source(Some(ending));
+        // Under way at both ends: it waits, whatever it had heard before.
+        assert_eq!(
+            verdict(source(None), destination(Loading, false)),
+            Verdict::Open
+        );
+        let tell = |committed| Verdict::Tell { committed };
+        let undecided = || done(SourceEnding::Undecided);
+        assert_eq!(
+            verdict(undecided(), destination(Committed, false)),
+            tell(true)
+        );
+        assert_eq!(
+            verdict(undecided(), destination(Abandoned, true)),
+            tell(false)
+        );
+        assert_eq!(
+            verdict(undecided(), destination(Loading, false)),
+            Verdict::Open
+        );
+        let over = |owner| Verdict::Over { owner };
+        assert_eq!(
+            verdict(done(SourceEnding::Failed), destination(Abandoned, true)),
+            over(Owner::Source)
+        );
+        assert_eq!(
+            verdict(done(SourceEnding::Crashed), destination(Abandoned, true)),
+            over(Owner::Lost)
+        );
+        // The destination listened, and nobody had told the source yet.
+        assert_eq!(
+            verdict(nothing(), destination(Loading, false)),
+            Verdict::Open
+        );
+        assert_eq!(verdict(nothing(), nothing()), over(Owner::Source));
+    }
+
+    #[test]
+    fn vms_are_where_they_were_found() {
+        let at = |vms: &[u32]| Holding {
+            vms: vms.iter().copied().map(VmId).collect(),
+            ..nothing()
+        };
+        // VM 0 is paused at its source and runs at its destination, not settled; VM 3 is nowhere.
+        let found = BTreeMap::from([(HostId(0), at(&[0, 1])), (HostId(1), at(&[0, 2]))]);
+        assert_eq!(
+            located(4, &[moving()], &found),
+            [Some(HostId(0)), Some(HostId(0)), Some(HostId(1)), None]
+        );
+        assert_eq!(located(1, &[], &found), [Some(HostId(1))]);
     }
 }

@@ -7,6 +7,8 @@ mod check;
 #[cfg(test)]
 mod demand_tests;
 mod explain;
+#[cfg(test)]
+mod fault_tests;
 pub mod inputs;
 mod link_trace;
 #[cfg(test)]

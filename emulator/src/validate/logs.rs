@@ -156,7 +156,10 @@ mod tests {
             .replace('\n', " ")
         };
         let mut file = tempfile::NamedTempFile::with_suffix(".log").unwrap();
-        for line in [log(10, [100_000, 9000, 900]), log(12, [100_000, 8000, 800])] {
+        for line in [
+            log(10, [100_000, 9000, 3500]),
+            log(12, [100_000, 8000, 3100]),
+        ] {
             writeln!(file, "Experiment\n{line}").unwrap();
         }
         let both = read(file.path(), &[]).unwrap();

@@ -250,3 +250,62 @@ proptest! {
         prop_assert!(m.is_idle());
     }
 }
+
+#[test]
+fn limits_out_of_a_host_leave_room_into_it() {
+    let limits = Limits {
+        parallel: 9,
+        parallel_per_host: u32::MAX,
+        outbound_per_host: Some(2),
+    };
+    let rooms = [ROOM, 3 * ROOM, 3 * ROOM].map(Room::of_ram);
+    // Three VMs on host 0, one on each of the others.
+    let at = [0, 0, 0, 1, 2].map(|host| (HostId(host), size(1)));
+    let mut m = Mover::new(limits, &rooms, &at);
+    for vm in 0..3 {
+        ask(&mut m, vm, 1).unwrap();
+    }
+    ask(&mut m, 3, 0).unwrap();
+    ask(&mut m, 4, 0).unwrap();
+    let started: Vec<u32> = m.start().iter().map(|of| of.vm.0).collect();
+    assert_eq!(
+        started,
+        [0, 1, 3, 4],
+        "two out of host 0, any number into it"
+    );
+    m.ended(MigrationId(1), Outcome::Moved).unwrap();
+    let started: Vec<u32> = m.start().iter().map(|of| of.vm.0).collect();
+    assert_eq!(started, [2]);
+}
+
+/// An arbiter that was made from what hosts hold goes on as the one before would have.
+#[test]
+fn a_recovered_arbiter_goes_on() {
+    let limits = Limits {
+        parallel: 2,
+        parallel_per_host: 1,
+        outbound_per_host: None,
+    };
+    let rooms = [ROOM; 3].map(Room::of_ram);
+    let at = [0, 0, 1].map(|host| (HostId(host), size(3)));
+    let mut before = Mover::new(limits, &rooms, &at);
+    let first = ask(&mut before, 0, 2).unwrap();
+    let running = before.start();
+    let found: Vec<_> = at.iter().map(|&(host, size)| (Some(host), size)).collect();
+    let mut after = Mover::recovered(limits, &rooms, &found, running, [], before.last_id());
+    assert_eq!(after.placements(), before.placements());
+    assert_eq!(after.migrations(), before.migrations());
+    for host in (0..3).map(HostId) {
+        let committed = before.ram_committed_bytes(host);
+        assert_eq!(after.ram_committed_bytes(host), committed);
+    }
+    assert_eq!(ask(&mut after, 2, 2), ask(&mut before, 2, 2));
+    after.ended(first, Outcome::Moved).unwrap();
+    assert_eq!(after.placements()[0].host, HostId(2));
+    // Nowhere to be found: gone, and a host that does not answer takes nobody.
+    let found = [(None, size(3)), (Some(HostId(1)), size(3))];
+    let mut less = Mover::recovered(limits, &rooms, &found, Vec::new(), [HostId(2)], 7);
+    assert_eq!(ask(&mut less, 0, 1), Err(Rejection::Gone(VmId(0))));
+    assert_eq!(ask(&mut less, 1, 2), Err(Rejection::HostLost(HostId(2))));
+    assert_eq!(ask(&mut less, 1, 0), Ok(MigrationId(8)));
+}

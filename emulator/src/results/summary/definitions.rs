@@ -153,6 +153,24 @@ pub const DEFINITIONS: &[Definition] = &[
         "completed ones of which every page was right",
     ),
     define(
+        "vms_lost",
+        "count",
+        Measured,
+        "VMs that died while they were moved: their process, or their host",
+    ),
+    define(
+        "vms_stranded",
+        "count",
+        Measured,
+        "VMs that nobody can vouch for after they were moved: a host is silent, and nobody knows whether it is dead",
+    ),
+    define(
+        "faults_struck",
+        "count",
+        Measured,
+        "faults of the scenario's plan that struck a migration",
+    ),
+    define(
         "migrations_returned",
         "count",
         Measured,
