@@ -14,10 +14,11 @@ use crate::migration::destination::{DestinationControl, DestinationJob, chain, r
 use crate::migration::engine::EngineUnits;
 use crate::migration::faults::{Hold, HoldAt};
 use crate::migration::guest::{GuestMemory, SourceGuest};
-use crate::migration::params::MigrationParams;
+use crate::migration::params::{MigrationParams, PostcopyParams};
 use crate::migration::record::{DestinationReport, Phase, SourceReport};
-use crate::migration::source::{Observer, SourceEnd, SourceJob, SourceOutcome, run_source};
+use crate::migration::source::{Observer, Redial, SourceEnd, SourceJob, SourceOutcome, run_source};
 use crate::migration::transport::SourceControl;
+use crate::migration::wire::Streams;
 use crate::migration::wire::hello::ChannelId;
 use crate::resident::Ram;
 use crate::scenario::{Backing, scale};
@@ -28,6 +29,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use traces::units::PAGE_SIZE;
 
 /// Silence after which a destination gives up: emulated hosts do not vanish without a trace, so
 /// this only bounds a thread's life.
@@ -221,7 +223,10 @@ impl Migrations {
             memory,
             ram,
             channels: params.channels(),
+            streams: params.streams(),
+            packet_pages: Units::at(setup.divided_by).packet_pages,
             load_time_ms: params.load_time,
+            postcopy: params.postcopy,
             place: Arc::new(place),
             control: Arc::clone(&control),
             abandoned: Arc::clone(&abandoned),
@@ -230,7 +235,7 @@ impl Migrations {
         };
         let thread = std::thread::Builder::new()
             .name(format!("mig-in-{}", migration.0))
-            .spawn(move || receiver.run(&listener))?;
+            .spawn(move || receiver.run(listener))?;
         self.incoming
             .retain(|_, incoming| !incoming.thread.is_finished());
         self.incoming.insert(
@@ -333,6 +338,17 @@ impl Migrations {
         }
     }
 
+    /// `migrate-start-postcopy`.
+    pub(super) fn start_postcopy(&self, migration: MigrationId) {
+        let outgoing = self.outgoing.get(&migration);
+        if !outgoing.is_none_or(|outgoing| outgoing.control.start_postcopy()) {
+            let warning =
+                format!("{migration}: it is too late for post-copy, or it was not enabled");
+            // Without a manager nobody is left to be told.
+            let _ = self.out.send(&FromAgent::Warning(warning));
+        }
+    }
+
     /// The manager knows whether the destination committed: let the VM go, or run it here.
     pub(super) fn resolve(&mut self, migration: MigrationId, committed: bool) -> Result<()> {
         let outgoing = self
@@ -384,6 +400,8 @@ struct Units {
     chunk_pages: u32,
     batch_pages: usize,
     xen_batch_pages: usize,
+    packet_pages: usize,
+    data_chunk_pages: u32,
     engine: EngineUnits,
 }
 
@@ -396,6 +414,14 @@ impl Units {
             chunk_pages: u32::try_from(pages(scale::REPROTECT_CHUNK)).unwrap_or(u32::MAX),
             batch_pages: usize::try_from(batch).unwrap_or(1),
             xen_batch_pages: usize::try_from(pages(scale::XEN_BATCH)).unwrap_or(1),
+            data_chunk_pages: {
+                let pages = pages(scale::CLH_CHUNK).div_ceil(PAGE_SIZE);
+                u32::try_from(pages).unwrap_or(u32::MAX)
+            },
+            packet_pages: {
+                let bytes = pages(scale::MULTIFD_PACKET).div_ceil(PAGE_SIZE);
+                usize::try_from(bytes).unwrap_or(1)
+            },
             engine: EngineUnits {
                 check_pages: pages(scale::CHECK_PAGES),
                 stop_pages: pages(scale::XEN_STOP_PAGES),
@@ -409,7 +435,10 @@ struct IncomingThread {
     memory: GuestMemory,
     ram: Option<Arc<Ram>>,
     channels: Vec<ChannelId>,
+    streams: Streams,
+    packet_pages: usize,
     load_time_ms: u64,
+    postcopy: PostcopyParams,
     place: Arc<Place>,
     control: Arc<DestinationControl>,
     abandoned: Arc<AtomicBool>,
@@ -418,9 +447,9 @@ struct IncomingThread {
 }
 
 impl IncomingThread {
-    fn run(self, listener: &TcpListener) {
+    fn run(self, listener: TcpListener) {
         let accepted = accept_all(
-            listener,
+            &listener,
             self.migration.0,
             self.memory.vm_key(),
             &self.channels,
@@ -437,9 +466,14 @@ impl IncomingThread {
                     guest: self.place,
                     socket: connections.main,
                     channels: connections.channels,
+                    streams: self.streams,
+                    packet_pages: self.packet_pages,
                     congestion: None,
                     control: self.control,
                     silence_limit_ms: SILENCE_MS,
+                    postcopy: self.postcopy,
+                    // Closed with the job: whoever dials then is refused, and knows that it is over.
+                    recover: Some(listener),
                 };
                 run_destination(&job).report
             }
@@ -513,6 +547,11 @@ impl OutgoingThread {
         let _ = out.send(&done);
     }
 
+    fn redial(&self) -> Redial {
+        let (to, congestion) = (self.to, self.congestion.clone());
+        Box::new(move || net::connect(to, &congestion).map_err(|error| error.errno.into()))
+    }
+
     /// The main connection, then those beside it.
     fn connect(&self) -> Result<(TcpStream, Vec<Channel>)> {
         let connect = || net::connect(self.to, &self.congestion);
@@ -533,6 +572,7 @@ impl OutgoingThread {
         begin_ns: u64,
     ) -> (Option<SourceOutcome>, SourceEnding, SourceReport) {
         let units = self.units;
+        let redial = self.redial();
         let job = SourceJob {
             migration: self.migration.0,
             params: self.params,
@@ -546,9 +586,12 @@ impl OutgoingThread {
             chunk_pages: units.chunk_pages,
             units: units.engine,
             xen_batch_pages: units.xen_batch_pages,
+            packet_pages: units.packet_pages,
+            data_chunk_pages: units.data_chunk_pages,
             batch_pages: units.batch_pages,
             acknowledge_limit_ms: ACKNOWLEDGE_MS,
             deadline_ns: None,
+            redial: Some(redial),
             faults: Vec::new(),
         };
         let phases = Phases {

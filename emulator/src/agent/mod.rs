@@ -16,6 +16,7 @@ mod cpu;
 mod ends;
 mod guests;
 mod holds;
+mod limits;
 mod migrations;
 mod net;
 mod probe;
@@ -297,7 +298,7 @@ impl Agent {
                 migrations.set_parameters(migration, change);
             }
             ToAgent::SuspendGuest(migration) => migrations.suspend(migration),
-            ToAgent::StartPostcopy(_) => bail!("no engine has post-copy yet"),
+            ToAgent::StartPostcopy(migration) => migrations.start_postcopy(migration),
             ToAgent::QueryMigration(migration) => {
                 if let Some(progress) = migrations.progress(migration) {
                     self.out.send(&progress)?;

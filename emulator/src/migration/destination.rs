@@ -1,28 +1,47 @@
 //! The destination: one blocking thread that reads, checks, commits, and then compares.
 //!
 //! Every page's stamp and body are checked as they arrive; what is kept of a page is the version
-//! it held. A guest of which a page never came whole is refused. After the commit, outside the timed path, each version is compared with what the
-//! guest's own time says it must be. The dirty log never comes here. Never inside: the decision
+//! it held (`pages`). A guest of which a page never came whole is refused. After the commit, outside
+//! the timed path, each version is compared with what the guest's own time says it must be. The dirty
+//! log never comes here. Channels have threads of their own (`channel`). Never inside: the decision
 //! who owns the guest (`ownership`).
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{Builder, Scope};
 use std::time::Duration;
 
+use replay::content::xbzrle::XbzrleError;
 use replay::{GuestTime, VmState};
 use thiserror::Error;
 
 use super::channels::Channel;
+use super::codec::CodecError;
 use super::guest::{CommitRefused, DestinationGuest, GuestMemory};
 use super::ownership::{CommitGate, DestinationSide};
-use super::record::{BadPage, DestinationReport, Verification};
+use super::params::PostcopyParams;
+use super::record::DestinationReport;
 use super::transport::{Broken, prepare_socket, reset_when_closed};
 use super::usage::ThreadMeter;
 use super::wire::cloud_hypervisor::encode_answer;
-use super::wire::{Decoder, Event, Format, Header, MAX_RECORD_BYTES, WireError, encode_shut};
+use super::wire::hello::ChannelKind;
+use super::wire::postcopy::{self, Command};
+use super::wire::{
+    Decoder, Event, Format, Header, MAX_RECORD_BYTES, Streams, WireError, encode_shut,
+};
 use crate::clock::mono_ns;
 use crate::resident::Ram;
+use channel::Shared;
+use pages::Pages;
+
+mod channel;
+mod data;
+mod multifd;
+mod pages;
+
+mod pull;
 
 /// Large enough that a read takes what the kernel has gathered, small enough to stay in a cache.
 const BUFFER_BYTES: usize = 512 * 1024;
@@ -30,12 +49,8 @@ const _: () = assert!(
     BUFFER_BYTES >= 2 * MAX_RECORD_BYTES,
     "a record fits beside the one before"
 );
-/// Examples of bad pages kept.
-const EXAMPLES: usize = 8;
-/// Versions are below these: cells of guest time times a small constant.
-const NEVER_RECEIVED: u64 = u64::MAX;
-const ZERO_PAGE: u64 = u64::MAX - 1;
-
+/// What is on its way from a source that has gone comes within this, or never.
+const GIVEN_UP_SILENCE_MS: u64 = 1_000;
 /// What a destination is to take in.
 pub struct DestinationJob {
     /// Number of the migration in the run.
@@ -52,12 +67,20 @@ pub struct DestinationJob {
     pub socket: TcpStream,
     /// Its further connections.
     pub channels: Vec<Channel>,
+    /// How pages are to come.
+    pub streams: Streams,
+    /// Pages of a multifd packet: 128 at full size.
+    pub packet_pages: usize,
     /// Congestion control of the return path.
     pub congestion: Option<String>,
     /// Shared with the control plane.
     pub control: Arc<DestinationControl>,
     /// Milliseconds without a byte after which it gives up; 0 waits for ever, as QEMU does.
     pub silence_limit_ms: u64,
+    /// How long a post-copy without a connection is waited for.
+    pub postcopy: PostcopyParams,
+    /// Where a post-copy whose connection broke is taken up again; `None`: nowhere.
+    pub recover: Option<TcpListener>,
 }
 
 impl DestinationJob {
@@ -115,6 +138,41 @@ pub enum DestinationError {
         /// Where.
         offset: u64,
     },
+    /// A packet's data.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// A delta that is none.
+    #[error("page {page} came as a delta that cannot be applied")]
+    Delta {
+        /// The page.
+        page: u32,
+        /// Why.
+        #[source]
+        source: XbzrleError,
+    },
+    /// Channels ended and the main stream waits for them.
+    #[error("{gone} multifd channels ended before the stream did")]
+    ChannelsGone {
+        /// How many.
+        gone: usize,
+    },
+    /// Post-copy: the stream ended and pages were missing. The guest is lost.
+    #[error("the stream ended and {pages} pages had not come; the guest is lost")]
+    PagesMissing {
+        /// So many.
+        pages: u64,
+    },
+    /// Post-copy: the connection broke and nobody took it up again. The guest is lost.
+    #[error(
+        "post-copy was interrupted, nobody took it up again, and {pages} pages had not come; the guest is lost"
+    )]
+    NotRecovered {
+        /// So many.
+        pages: u64,
+        /// What broke it.
+        #[source]
+        source: Box<DestinationError>,
+    },
     /// The control plane abandoned it.
     #[error("abandoned before the commit")]
     Abandoned,
@@ -143,6 +201,10 @@ pub enum DestinationError {
 #[derive(Debug, Default)]
 pub struct DestinationControl {
     gate: CommitGate,
+    /// Post-copy: the source has gone, nobody will connect again.
+    given_up: AtomicBool,
+    /// Post-copy: pages are missing, or were a moment ago.
+    pulls: AtomicBool,
     sockets: Mutex<Vec<TcpStream>>,
     changed: Condvar,
     struck: Mutex<Struck>,
@@ -156,7 +218,8 @@ struct Struck {
 }
 
 impl DestinationControl {
-    /// Promises that the guest will never start here, unless it has: whether it had committed.
+    /// Promises that the guest will never start here, unless it has: whether it had committed. One that
+    /// has, and still lacks pages, is lost once what is on its way has come.
     #[must_use]
     pub fn abandon(&self) -> bool {
         let committed = self.gate.abandon();
@@ -167,14 +230,25 @@ impl DestinationControl {
                 let _ = socket.shutdown(Shutdown::Both);
             }
             self.changed.notify_all();
+        } else {
+            self.given_up.store(true, Ordering::Release);
+            self.changed.notify_all();
         }
         committed
+    }
+
+    /// Whether nobody will connect again.
+    fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
     }
 
     /// Breaks it as a fault does: whether the guest runs here already, which a reset does not change.
     /// The thread finds out at its next look, at most 100 ms later.
     #[must_use]
     pub fn break_off(&self, how: Broken) -> bool {
+        if how == Broken::Reset && self.pause_postcopy() {
+            return true; // and is taken up again
+        }
         let mut struck = self.struck();
         if struck.broken != Some(Broken::Crashed) {
             struck.broken = Some(how);
@@ -199,9 +273,15 @@ impl DestinationControl {
     }
 
     fn may_go_on(&self) -> Result<(), DestinationError> {
-        match self.struck().refusal.clone() {
-            Some(reason) => Err(CommitRefused { reason }.into()),
-            None => Ok(()),
+        if self.broken() == Some(Broken::Crashed) {
+            return Err(DestinationError::Crashed);
+        }
+        let refusal = self.struck().refusal.clone();
+        match refusal {
+            Some(reason) if self.side() != DestinationSide::Committed => {
+                Err(CommitRefused { reason }.into())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -223,6 +303,24 @@ impl DestinationControl {
     /// Takes note of all connections of the migration: abandoning it shuts them down.
     fn attach(&self, sockets: Vec<TcpStream>) {
         *self.sockets.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
+    }
+
+    /// Waits a little, less if something is asked of it.
+    fn wait_for_change(&self, ns: u64) {
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        let _waited = self.changed.wait_timeout(sockets, Duration::from_nanos(ns));
+    }
+
+    /// QMP's `migrate-pause` at this end: breaks the connection of a post-copy that pulls. `false` if it
+    /// does not.
+    pub fn pause_postcopy(&self) -> bool {
+        let pulls = self.pulls.load(Ordering::Acquire) && self.side() == DestinationSide::Committed;
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        for socket in sockets.iter().filter(|_| pulls) {
+            // A socket that is no longer connected needs no shutdown.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        pulls
     }
 
     /// Waits until an instant unless it is abandoned meanwhile.
@@ -262,26 +360,33 @@ pub struct DestinationOutcome {
 #[must_use]
 pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
     let meter = ThreadMeter::start();
-    let mut receiver = Receiver::new(job);
-    let result = receiver.receive();
-    let error = match result {
-        Ok((header, state)) => {
-            (receiver.commit(header, state).err()).map(|error| job.control.explain(error))
+    let (pages, shared) = (Pages::new(&job.memory, job.ram.as_ref()), Shared::default());
+    let (mut report, error, stopped_at, again) = std::thread::scope(|scope| {
+        let mut receiver = Receiver::new(job, &pages, &shared);
+        let result = receiver
+            .start_channels(scope)
+            .and_then(|()| receiver.receive());
+        let error = match result {
+            Ok(Received::Whole(header, state)) => receiver.commit(header, state).err(),
+            Ok(Received::Package(state)) => receiver.pull(state).err(),
+            Err(error) => {
+                // The promise first, then the word of it.
+                let committed = job.control.gate.abandon();
+                assert!(!committed, "nobody else commits this migration");
+                Some(error)
+            }
+        };
+        let error = error.map(|error| job.control.explain(error));
+        if error.is_some() && job.control.broken().is_none() {
+            // Best effort: the source learns it from the closed connection otherwise.
+            let _ = receiver.tell(1);
         }
-        Err(error) => {
-            // The promise first, then the word of it.
-            let committed = job.control.gate.abandon();
-            assert!(!committed, "nobody else commits this migration");
-            Some(job.control.explain(error))
-        }
-    };
+        shared.end(job);
+        (receiver.report, error, receiver.stopped_at, receiver.again)
+    });
     let broken = job.control.broken().is_some();
-    if error.is_some() && !broken {
-        // Best effort: the source learns it from the closed connection otherwise.
-        let _ = receiver.tell(1);
-    }
     job.control.attach(Vec::new());
-    for socket in job.sockets() {
+    for socket in job.sockets().chain(again.as_ref()) {
         if broken {
             reset_when_closed(socket);
         } else {
@@ -289,13 +394,13 @@ pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
         }
     }
     let (cpu_ns, run_queue_ns) = meter.used_ns();
-    let mut report = receiver.report;
+    let (channel_bytes, channel_cpu_ns, channel_run_queue_ns) = shared.used();
     report.error = error.as_ref().map(|error| chain(error));
-    report.cpu_ns = cpu_ns;
-    report.run_queue_ns = run_queue_ns;
-    if let Some(stopped_at) = receiver.stopped_at {
-        report.verification = Some(compare(&job.memory, &receiver.versions, stopped_at));
-    }
+    report.received_bytes += channel_bytes;
+    report.cpu_ns = cpu_ns + channel_cpu_ns;
+    report.run_queue_ns = run_queue_ns + channel_run_queue_ns;
+    (report.bad_on_receipt, report.torn_on_receipt) = pages.bad_and_torn();
+    report.verification = stopped_at.map(|stopped_at| pages.compare(stopped_at));
     DestinationOutcome { report, error }
 }
 
@@ -310,32 +415,89 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What has come when the guest may be committed.
+enum Received {
+    /// All of it.
+    Whole(Header, VmState),
+    /// Post-copy: its state, and some of its pages.
+    Package(VmState),
+}
+
+/// Bytes read and not yet decoded.
+struct Inbox {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
 struct Receiver<'a> {
     job: &'a DestinationJob,
+    pages: &'a Pages<'a>,
+    shared: &'a Shared,
+    /// A connection that took an interrupted post-copy up again.
+    again: Option<TcpStream>,
+    inbox: Inbox,
+    silence_limit_ms: u64,
     decoder: Decoder,
-    versions: Vec<u64>,
     stopped_at: Option<GuestTime>,
     format: Format,
     report: DestinationReport,
 }
 
 impl<'a> Receiver<'a> {
-    fn new(job: &'a DestinationJob) -> Self {
+    fn new(job: &'a DestinationJob, pages: &'a Pages<'a>, shared: &'a Shared) -> Self {
         Self {
             job,
+            pages,
+            shared,
+            again: None,
+            inbox: Inbox {
+                buffer: vec![0; BUFFER_BYTES],
+                start: 0,
+                end: 0,
+            },
+            silence_limit_ms: job.silence_limit_ms,
             decoder: Decoder::default(),
-            versions: vec![NEVER_RECEIVED; job.memory.pages() as usize],
             stopped_at: None,
             format: Format::Qemu,
             report: DestinationReport::empty(),
         }
     }
 
+    /// Prepares the connections, and gives each of those beside the main one its thread.
+    fn start_channels<'scope>(
+        &self,
+        scope: &'scope Scope<'scope, '_>,
+    ) -> Result<(), DestinationError>
+    where
+        'a: 'scope,
+    {
+        let failed = |source| DestinationError::Io { offset: 0, source };
+        self.shared.heard();
+        self.prepare().map_err(failed)?;
+        for channel in &self.job.channels {
+            let receiver = channel::Receiver {
+                job: self.job,
+                channel,
+                pages: self.pages,
+                shared: self.shared,
+            };
+            let receive = match channel.id.kind {
+                ChannelKind::Multifd => multifd::receive,
+                ChannelKind::Data => data::receive,
+                ChannelKind::Preempt => continue,
+            };
+            Builder::new()
+                .name(format!("mig-ch-{}", channel.id.number))
+                .spawn_scoped(scope, move || receiver.run(receive))
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+
     /// Reads to the last byte and loads the state; the guest is still the source's.
-    fn receive(&mut self) -> Result<(Header, VmState), DestinationError> {
-        self.prepare()
-            .map_err(|source| DestinationError::Io { offset: 0, source })?;
-        let mut buffer = vec![0; BUFFER_BYTES];
+    fn receive(&mut self) -> Result<Received, DestinationError> {
+        let mut buffer = std::mem::take(&mut self.inbox.buffer);
         let (mut start, mut end) = (0, 0);
         let (mut header, mut state) = (None, None);
         loop {
@@ -343,14 +505,27 @@ impl<'a> Receiver<'a> {
                 start += taken;
                 match event {
                     Event::Header(found) => header = Some(self.begin(found)?),
-                    Event::Page { page, bytes } => self.take_page(page, bytes),
-                    Event::ZeroPage { page } => self.take_zero(page),
+                    Event::Page { page, bytes } => self.pages.take(page, bytes),
+                    Event::ZeroPage { page } => self.pages.take_zero(page),
+                    Event::Delta { page, encoding } => self.pages.take_delta(page, encoding)?,
+                    Event::RamList | Event::MultifdFlush => self.meet()?,
                     Event::AnswerWanted => self.tell(0)?,
                     Event::State(bytes) => state = Some(postcard::from_bytes(bytes)?),
                     Event::End => {
                         let (header, state) = header.zip(state).expect("the decoder keeps order");
                         self.load()?;
-                        return Ok((header, state));
+                        return Ok(Received::Whole(header, state));
+                    }
+                    Event::Postcopy(Command::Ping(number)) => self.pong(number)?,
+                    Event::Postcopy(Command::Discard(gone)) => {
+                        for range in gone.ranges() {
+                            range.for_each(|page| self.pages.forget(page));
+                        }
+                    }
+                    Event::Postcopy(Command::Run) => {
+                        self.report.loaded_ns = Some(mono_ns());
+                        self.inbox = Inbox { buffer, start, end };
+                        return Ok(Received::Package(state.expect("the decoder keeps order")));
                     }
                     _ => {}
                 }
@@ -377,12 +552,13 @@ impl<'a> Receiver<'a> {
 
     /// At least one byte, or why there will be none.
     fn read(&mut self, into: &mut [u8]) -> Result<usize, DestinationError> {
-        let began_ns = mono_ns();
         let offset = self.report.received_bytes;
+        self.shared.heard();
         loop {
             self.job.control.may_go_on()?;
-            match (&self.job.socket).read(into) {
+            match self.socket().read(into) {
                 Ok(bytes) if bytes > 0 => {
+                    self.shared.heard();
                     self.report.received_bytes += bytes as u64;
                     return Ok(bytes);
                 }
@@ -390,17 +566,44 @@ impl<'a> Receiver<'a> {
                 _ if self.job.control.side() == DestinationSide::Abandoned => {
                     return Err(DestinationError::Abandoned);
                 }
-                Ok(_) => return Err(DestinationError::Closed { offset }),
+                Ok(_) => {
+                    let failure = self.shared.failure();
+                    return Err(failure.unwrap_or(DestinationError::Closed { offset }));
+                }
                 Err(source) => match source.kind() {
                     ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => {}
                     _ => return Err(DestinationError::Io { offset, source }),
                 },
             }
-            let ms = self.job.silence_limit_ms;
-            if ms > 0 && mono_ns().saturating_sub(began_ns) / 1_000_000 >= ms {
-                return Err(DestinationError::Silence { ms, offset });
-            }
+            let ms = match self.job.control.is_given_up() {
+                true => GIVEN_UP_SILENCE_MS,
+                false => self.silence_limit_ms,
+            };
+            self.shared.silence(ms, offset)?;
         }
+    }
+
+    fn socket(&self) -> &TcpStream {
+        self.again.as_ref().unwrap_or(&self.job.socket)
+    }
+
+    /// The answer to a PING; in the package it is sent once the guest runs.
+    fn pong(&self, number: u32) -> Result<(), DestinationError> {
+        if number == postcopy::PACKAGE_PING {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        postcopy::pong(number, &mut bytes);
+        self.say(&bytes)
+    }
+
+    fn say(&self, bytes: &[u8]) -> Result<(), DestinationError> {
+        self.socket()
+            .write_all(bytes)
+            .map_err(|source| DestinationError::Io {
+                offset: self.report.received_bytes,
+                source,
+            })
     }
 
     fn begin(&mut self, found: Header) -> Result<Header, DestinationError> {
@@ -408,22 +611,17 @@ impl<'a> Receiver<'a> {
         self.format = header.format;
         if self.format == Format::CloudHypervisor {
             // Its memory is zero where nothing is sent.
-            self.versions.fill(ZERO_PAGE);
+            self.pages.begin_zero();
         }
         Ok(header)
     }
 
     /// A word to the source: 0 is yes.
     fn tell(&self, value: u32) -> Result<(), DestinationError> {
-        let mut socket = &self.job.socket;
         match self.format {
-            Format::Qemu | Format::Xen => socket.write_all(&encode_shut(value)),
-            Format::CloudHypervisor => socket.write_all(&encode_answer(value == 0)),
+            Format::Qemu | Format::Xen => self.say(&encode_shut(value)),
+            Format::CloudHypervisor => self.say(&encode_answer(value == 0)),
         }
-        .map_err(|source| DestinationError::Io {
-            offset: self.report.received_bytes,
-            source,
-        })
     }
 
     fn own_guest(&self, found: Header) -> Result<Header, DestinationError> {
@@ -433,7 +631,9 @@ impl<'a> Receiver<'a> {
             memory_check: self.job.memory.check(),
             ram_pages: self.job.memory.pages(),
             return_path: found.return_path,
+            postcopy: found.postcopy,
             format: found.format,
+            streams: self.job.streams,
         };
         if found == expected {
             return Ok(found);
@@ -444,35 +644,14 @@ impl<'a> Receiver<'a> {
         })
     }
 
-    fn take_page(&mut self, page: u32, bytes: &[u8]) {
-        if self.format != Format::Qemu && bytes.iter().all(|&byte| byte == 0) {
-            self.take_zero(page);
-            return;
+    /// Waits for all multifd channels at their SYNC.
+    fn meet(&self) -> Result<(), DestinationError> {
+        let channels = usize::from(self.job.streams.multifd);
+        if channels == 0 {
+            return Ok(());
         }
-        self.versions[page as usize] = match self.job.memory.verify(bytes, page) {
-            Ok(version) => {
-                if let Some(ram) = &self.job.ram {
-                    ram.receive(page, bytes);
-                }
-                version
-            }
-            Err(_) => {
-                // RAM that is written while it is read may arrive half old and half new. Its bit is set
-                // after the write, so it comes again; if it does not, comparing finds it missing.
-                match self.job.ram {
-                    Some(_) => self.report.torn_on_receipt += 1,
-                    None => self.report.bad_on_receipt += 1,
-                }
-                NEVER_RECEIVED
-            }
-        };
-    }
-
-    fn take_zero(&mut self, page: u32) {
-        self.versions[page as usize] = ZERO_PAGE;
-        if let Some(ram) = &self.job.ram {
-            ram.receive_zero(page);
-        }
+        self.shared
+            .meet(self.job, channels, self.report.received_bytes)
     }
 
     /// The device state takes its time, counted from the last byte, whenever this thread woke. A guest
@@ -480,10 +659,7 @@ impl<'a> Receiver<'a> {
     fn load(&mut self) -> Result<(), DestinationError> {
         let loaded_ns = mono_ns();
         self.report.loaded_ns = Some(loaded_ns);
-        let missing = |(_, version): &(u32, &u64)| **version == NEVER_RECEIVED;
-        let mut all = (0_u32..).zip(&self.versions).filter(missing);
-        if let Some((first, _)) = all.next() {
-            let pages = 1 + all.count() as u64;
+        if let Some((pages, first)) = self.pages.missing() {
             return Err(DestinationError::Incomplete { pages, first });
         }
         self.job
@@ -512,38 +688,4 @@ impl<'a> Receiver<'a> {
         }
         Ok(())
     }
-}
-
-/// Every page against what guest time says of it. Independent of everything the source noted.
-fn compare(memory: &GuestMemory, versions: &[u64], stopped_at: GuestTime) -> Verification {
-    let mut verification = Verification {
-        pages: u64::from(memory.pages()),
-        bad: 0,
-        examples: Vec::new(),
-    };
-    for (page, &got) in (0..).zip(versions) {
-        let expected = memory.version_at(page, stopped_at);
-        let wanted = if memory.is_zero(page, expected) {
-            ZERO_PAGE
-        } else {
-            memory.content_version(page, expected)
-        };
-        if got == wanted {
-            continue;
-        }
-        verification.bad += 1;
-        if verification.examples.len() < EXAMPLES {
-            let got = match got {
-                NEVER_RECEIVED => None,
-                ZERO_PAGE => Some(0),
-                version => Some(version),
-            };
-            verification.examples.push(BadPage {
-                page,
-                expected,
-                got,
-            });
-        }
-    }
-    verification
 }

@@ -4,6 +4,7 @@
 //! Never inside: namespaces, the timeline, balancing.
 
 pub mod channels;
+pub mod codec;
 pub mod destination;
 pub mod engine;
 pub mod faults;
@@ -14,6 +15,7 @@ pub mod params;
 pub mod record;
 pub mod source;
 pub mod transport;
+pub mod upcoming;
 mod usage;
 pub mod wire;
 

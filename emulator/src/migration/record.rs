@@ -24,6 +24,8 @@ pub enum Phase {
     Switchover,
     /// The guest runs at the destination.
     Resume,
+    /// Post-copy: the guest runs at the destination, which pulls what it lacks.
+    Pull,
 }
 
 impl Phase {
@@ -36,6 +38,7 @@ impl Phase {
         Self::State,
         Self::Switchover,
         Self::Resume,
+        Self::Pull,
     ];
 
     /// Its name in scenarios and events.
@@ -49,6 +52,7 @@ impl Phase {
             Self::State => "state",
             Self::Switchover => "switchover",
             Self::Resume => "resume",
+            Self::Pull => "pull",
         }
     }
 }
@@ -92,6 +96,9 @@ pub struct Round {
     pub normal_pages: u64,
     /// Zero pages sent as a marker.
     pub zero_pages: u64,
+    /// Pages sent as deltas, or left out since they had not changed.
+    #[serde(default)]
+    pub xbzrle_pages: u64,
     /// Bytes handed to the socket.
     pub sent_bytes: u64,
     /// Sent with the guest paused: the final round.
@@ -136,11 +143,14 @@ pub struct ParameterStep {
 /// Bytes handed to the socket, by kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct BytesByKind {
-    /// 4096 bytes a page sent whole.
+    /// 4096 bytes a page sent whole; of packed pages, what the codec made of them.
     pub normal: u64,
-    /// Page headers and zero-page markers.
+    /// Deltas of XBZRLE with their 3 bytes of head.
+    #[serde(default)]
+    pub delta: u64,
+    /// Page headers and zero-page markers; headers of packets.
     pub header: u64,
-    /// Stream header, RAM list, section marks.
+    /// Stream header, RAM list, section marks; hellos and SYNC packets of channels.
     pub control: u64,
     /// Device state.
     pub device: u64,
@@ -150,11 +160,31 @@ impl BytesByKind {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.normal + self.header + self.control + self.device
+        self.normal + self.delta + self.header + self.control + self.device
     }
 }
 
-/// A sample of the sender's TCP state.
+/// QMP's `xbzrle-cache`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub struct XbzrleReport {
+    /// Bytes.
+    pub cache_size: u64,
+    /// Bytes of deltas with 3 of head each, and 4096 for each overflow.
+    pub bytes: u64,
+    /// Pages found in the cache, whatever came of it.
+    pub pages: u64,
+    /// Pages not found in it.
+    pub cache_miss: u64,
+    /// Of the pages sent in the last period of at least 1 s.
+    pub cache_miss_rate: f64,
+    /// Bytes of pages to bytes of deltas in that period.
+    pub encoding_rate: f64,
+    /// Pages that had changed too much.
+    pub overflow: u64,
+}
+
+/// A sample of the sender's TCP state, of all connections together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct TcpSample {
     /// Monotonic ns.
@@ -251,7 +281,13 @@ pub struct SourceReport {
     pub throttles: Vec<ThrottleStep>,
     /// Bytes.
     pub bytes: BytesByKind,
-    /// QMP's `precopy-bytes`: RAM bytes (pages, their headers, 8 a slice) put into the stream
+    /// QMP's `multifd-bytes`: those of them that went over channels.
+    #[serde(default)]
+    pub multifd_bytes: u64,
+    /// XBZRLE's cache; `None` without it.
+    #[serde(default)]
+    pub xbzrle: Option<XbzrleReport>,
+    /// QMP's `precopy-bytes`: RAM bytes (pages, their headers, 8 a slice) put into the main stream
     /// before the guest was stopped.
     pub precopy_bytes: u64,
     /// … and after. As in QEMU, section marks and device state are in neither.
@@ -271,6 +307,74 @@ pub struct SourceReport {
     /// What the threads did that write the guest's RAM; `None` if it is not there (`memory = "synthetic"`).
     #[serde(default)]
     pub writers: Option<WritersReport>,
+    /// Post-copy, if it came to it.
+    #[serde(default)]
+    pub postcopy: Option<PostcopySource>,
+}
+
+/// A post-copy at its source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct PostcopySource {
+    /// When the package was on the socket: QEMU's downtime ends.
+    pub package_ns: u64,
+    /// QMP's `postcopy-bytes`: RAM bytes put into the stream since.
+    pub postcopy_bytes: u64,
+    /// … of them on the connection for requested pages.
+    pub preempt_bytes: u64,
+    /// QMP's `postcopy-requests`.
+    pub requests: u64,
+    /// Pages that the destination was told it lacks.
+    pub discarded_pages: u64,
+    /// … in so many ranges.
+    pub discarded_ranges: u64,
+    /// Times without a connection.
+    pub interruptions: Vec<Interruption>,
+}
+
+/// A post-copy stood still: QEMU's `postcopy-paused`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interruption {
+    /// When the connection was given up, monotonic ns.
+    pub from_ns: u64,
+    /// When pages went on; `None`: they never did.
+    pub to_ns: Option<u64>,
+    /// How often a new connection was tried.
+    pub tries: u32,
+    /// Why.
+    pub error: String,
+}
+
+/// Buckets of [`PostcopyDestination::latency_dist`].
+pub const LATENCY_BUCKETS: usize = 24;
+
+/// A post-copy at its destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct PostcopyDestination {
+    /// Pages that were missing when the guest was started.
+    pub missing_pages: u64,
+    /// Pages that never came; the guest is lost if there are any.
+    pub never_came: u64,
+    /// Pages that came although they were there: they change nothing.
+    pub came_twice: u64,
+    /// Pages that the guest touched before they had come: asked for.
+    pub requests: u64,
+    /// From the touch to the page's being there, ns, of all requests together.
+    pub latency_ns_sum: u64,
+    /// … of the slowest.
+    pub latency_ns_max: u64,
+    /// QMP's `postcopy-latency-dist`: [1, 2) µs, [2, 4) µs, …; the first and last take what is beyond.
+    pub latency_dist: Vec<u64>,
+    /// QMP's `postcopy-blocktime`, in ns: the guest stood still for want of a page.
+    pub blocktime_ns: u64,
+    /// How much later than it was touched a page was asked for, ns, of all requests together: this
+    /// computer's, and part of their latency.
+    pub asked_late_ns_sum: u64,
+    /// ns that the guest stood still although no page was missing: this computer's.
+    pub held_ns: u64,
+    /// Accesses of pages that had not come; none, or the guest is not what it should be.
+    pub overrun: u64,
+    /// When the last page was there, monotonic ns.
+    pub whole_ns: Option<u64>,
 }
 
 /// What the destination knows.
@@ -291,6 +395,9 @@ pub struct DestinationReport {
     pub torn_on_receipt: u64,
     /// Outcome of comparing every page with what the guest's own time says it must be.
     pub verification: Option<Verification>,
+    /// Post-copy, if it came to it.
+    #[serde(default)]
+    pub postcopy: Option<PostcopyDestination>,
     /// CPU time of the destination's thread, ns.
     pub cpu_ns: u64,
     /// Run-queue delay of the destination's thread, ns.
@@ -309,9 +416,19 @@ impl DestinationReport {
             bad_on_receipt: 0,
             torn_on_receipt: 0,
             verification: None,
+            postcopy: None,
             cpu_ns: 0,
             run_queue_ns: 0,
         }
+    }
+}
+
+impl DestinationReport {
+    /// Whether the guest runs here but will never have all of its pages.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        let postcopy = self.postcopy.as_ref();
+        postcopy.is_some_and(|postcopy| postcopy.never_came > 0)
     }
 }
 
@@ -334,6 +451,8 @@ impl SourceReport {
             decisions: Vec::new(),
             throttles: Vec::new(),
             bytes: BytesByKind::default(),
+            multifd_bytes: 0,
+            xbzrle: None,
             precopy_bytes: 0,
             downtime_bytes: 0,
             dirty_sync_count: 0,
@@ -343,6 +462,7 @@ impl SourceReport {
             cpu_ns: 0,
             run_queue_ns: 0,
             writers: None,
+            postcopy: None,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::channels::Channel;
+use super::codec::CodecError;
 use super::destination::chain;
 use super::engine::EngineUnits;
 use super::guest::{GuestMemory, SourceGuest};
@@ -19,9 +20,17 @@ use super::transport::{Broken, SourceControl, reset_when_closed, status_word};
 use super::usage::ThreadMeter;
 use super::wire::WireError;
 use crate::resident::Ram;
+use data::Data;
+use multifd::{Multifd, get};
 use session::Session;
 
+mod content;
+mod data;
+mod multifd;
 mod session;
+mod xbzrle;
+
+pub(super) use multifd::Traffic;
 
 /// What a source is to send.
 pub struct SourceJob {
@@ -49,6 +58,10 @@ pub struct SourceJob {
     pub units: EngineUnits,
     /// Pages of a batch under Xen: 1024 at full size.
     pub xen_batch_pages: usize,
+    /// Pages of a chunk on Cloud Hypervisor's further connections: 64 MiB at full size.
+    pub data_chunk_pages: u32,
+    /// Pages of a multifd packet: 128 at full size.
+    pub packet_pages: usize,
     /// Pages handed to the socket at once: 32 at full size, QEMUFile's 64 pieces of 2 a page.
     pub batch_pages: usize,
     /// Milliseconds from the last byte to the destination's word, after which the control plane
@@ -56,6 +69,8 @@ pub struct SourceJob {
     pub acknowledge_limit_ms: u64,
     /// Monotonic instant at which the orchestrator gives up.
     pub deadline_ns: Option<u64>,
+    /// Dials the destination again, for a post-copy whose connection broke; `None`: it never does.
+    pub redial: Option<Redial>,
     /// Deliberate mistakes, so that tests can see verification fail. Empty in every run.
     #[doc(hidden)]
     pub faults: Vec<Fault>,
@@ -77,6 +92,9 @@ impl std::fmt::Debug for SourceJob {
     }
 }
 
+/// Connects to the destination once more; bounded in time by itself.
+pub type Redial = Box<dyn Fn() -> std::io::Result<TcpStream> + Send + Sync>;
+
 /// Mistakes a source could make.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +103,8 @@ pub enum Fault {
     SkipHarvest { number: u32 },
     /// The first bits of the final round are cleared without sending their pages.
     ClearDirtyBits { pages: u64 },
+    /// Post-copy: the destination is not told which pages it lacks.
+    SkipDiscard,
     /// A batch of pages fails after so many were sent: put back into the log, or forgotten.
     LosePages {
         after: u64,
@@ -131,6 +151,21 @@ pub enum SourceError {
         /// The limit.
         ms: u64,
     },
+    /// A channel's codec.
+    #[error(transparent)]
+    Codec(CodecError),
+    /// Post-copy: the connection broke and could not be taken up again. The guest runs at the
+    /// destination or is lost.
+    #[error("post-copy was interrupted and not taken up again within {tries} tries in {ms} ms")]
+    NotRecovered {
+        /// So often.
+        tries: u32,
+        /// For so long.
+        ms: u64,
+        /// What broke it.
+        #[source]
+        source: Box<SourceError>,
+    },
     /// The destination said something else.
     #[error(transparent)]
     ReturnPath(#[from] WireError),
@@ -146,8 +181,8 @@ pub enum SourceEnd {
     Cancelled,
     /// Failed; the guest runs here.
     Failed,
-    /// Everything was sent and no word came back; the guest is paused until
-    /// [`SourceOutcome::resolve`].
+    /// Everything was sent and no word came back, or a post-copy was interrupted for good; the guest
+    /// is paused until [`SourceOutcome::resolve`].
     Undecided,
     /// The guest's process died here.
     Crashed,
@@ -202,21 +237,32 @@ impl Observer for NoObserver {}
 ///
 /// Ownership: while the last byte has not been handed to the socket, every failure leaves the
 /// guest running here. Afterwards only the destination's word decides: SHUT 0 releases it, any
-/// other SHUT resumes it here, and none leaves it paused and undecided.
+/// other SHUT resumes it here, and none leaves it paused and undecided. In post-copy the same holds
+/// of the package's last byte until the destination says that the guest runs there; from then on it
+/// never runs here again, and its pages are kept until the destination has them all.
 #[must_use]
 pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
     let meter = ThreadMeter::start();
-    let mut session = Session::new(job, observer);
-    let result = session.run().map_err(|error| job.control.explain(error));
-    job.control.detach();
-    let broken = job.control.broken();
-    for socket in job.sockets() {
-        match broken {
-            Some(Broken::Reset | Broken::Crashed) => reset_when_closed(socket),
-            Some(Broken::PeerGone) | None => drop(socket.shutdown(Shutdown::Write)),
+    let traffic = Traffic::default();
+    let (mut session, result, end) = std::thread::scope(|scope| {
+        let multifd = Multifd::start(scope, job, &traffic);
+        let data = Data::start(scope, job, &traffic);
+        let mut session = Session::new(job, observer, multifd, data, &traffic);
+        let result = session.run().map_err(|error| job.control.explain(error));
+        job.control.detach();
+        let broken = job.control.broken();
+        if let Some(Broken::Reset | Broken::Crashed) = broken {
+            job.sockets().for_each(reset_when_closed);
         }
-    }
-    let end = session.conclude(result.as_ref().err());
+        session.end_channels(result.is_err());
+        if matches!(broken, Some(Broken::PeerGone) | None) {
+            for socket in job.sockets() {
+                let _ = socket.shutdown(Shutdown::Write);
+            }
+        }
+        let end = session.conclude(result.as_ref().err());
+        (session, result, end)
+    });
     let status = match end {
         SourceEnd::Completed => Status::Completed,
         SourceEnd::Cancelled => Status::Cancelled,
@@ -232,22 +278,29 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
         setup_end_ns: session.setup_end_ns,
         stop_ns: session.stop_ns,
         suspended_ns: session.suspended.map(|(at_ns, _)| at_ns),
-        parameters: session.changes,
         end_ns: session.end_ns,
+        bytes: session.bytes(),
+        multifd_bytes: if job.params.multifd.enabled {
+            get(&traffic.accepted)
+        } else {
+            0
+        },
+        xbzrle: session.xbzrle_report(),
+        parameters: session.changes,
         phases: session.phases,
         rounds: session.rounds,
         decisions: session.decisions,
         throttles: session.throttles,
-        bytes: session.out.bytes,
         precopy_bytes: session.precopy_bytes,
         downtime_bytes: session.downtime_bytes,
         dirty_sync_count: statistics.dirty_sync_count,
         dirty_pages_rate: statistics.dirty_pages_rate,
         pages_per_second: statistics.pages_per_second,
         tcp: std::mem::take(&mut session.out.tcp),
-        cpu_ns,
-        run_queue_ns,
+        cpu_ns: cpu_ns + get(&traffic.cpu_ns),
+        run_queue_ns: run_queue_ns + get(&traffic.run_queue_ns),
         writers: None,
+        postcopy: session.postcopy,
     };
     SourceOutcome {
         report,

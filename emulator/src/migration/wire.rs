@@ -10,7 +10,12 @@
 //! section FULL        1 + 4, device state padded to its stated size, footer 5
 //! end            1 B  after it the destination may commit
 //!
-//! page     8 B word `offset | flags` (big-endian), block name on its first page, 4096 B or 1 B
+//! post-copy (`postcopy`): command ADVISE 5 + 16 after OPEN_RETURN_PATH; instead of the section END
+//! DISCARD commands and a PACKAGED one, in which LISTEN, the section FULL, a PING and RUN stand; then
+//! sections PART and END as above, and the end, after which nothing is missing
+//!
+//! page     8 B word `offset | flags` (big-endian), block name on its first page, 4096 B, 1 B, or a delta
+//! flush    8 B word MULTIFD_FLUSH, also in the RAM list of a migration with channels
 //! return path    2 B kind, 2 B length, payload
 //! ```
 //!
@@ -19,12 +24,18 @@
 
 use thiserror::Error;
 
+use super::params::{COMPRESSIONS, Compression};
+
 pub mod cloud_hypervisor;
 mod decode;
 mod encode;
 #[cfg(test)]
 mod foreign_tests;
 pub mod hello;
+pub mod multifd;
+pub mod postcopy;
+#[cfg(test)]
+mod postcopy_tests;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -42,7 +53,7 @@ pub const MAX_RECORD_BYTES: usize = MAX_STATE_BYTES + 64;
 pub const MAX_STATE_BYTES: usize = 64 * 1024;
 
 pub(super) const MAGIC: u32 = 0x4D42_4D47; // "MBMG"
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER_BYTES: usize = 48;
 /// QEMU's own name of a PC's RAM block: the name is on the wire, so its length matters.
 const BLOCK_NAME: [u8; 6] = *b"pc.ram";
@@ -57,12 +68,21 @@ const SECTION_FULL: u8 = 0x04;
 const SECTION_COMMAND: u8 = 0x08;
 const SECTION_FOOTER: u8 = 0x7E;
 const COMMAND_OPEN_RETURN_PATH: u16 = 1;
+/// Flags of the header.
+const HEADER_RETURN_PATH: u32 = 1;
+const HEADER_POSTCOPY: u32 = 2;
 
 const FLAG_ZERO: u64 = 0x02;
 const FLAG_MEM_SIZE: u64 = 0x04;
 const FLAG_PAGE: u64 = 0x08;
 const FLAG_EOS: u64 = 0x10;
 const FLAG_CONTINUE: u64 = 0x20;
+const FLAG_XBZRLE: u64 = 0x40;
+const FLAG_MULTIFD_FLUSH: u64 = 0x200;
+/// `ENCODING_FLAG_XBZRLE`.
+const ENCODING_XBZRLE: u8 = 1;
+/// Bytes of a delta's head after its word: the encoding, and the length.
+pub const DELTA_HEAD_BYTES: usize = 3;
 const FLAGS: u64 = 0xFFF;
 
 /// `MIG_RP_MSG_SHUT`.
@@ -110,8 +130,49 @@ pub struct Header {
     pub ram_pages: u32,
     /// Whether the source waits for the destination's last word.
     pub return_path: bool,
+    /// Whether the guest may run before all of its pages are there: QEMU's ADVISE.
+    pub postcopy: bool,
     /// Whose records follow.
     pub format: Format,
+    /// How pages travel besides the main stream's plain ones.
+    pub streams: Streams,
+}
+
+/// How pages travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Streams {
+    /// Multifd channels; 0: none.
+    pub multifd: u8,
+    /// What multifd's packets are packed with.
+    pub compression: Compression,
+    /// Whether pages may come as deltas.
+    pub xbzrle: bool,
+    /// Cloud Hypervisor's further connections; 0: none.
+    pub data: u8,
+}
+
+impl Streams {
+    fn encode(self) -> [u8; 4] {
+        let compression = match self.compression {
+            Compression::None => 0,
+            Compression::Zlib => 1,
+            Compression::Zstd => 2,
+            Compression::Lz4 => 3,
+        };
+        [self.multifd, compression, u8::from(self.xbzrle), self.data]
+    }
+
+    fn decode([multifd, compression, xbzrle, data]: [u8; 4]) -> Option<Self> {
+        let codecs = COMPRESSIONS.iter().map(|(_, codec)| *codec);
+        codecs
+            .map(|compression| Self {
+                multifd,
+                compression,
+                xbzrle: xbzrle == 1,
+                data,
+            })
+            .find(|streams| streams.encode() == [multifd, compression, xbzrle, data])
+    }
 }
 
 /// A stream that is none.
@@ -192,6 +253,15 @@ pub enum Event<'a> {
         /// Its number.
         page: u32,
     },
+    /// What differs from the page before.
+    Delta {
+        /// Its number.
+        page: u32,
+        /// XBZRLE's encoding.
+        encoding: &'a [u8],
+    },
+    /// Every multifd channel is to come to its SYNC before the stream goes on.
+    MultifdFlush,
     /// A slice ended.
     SectionEnd,
     /// The guest's state.
@@ -202,6 +272,8 @@ pub enum Event<'a> {
     StateEnd,
     /// The source waits for an answer (Cloud Hypervisor).
     AnswerWanted,
+    /// What only post-copy says.
+    Postcopy(postcopy::Command<'a>),
     /// The last byte of the stream.
     End,
 }
@@ -233,7 +305,7 @@ pub fn decode_shut(message: &[u8; SHUT_BYTES]) -> Result<u32, WireError> {
     Ok(u32_at(message, 4).expect("eight bytes"))
 }
 
-fn ram_list(ram_pages: u32) -> Vec<u8> {
+fn ram_list(ram_pages: u32, multifd: bool) -> Vec<u8> {
     let bytes = u64::from(ram_pages) * PAGE_BYTES as u64;
     let mut out = Vec::with_capacity(64);
     out.push(SECTION_START);
@@ -244,6 +316,9 @@ fn ram_list(ram_pages: u32) -> Vec<u8> {
     out.extend_from_slice(&(bytes | FLAG_MEM_SIZE).to_be_bytes());
     out.extend_from_slice(&counted_name());
     out.extend_from_slice(&bytes.to_be_bytes());
+    if multifd {
+        out.extend_from_slice(&FLAG_MULTIFD_FLUSH.to_be_bytes());
+    }
     out.extend_from_slice(&FLAG_EOS.to_be_bytes());
     footer(RAM_SECTION, &mut out);
     out

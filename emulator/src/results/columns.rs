@@ -464,6 +464,30 @@ pub const MIGRATIONS: &[Column] = &[
         Measured,
         "share of this computer's CPU time stolen from below meanwhile",
     ),
+    column(
+        "postcopy_bytes",
+        Float,
+        Measured,
+        "RAM bytes handed over since the guest ran at the destination; missing if it was no post-copy",
+    ),
+    column(
+        "postcopy_requests",
+        Float,
+        Measured,
+        "pages that the guest touched before they had come",
+    ),
+    column(
+        "postcopy_latency_us",
+        Float,
+        Measured,
+        "from such a touch to the page's being there, mean, microseconds",
+    ),
+    column(
+        "postcopy_blocktime_ms",
+        Float,
+        Measured,
+        "how long the guest stood still for want of pages",
+    ),
 ];
 
 /// Every table with its columns.

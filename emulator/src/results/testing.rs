@@ -409,6 +409,7 @@ impl Maker {
             since_ns,
             answered: (0..100).map(|n| (n * 1_000_000, 500 + 10 * n)).collect(),
             cut: vec![100_000_000],
+            connections: 1,
         });
         self.put(EventKind::Warning {
             message: "timer lateness <p99> over 50 µs & more".into(),
@@ -506,6 +507,7 @@ fn record(f: Facts) -> MigrationRecord {
             received_bytes: normal,
             bad_on_receipt: 0,
             torn_on_receipt: 0,
+            postcopy: None,
             verification: None,
             cpu_ns: 1,
             run_queue_ns: 1,
@@ -551,6 +553,7 @@ fn rounds(id: u64, mut at: u64, failed: bool) -> (Vec<Round>, u64) {
             new_dirty_pages: lengths[n] * 20,
             normal_pages: lengths[n] * 27,
             zero_pages: lengths[n],
+            xbzrle_pages: 0,
             sent_bytes: lengths[n] * 112_000,
             paused: n == 3,
         }
@@ -607,7 +610,10 @@ fn source_report(
             header: 900,
             control: 100,
             device: 64 << 10,
+            delta: 0,
         },
+        multifd_bytes: 0,
+        xbzrle: None,
         precopy_bytes: normal - 1_000_000,
         downtime_bytes: 1_000_000,
         dirty_sync_count: 4,
@@ -617,5 +623,6 @@ fn source_report(
         cpu_ns: 1,
         run_queue_ns: 1,
         writers: None,
+        postcopy: None,
     }
 }

@@ -303,9 +303,16 @@ impl Ongoing {
             })
     }
 
+    /// Whether the destination may still pull pages from the source's copy.
+    fn pulls(&self) -> bool {
+        let postcopy = self.source().and_then(|done| done.report.postcopy.as_ref());
+        let in_doubt = self.source().map(|done| done.ending) == Some(SourceEnding::Undecided);
+        postcopy.is_some() && in_doubt && !self.destination.is_over()
+    }
+
     /// What follows; to be asked again after every change and after every `Tell`.
     pub fn verdict(&mut self) -> Verdict {
-        let there_is_known = self.committed_ns.is_some()
+        let there_is_known = (self.committed_ns.is_some() && !self.pulls())
             || (self.destination.is_over() && !matches!(self.destination, Part::Silent));
         if self.source_in_doubt() && !self.told && there_is_known {
             self.told = true;
@@ -327,6 +334,8 @@ impl Ongoing {
         let destination_silent = matches!(self.destination, Part::Silent);
         match self.committed_ns {
             Some(_) if destination_lost => Owner::Lost,
+            // It ran there, and its pages have gone with the source or the way to it.
+            Some(_) if self.destination().is_some_and(DestinationReport::is_lost) => Owner::Lost,
             // It ran there; whether it still does nobody can say.
             Some(_) if destination_silent => Owner::Stranded,
             Some(_) => Owner::Destination,

@@ -138,6 +138,14 @@ pub enum ProblemKind {
         /// Those that have it.
         of: Vec<&'static str>,
     },
+    /// An option that something else rules out.
+    #[error("`{key}`: {why}")]
+    Refused {
+        /// The key.
+        key: String,
+        /// What rules it out, in the words of the original where it has some.
+        why: String,
+    },
     /// A word that is not one of a fixed list, or a name nothing in the scenario has.
     #[error("`{key}`: there is no {what} `{name}`")]
     Unknown {
@@ -276,6 +284,7 @@ impl ProblemKind {
             | Self::Type { .. }
             | Self::Bounds { .. }
             | Self::OneOf { .. }
+            | Self::Refused { .. }
             | Self::Behaviour { .. } => None,
             Self::Content { .. } => {
                 Some("take figures measured together, or leave out those that do not matter".into())
@@ -293,6 +302,7 @@ impl ProblemKind {
             Self::Quantity { .. } => "wrong quantity",
             Self::Bounds { .. } => "out of bounds",
             Self::NotOfEngine { .. } => "not of this engine",
+            Self::Refused { .. } => "refused",
             Self::Unknown { .. } => "unknown name",
             Self::Name { .. } => "not a name",
             Self::Duplicate { .. } => "again",

@@ -4,6 +4,7 @@
 //! (`wire`), batches the transport's; `send` walks the bitmap.
 
 mod log;
+mod pull;
 mod send;
 
 use std::io::{ErrorKind, Read};
@@ -11,6 +12,9 @@ use std::io::{ErrorKind, Read};
 use log::Log;
 use replay::{Bitmap, GuestTime, Reprotect as LogReprotect};
 
+use super::data::Data;
+use super::multifd::{Multifd, Traffic, get};
+use super::xbzrle::Xbzrle;
 use super::{Fault, Observer, SourceEnd, SourceError, SourceJob};
 use crate::clock::mono_ns;
 use crate::migration::engine::Engine;
@@ -18,7 +22,10 @@ use crate::migration::engine::step::{Observed, PAGE_BYTES, Pass, Slice, Step};
 use crate::migration::ownership::{SourceAction, SourceEvent, SourceSide};
 use crate::migration::params::MigrationParams;
 use crate::migration::params::Reprotect;
-use crate::migration::record::{Decision, ParameterStep, Phase, PhaseSpan, Round, ThrottleStep};
+use crate::migration::record::{
+    BytesByKind, Decision, ParameterStep, Phase, PhaseSpan, PostcopySource, Round, ThrottleStep,
+    XbzrleReport,
+};
 use crate::migration::transport::{PageStream, Progress, prepare_socket};
 use crate::migration::wire::cloud_hypervisor::{self as cloud, Request};
 use crate::migration::wire::{Encoder, Format, Header, SHUT_BYTES, decode_shut, xen};
@@ -28,6 +35,10 @@ pub(super) struct Session<'a> {
     observer: &'a dyn Observer,
     pub(super) out: PageStream<'a>,
     encoder: Encoder,
+    multifd: Option<Multifd<'a>>,
+    data: Option<Data<'a>>,
+    traffic: &'a Traffic,
+    xbzrle: Option<Xbzrle>,
     format: Format,
     pub(super) engine: Engine,
     pub(super) side: SourceSide,
@@ -38,9 +49,13 @@ pub(super) struct Session<'a> {
     cursor: u32,
     /// Guest time of the batch being gathered: its pages are read at that instant.
     batch_time: Option<GuestTime>,
+    /// Put into the main stream.
     sent_pages: u64,
+    delta_pages: u64,
     round: Round,
     round_begin_bytes: u64,
+    /// Normal and zero pages of channels when it began.
+    round_begin_pages: (u64, u64),
     pub(super) begin_ns: u64,
     pub(super) setup_end_ns: u64,
     pub(super) stop_ns: Option<u64>,
@@ -54,6 +69,7 @@ pub(super) struct Session<'a> {
     sections: u64,
     published_ns: u64,
     pub(super) throttles: Vec<ThrottleStep>,
+    pub(super) postcopy: Option<PostcopySource>,
     /// As they are now.
     params: MigrationParams,
     pub(super) changes: Vec<ParameterStep>,
@@ -69,7 +85,13 @@ fn engine(job: &SourceJob, now_ns: u64, observed: &Observed) -> Engine {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(job: &'a SourceJob, observer: &'a dyn Observer) -> Self {
+    pub(super) fn new(
+        job: &'a SourceJob,
+        observer: &'a dyn Observer,
+        multifd: Option<Multifd<'a>>,
+        data: Option<Data<'a>>,
+        traffic: &'a Traffic,
+    ) -> Self {
         let begin_ns = mono_ns();
         let pages = job.memory.pages();
         let policy = match job.params.effective_reprotect() {
@@ -81,8 +103,13 @@ impl<'a> Session<'a> {
         Self {
             job,
             observer,
-            out: PageStream::new(&job.socket, &job.control, job.batch_pages, job.deadline_ns),
+            out: PageStream::new(&job.socket, &job.control, job.batch_pages, job.deadline_ns)
+                .watching(job.channels.iter().map(|channel| &channel.socket), traffic),
             encoder: Encoder::default(),
+            multifd,
+            data,
+            traffic,
+            xbzrle: (job.params.xbzrle.enabled).then(|| Xbzrle::new(job.params.xbzrle.cache_size)),
             format: job.params.engine.format(),
             engine: engine(job, begin_ns, &Observed::default()),
             side: SourceSide::Running,
@@ -92,8 +119,10 @@ impl<'a> Session<'a> {
             cursor: 0,
             batch_time: None,
             sent_pages: 0,
+            delta_pages: 0,
             round: Round::default(),
             round_begin_bytes: 0,
+            round_begin_pages: (0, 0),
             begin_ns,
             setup_end_ns: begin_ns,
             stop_ns: None,
@@ -107,6 +136,7 @@ impl<'a> Session<'a> {
             sections: 0,
             published_ns: begin_ns,
             throttles: Vec::new(),
+            postcopy: None,
             params: job.params.clone(),
             changes: Vec::new(),
             suspended: None,
@@ -115,8 +145,13 @@ impl<'a> Session<'a> {
 
     pub(super) fn run(&mut self) -> Result<(), SourceError> {
         self.phase(Phase::Handshake, Self::handshake)?;
-        self.phase(Phase::Rounds, Self::rounds)?;
+        let postcopy = self.phase(Phase::Rounds, Self::rounds)?;
         let stopped_at = self.phase(Phase::Pause, Self::pause)?;
+        if postcopy {
+            let last = self.phase(Phase::State, |session| session.package(stopped_at))?;
+            self.phase(Phase::Switchover, |session| session.hand_over(last))?;
+            return self.phase(Phase::Pull, Self::pull);
+        }
         self.phase(Phase::FinalRound, |session| session.final_round(stopped_at))?;
         self.phase(Phase::State, Self::state)?;
         self.phase(Phase::Switchover, Self::switchover)
@@ -143,6 +178,9 @@ impl<'a> Session<'a> {
 
     /// Header, RAM list, dirty log. The first sync finds every page.
     fn handshake(&mut self) -> Result<(), SourceError> {
+        if self.job.params.may_postcopy() {
+            self.job.control.allow_postcopy();
+        }
         self.job.control.attach(self.job.sockets())?;
         for socket in self.job.sockets() {
             prepare_socket(socket, self.job.congestion.as_deref()).map_err(SourceError::Io)?;
@@ -153,12 +191,14 @@ impl<'a> Session<'a> {
             memory_check: self.job.memory.check(),
             ram_pages: self.job.memory.pages(),
             return_path: self.job.params.waits_for_destination(),
+            postcopy: self.job.params.may_postcopy(),
             format: self.format,
+            streams: self.job.params.streams(),
         };
         let encoder = &mut self.encoder;
         self.out.bytes.control += self.out.put(|bytes| encoder.setup(&header, bytes));
         match self.format {
-            Format::Qemu => {}
+            Format::Qemu => self.sync_channels()?,
             Format::Xen => self.out.bytes.control += self.out.put(xen::opening),
             Format::CloudHypervisor => {
                 self.request(Request::Start)?;
@@ -175,10 +215,13 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Pages while the guest runs, until the engine says to stop it.
-    fn rounds(&mut self) -> Result<(), SourceError> {
+    /// Pages while the guest runs, until the engine says to stop it: whether for post-copy.
+    fn rounds(&mut self) -> Result<bool, SourceError> {
         loop {
             self.out.may_go_on()?;
+            if let Some(multifd) = &self.multifd {
+                multifd.check()?;
+            }
             self.obey();
             let observed = self.observed();
             let step = self.engine.next(mono_ns(), &observed);
@@ -191,7 +234,8 @@ impl<'a> Session<'a> {
                 Step::SendSlice(slice) => self.send_section(slice, false)?,
                 Step::SendPass(pass) => self.send_pass(pass)?,
                 Step::SleepUntil(at_ns) => self.job.control.wait_until(at_ns)?,
-                Step::Complete => return Ok(()),
+                Step::Complete => return Ok(false),
+                Step::StartPostcopy => return Ok(true),
                 Step::GiveUp => {
                     let ms = self.job.params.timeout;
                     return Err(SourceError::Timeout { ms });
@@ -324,7 +368,7 @@ impl<'a> Session<'a> {
     fn read(&self, into: &mut [u8], deadline_ns: Option<u64>) -> Result<(), SourceError> {
         let mut filled = 0;
         while filled < into.len() {
-            match (&self.job.socket).read(&mut into[filled..]) {
+            match self.out.socket().read(&mut into[filled..]) {
                 Ok(0) if deadline_ns.is_none() && self.job.control.is_cancelled() => {
                     return Err(SourceError::Cancelled);
                 }
@@ -374,7 +418,9 @@ impl<'a> Session<'a> {
         }
         match error {
             _ if self.side == SourceSide::Dead => SourceEnd::Crashed,
-            _ if self.side == SourceSide::Undecided => SourceEnd::Undecided,
+            _ if self.side == SourceSide::Undecided || self.side.is_pulled_from() => {
+                SourceEnd::Undecided
+            }
             SourceError::Cancelled | SourceError::Deadline => SourceEnd::Cancelled,
             _ => SourceEnd::Failed,
         }
@@ -402,7 +448,13 @@ impl<'a> Session<'a> {
         };
         self.remaining_pages += new;
         let now = mono_ns();
+        let periods = self.engine.statistics().periods;
         self.engine.synced(now, new, self.remaining_pages);
+        if let Some(xbzrle) = &mut self.xbzrle
+            && self.engine.statistics().periods > periods
+        {
+            xbzrle.period_ended(self.sent_pages);
+        }
         if let Some(percent) = self.engine.take_throttle().filter(|_| !last) {
             self.job.guest.throttle(percent);
             self.throttles.push(ThrottleStep {
@@ -417,7 +469,8 @@ impl<'a> Session<'a> {
 
     fn begin_round(&mut self, at_ns: u64, new_dirty_pages: u64) {
         let Round { number, paused, .. } = self.round;
-        self.round_begin_bytes = self.out.bytes.total();
+        self.round_begin_bytes = self.bytes().total();
+        self.round_begin_pages = self.channel_pages();
         self.round = Round {
             number,
             paused,
@@ -431,14 +484,61 @@ impl<'a> Session<'a> {
 
     fn end_round(&mut self, at_ns: u64) {
         self.round.end_ns = at_ns;
-        self.round.sent_bytes = self.out.bytes.total() - self.round_begin_bytes;
+        self.round.sent_bytes = self.bytes().total() - self.round_begin_bytes;
+        let ((normal, zero), before) = (self.channel_pages(), self.round_begin_pages);
+        self.round.normal_pages += normal - before.0;
+        self.round.zero_pages += zero - before.1;
         self.observer.round(&self.round);
         self.rounds.push(self.round);
     }
 
-    /// What QEMU counts as pre-copy or downtime bytes: pages and their words, 8 for a section's end.
+    /// What QEMU counts as pre-copy or downtime bytes: pages of the main stream and their words, 8 for
+    /// the end of each section but the last.
     fn ram_bytes(&self) -> u64 {
-        self.out.bytes.normal + self.out.bytes.header + 8 * self.sections
+        let bytes = &self.out.bytes;
+        bytes.normal + bytes.delta + bytes.header + 8 * self.sections
+    }
+
+    /// Bytes of all connections, by kind.
+    pub(super) fn bytes(&self) -> BytesByKind {
+        let (own, channels) = (self.out.bytes, self.traffic);
+        BytesByKind {
+            normal: own.normal + get(&channels.data_bytes),
+            header: own.header + get(&channels.header_bytes),
+            control: own.control + get(&channels.control_bytes),
+            ..own
+        }
+    }
+
+    /// Normal and zero pages that channels have sent.
+    fn channel_pages(&self) -> (u64, u64) {
+        let traffic = self.traffic;
+        (get(&traffic.normal_pages), get(&traffic.zero_pages))
+    }
+
+    pub(super) fn xbzrle_report(&self) -> Option<XbzrleReport> {
+        self.xbzrle.as_ref().map(Xbzrle::report)
+    }
+
+    /// Lets the channels' threads end.
+    pub(super) fn end_channels(&self, failed: bool) {
+        if let Some(multifd) = &self.multifd {
+            multifd.end(failed);
+        }
+        if let Some(data) = &self.data {
+            data.end(failed);
+        }
+    }
+
+    /// `multifd_ram_flush_and_sync`: what was queued has been sent before the stream goes on, and the
+    /// destination waits for it there.
+    fn sync_channels(&mut self) -> Result<(), SourceError> {
+        let Some(multifd) = &mut self.multifd else {
+            return Ok(());
+        };
+        let out = &self.out;
+        multifd.sync(|| out.may_go_on())?;
+        Ok(())
     }
 
     /// The other fault of the bitmap.
@@ -458,10 +558,15 @@ impl<'a> Session<'a> {
     }
 
     fn observed(&self) -> Observed {
+        // As `ram_get_total_transferred_pages`: a page found in the cache counts whatever came of it.
+        let found = self.xbzrle_report().map_or(0, |xbzrle| xbzrle.pages);
+        let (normal, zero) = self.channel_pages();
         Observed {
             dirty_pages: self.remaining_pages,
             accepted_bytes: self.out.accepted(),
-            sent_pages: self.sent_pages,
+            sent_pages: self.sent_pages - self.delta_pages + found + normal + zero,
+            start_postcopy: self.job.control.wants_postcopy(),
+            urgent: false,
         }
     }
 

@@ -169,6 +169,7 @@ fn a_destination_that_refuses_leaves_the_guest_at_the_source() {
     for engine in ENGINES {
         let mut world = World::new(1.0);
         let refusing = TestGuest {
+            limit: Mutex::default(),
             running: Arc::clone(&world.running),
             clock: Mutex::new((None, 0)),
             refuse: true,
@@ -199,4 +200,53 @@ fn a_cancel_while_it_waits_for_an_answer_is_a_cancel() {
         assert_eq!(sent.end, SourceEnd::Cancelled, "{:?}", sent.report.error);
         assert!(world.source.runs());
     });
+}
+
+/// Chunks of 1000 pages; of an idle guest one range.
+#[test]
+fn cloud_hypervisors_connections_share_a_pass() {
+    for connections in [2, 4] {
+        let params = MigrationParams {
+            connections,
+            ..of(EngineKind::CloudHypervisor)
+        };
+        let world = World::new(0.0);
+        let (sent, received) = world.migrate(params.clone(), &[]);
+        assert_verified(&received, 0);
+        let report = &sent.report;
+        assert_eq!(report.bytes.total(), received.report.received_bytes);
+        assert_eq!(report.bytes.normal, FILLED * 4096);
+        // Five chunks, each a request and a range; nothing in the final pass.
+        assert_eq!(report.bytes.header, 5 * (16 + 16));
+        // Header, Start, Config, Complete; a hello on each.
+        let hellos = 64 * u64::from(connections);
+        assert_eq!(report.bytes.control, 48 + 3 * 16 + hellos);
+        assert_eq!(report.multifd_bytes, 0, "not QEMU's");
+        let world = World::new(2.0);
+        let (sent, received) = world.migrate(params, &[]);
+        assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+        assert_verified(&received, 0);
+        assert_eq!(sent.report.bytes.normal, 4096 * sent_pages(&sent.report));
+    }
+}
+
+#[test]
+fn a_connection_of_cloud_hypervisors_that_dies_ends_it() {
+    let world = World::new(1.0);
+    let params = MigrationParams {
+        connections: 3,
+        ..of(EngineKind::CloudHypervisor)
+    };
+    let (source, mut destination) = world.jobs(params);
+    // Closed before its first chunk.
+    drop(destination.channels.remove(1));
+    let (sent, received) = std::thread::scope(|scope| {
+        let receiving = scope.spawn(|| run_destination(&destination));
+        let sent = run_source(&source, &NoObserver);
+        drop(source);
+        (sent, receiving.join().unwrap())
+    });
+    assert_eq!(sent.end, SourceEnd::Failed);
+    assert!(received.error.is_some());
+    world.next_migration_succeeds();
 }

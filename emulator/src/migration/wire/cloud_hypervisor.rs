@@ -116,25 +116,41 @@ enum Next {
 
 /// Reads the requests.
 #[derive(Debug)]
-pub(super) struct CloudHypervisorDecoder {
+pub(in crate::migration) struct CloudHypervisorDecoder {
     place: Place,
     ram_pages: u32,
     /// First and one past the last page of each range, ascending and apart, so never more than pages.
     table: Vec<(u32, u32)>,
     has_state: bool,
+    memory_only: bool,
 }
 
 impl CloudHypervisorDecoder {
+    /// Of a further connection: memory only, from its first byte.
+    pub(in crate::migration) fn of_memory(ram_pages: u32) -> Self {
+        Self {
+            place: Place::Request,
+            memory_only: true,
+            ..Self::new(ram_pages)
+        }
+    }
+
+    /// Whether the connection may end here.
+    pub(in crate::migration) fn is_between(&self) -> bool {
+        self.place == Place::Request
+    }
+
     pub(super) fn new(ram_pages: u32) -> Self {
         Self {
             place: Place::Start,
             ram_pages,
             table: Vec::new(),
             has_state: false,
+            memory_only: false,
         }
     }
 
-    pub(super) fn decode<'a>(&mut self, input: &'a [u8], offset: u64) -> Decoded<'a> {
+    pub(in crate::migration) fn decode<'a>(&mut self, input: &'a [u8], offset: u64) -> Decoded<'a> {
         match self.place {
             Place::Start => self.bare(input, offset, START, Next::Config),
             Place::Config => self.bare(input, offset, CONFIG, Next::Request),
@@ -207,7 +223,7 @@ impl CloudHypervisorDecoder {
             self.place = self.table_or_pages(length);
             return Ok(Some((RECORD_BYTES, Event::SectionBegin { last: false })));
         }
-        if is(STATE) && !self.has_state {
+        if is(STATE) && !self.has_state && !self.memory_only {
             self.has_state = true;
             self.place = Place::State { left: length };
             return Ok(Some((RECORD_BYTES, Event::SectionEnd)));

@@ -1,16 +1,30 @@
 //! Reads the stream. Sans I/O and total.
 
 use super::cloud_hypervisor::CloudHypervisorDecoder;
+use super::postcopy::{self, Command};
 use super::xen::XenDecoder;
 use super::*;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Header,
-    BeforeRamList { command_allowed: bool },
-    Between { finished_ram: bool, has_state: bool },
-    Pages { last: bool },
-    Padding { left: u64 },
+    BeforeRamList {
+        command_allowed: bool,
+    },
+    /// A package began.
+    Listen,
+    /// Recovery: the bitmap was asked for.
+    Resuming,
+    Between {
+        finished_ram: bool,
+        has_state: bool,
+    },
+    Pages {
+        last: bool,
+    },
+    Padding {
+        left: u64,
+    },
     End,
 }
 
@@ -28,6 +42,14 @@ pub struct Decoder {
     ram_pages: u32,
     offset: u64,
     named: bool,
+    streams: Streams,
+    /// The header allows post-copy: ADVISE must come, then commands of it may.
+    postcopy: bool,
+    advised: bool,
+    /// Offset at which the package ends that is being read.
+    package_end: Option<u64>,
+    /// The guest was told to run: pages are pulled.
+    pulling: bool,
     foreign: Option<Foreign>,
 }
 
@@ -38,6 +60,11 @@ impl Default for Decoder {
             ram_pages: 0,
             offset: 0,
             named: false,
+            streams: Streams::default(),
+            postcopy: false,
+            advised: false,
+            package_end: None,
+            pulling: false,
             foreign: None,
         }
     }
@@ -66,6 +93,7 @@ impl Decoder {
         match place {
             Place::Header => self.header(input),
             Place::BeforeRamList { command_allowed } => self.ram_list(input, command_allowed),
+            Place::Listen | Place::Resuming => self.command(input),
             Place::Between {
                 finished_ram,
                 has_state,
@@ -74,6 +102,17 @@ impl Decoder {
             Place::Padding { left } => self.padding(input, left),
             Place::End if input.is_empty() => Ok(None),
             Place::End => Err(WireError::AfterEnd { bytes: input.len() }),
+        }
+    }
+
+    /// Reads pages and nothing else, as they stand on the connection of requested pages.
+    #[must_use]
+    pub fn pages_alone(ram_pages: u32) -> Self {
+        Self {
+            place: Place::Pages { last: false },
+            ram_pages,
+            pulling: true,
+            ..Self::default()
         }
     }
 
@@ -103,15 +142,28 @@ impl Decoder {
         let Some(format) = Format::of(four(36)) else {
             return self.unexpected("a format of records", u64::from(four(36)));
         };
+        let streams = bytes[40..44].first_chunk().copied();
+        let Some(streams) = streams.and_then(Streams::decode) else {
+            return self.unexpected("ways that pages travel", u64::from(four(40)));
+        };
         let header = Header {
             format,
+            streams,
             migration: four(8),
-            return_path: four(12) != 0,
+            return_path: four(12) & HEADER_RETURN_PATH != 0,
+            postcopy: four(12) & HEADER_POSTCOPY != 0,
             vm_key: eight(16),
             memory_check: eight(24),
             ram_pages: four(32),
         };
-        self.ram_pages = header.ram_pages;
+        if four(12) & !(HEADER_RETURN_PATH | HEADER_POSTCOPY) != 0 {
+            return self.unexpected("flags of a header", u64::from(four(12)));
+        }
+        if header.postcopy && (format != Format::Qemu || !header.return_path) {
+            return self.unexpected("a return path for post-copy", u64::from(four(12)));
+        }
+        (self.ram_pages, self.streams) = (header.ram_pages, streams);
+        self.postcopy = header.postcopy;
         self.foreign = match format {
             Format::Qemu => None,
             Format::Xen => Some(Foreign::Xen(XenDecoder::new(self.ram_pages))),
@@ -126,7 +178,7 @@ impl Decoder {
         Ok(Some((HEADER_BYTES, Event::Header(header))))
     }
 
-    fn ram_list(&mut self, input: &[u8], command_allowed: bool) -> Decoded<'static> {
+    fn ram_list<'a>(&mut self, input: &'a [u8], command_allowed: bool) -> Decoded<'a> {
         let Some(&kind) = input.first() else {
             return Ok(None);
         };
@@ -135,6 +187,9 @@ impl Decoder {
                 return Ok(None);
             };
             let word = u32_at(bytes, 0).expect("four bytes");
+            if self.postcopy && word >> 16 == u32::from(postcopy::COMMAND_RECV_BITMAP) {
+                return self.command(input);
+            }
             if word != u32::from(COMMAND_OPEN_RETURN_PATH) << 16 {
                 return self.unexpected("OPEN_RETURN_PATH", u64::from(word));
             }
@@ -143,8 +198,14 @@ impl Decoder {
             };
             return Ok(Some((5, Event::OpenReturnPath)));
         }
+        if self.postcopy && !self.advised {
+            if kind != SECTION_COMMAND {
+                return self.unexpected("ADVISE", u64::from(kind));
+            }
+            return self.command(input);
+        }
         // Its bytes follow from the header alone.
-        let expected = ram_list(self.ram_pages);
+        let expected = ram_list(self.ram_pages, self.streams.multifd > 0);
         let length = input.len().min(expected.len());
         if let Some(at) = (0..length).find(|&at| input[at] != expected[at]) {
             return self.unexpected("the RAM list of the header's guest", u64::from(input[at]));
@@ -176,12 +237,63 @@ impl Decoder {
                 Ok(Some((5, Event::SectionBegin { last })))
             }
             SECTION_FULL if finished_ram && !has_state => self.state(input),
-            SECTION_EOF if has_state => {
+            SECTION_COMMAND if self.postcopy && (!finished_ram || self.package_end.is_some()) => {
+                self.command(input)
+            }
+            SECTION_EOF if finished_ram && has_state && self.package_end.is_none() => {
                 self.place = Place::End;
                 Ok(Some((1, Event::End)))
             }
             _ => self.unexpected("the section that comes next", u64::from(kind)),
         }
+    }
+
+    /// A command, where it may stand.
+    fn command<'a>(&mut self, input: &'a [u8]) -> Decoded<'a> {
+        let read = postcopy::read_command(input, self.offset, self.ram_pages)?;
+        let Some((taken, command, length)) = read else {
+            return Ok(None);
+        };
+        let end = self.offset + taken as u64;
+        let between = |finished_ram, has_state| Place::Between {
+            finished_ram,
+            has_state,
+        };
+        let (in_package, pulling) = (self.package_end.is_some(), self.pulling);
+        self.place = match (self.place, command) {
+            (Place::BeforeRamList { .. }, Command::Advise) if !self.advised => {
+                self.advised = true;
+                Place::BeforeRamList {
+                    command_allowed: false,
+                }
+            }
+            (Place::BeforeRamList { .. }, Command::RecvBitmap) => Place::Resuming,
+            (Place::Resuming, Command::Resume) => {
+                self.pulling = true;
+                between(false, true)
+            }
+            (place @ Place::Between { .. }, Command::Ping(_)) => place,
+            (place @ Place::Between { .. }, Command::Discard(_)) if !in_package && !pulling => {
+                place
+            }
+            (Place::Between { .. }, Command::Packaged) if !in_package && !pulling => {
+                self.package_end = Some(end + u64::from(length));
+                Place::Listen
+            }
+            (Place::Listen, Command::Listen) => between(true, false),
+            (
+                Place::Between {
+                    has_state: true, ..
+                },
+                Command::Run,
+            ) if self.package_end == Some(end) => {
+                self.package_end = None;
+                self.pulling = true;
+                between(false, true)
+            }
+            _ => return self.unexpected("the command that comes next", u64::from(input[2])),
+        };
+        Ok(Some((taken, Event::Postcopy(command))))
     }
 
     fn page<'a>(&mut self, input: &'a [u8], last: bool) -> Decoded<'a> {
@@ -197,9 +309,12 @@ impl Decoder {
             }
             self.place = Place::Between {
                 finished_ram: last,
-                has_state: false,
+                has_state: self.pulling,
             };
             return Ok(Some((13, Event::SectionEnd)));
+        }
+        if word == FLAG_MULTIFD_FLUSH && self.streams.multifd > 0 {
+            return Ok(Some((8, Event::MultifdFlush)));
         }
         let flags = word & FLAGS;
         let name_bytes = if self.named { 0 } else { counted_name().len() };
@@ -238,6 +353,18 @@ impl Decoder {
                 None => return Ok(None),
                 Some(0) => (1, Event::ZeroPage { page: number }),
                 Some(&fill) => return self.unexpected("a zero page's 0", u64::from(fill)),
+            }
+        } else if flags == FLAG_XBZRLE | again && self.streams.xbzrle {
+            match delta(body) {
+                None => return Ok(None),
+                Some(Err(found)) => return self.unexpected("an XBZRLE page's head", found),
+                Some(Ok(encoding)) => (
+                    DELTA_HEAD_BYTES + encoding.len(),
+                    Event::Delta {
+                        page: number,
+                        encoding,
+                    },
+                ),
             }
         } else {
             return self.unexpected("the flags of a page or the section's end", flags);
@@ -285,4 +412,18 @@ impl Decoder {
     fn unexpected<T>(&self, expected: &'static str, found: u64) -> Result<T, WireError> {
         unexpected(self.offset, expected, found)
     }
+}
+
+/// The encoding of a delta, or what its head holds if it is none; `None` if more must be read.
+fn delta(body: &[u8]) -> Option<Result<&[u8], u64>> {
+    let [encoding, high, low] = *body.first_chunk::<DELTA_HEAD_BYTES>()?;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if encoding != ENCODING_XBZRLE {
+        return Some(Err(u64::from(encoding)));
+    }
+    if length > PAGE_BYTES {
+        return Some(Err(length as u64));
+    }
+    body.get(DELTA_HEAD_BYTES..DELTA_HEAD_BYTES + length)
+        .map(Ok)
 }

@@ -11,7 +11,9 @@ fn header(format: Format) -> Header {
         memory_check: 0xABCD,
         ram_pages: 64,
         return_path: true,
+        postcopy: false,
         format,
+        streams: Streams::default(),
     }
 }
 

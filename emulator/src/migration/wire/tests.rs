@@ -1,4 +1,5 @@
 use super::*;
+use crate::migration::params::Compression;
 use proptest::prelude::*;
 
 const HEADER: Header = Header {
@@ -7,7 +8,14 @@ const HEADER: Header = Header {
     memory_check: 0xABCD,
     ram_pages: 64,
     return_path: true,
+    postcopy: false,
     format: Format::Qemu,
+    streams: Streams {
+        multifd: 0,
+        compression: Compression::None,
+        xbzrle: true,
+        data: 0,
+    },
 };
 
 /// A small stream: two slices, pages and zero pages, a padded state.
@@ -23,6 +31,7 @@ fn stream() -> Vec<u8> {
     encoder.end_of_section(&mut out);
     encoder.section(true, &mut out);
     encoder.zero_page(1, &mut out);
+    encoder.delta(2, &[4, 1, 9], &mut out);
     encoder.end_of_section(&mut out);
     encoder.device_state(b"position 17", 600, &mut out);
     encoder.end(&mut out);

@@ -1,6 +1,6 @@
 //! What moves: tenant flows, the balancer, migrations and their parameters.
 
-use super::{Names, each};
+use super::{Names, each, postcopy, streams};
 use crate::balance::policy::{POLICIES, PolicySpec};
 use crate::ids::{HostId, VmId};
 use crate::migration::params::{
@@ -8,7 +8,7 @@ use crate::migration::params::{
 };
 use crate::scenario::problem::{NetworkProblem, ProblemKind};
 use crate::scenario::raw::{Table, Value};
-use crate::scenario::{BalancerSpec, Endpoint, FlowSpec, INTERNET, PlannedMigration};
+use crate::scenario::{BalancerSpec, Endpoint, FlowSpec, INTERNET, PlannedMigration, VmSpec};
 use crate::units::show_time;
 use std::collections::BTreeMap;
 use traces::units::NS_PER_MS;
@@ -113,7 +113,7 @@ const ENGINE_OPTIONS: &[&str] = &[
 ];
 
 /// `[migration]`: QEMU's names, with units where QEMU has bare numbers.
-pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
+pub(super) fn parameters(root: &Table<'_>, vms: &[VmSpec]) -> MigrationParams {
     let base = MigrationParams::default();
     let Some(value) = root.get("migration") else {
         return base;
@@ -163,12 +163,18 @@ pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
             .unwrap_or(base.timeout_strategy),
         auto_converge: auto_converge(table),
         announce: announce(table),
+        postcopy: postcopy::parameters(table),
         ..base.clone()
     };
     let read = |table: &Table<'_>| {
-        let params = read(table);
+        let mut params = read(table);
+        streams::read(table, &mut params);
+        streams::refuse(table, &params);
+        postcopy::refuse(table, &params, vms);
         ENGINE_OPTIONS
             .iter()
+            .chain(streams::OPTIONS)
+            .chain(postcopy::OPTIONS)
             .filter(|option| !params.engine.has(option))
             .filter_map(|option| table.get(option))
             .for_each(|value| {
@@ -240,7 +246,7 @@ fn announce(table: &Table<'_>) -> AnnounceParams {
     }
 }
 
-fn bandwidth(table: &Table<'_>, key: &'static str) -> Option<u64> {
+pub(super) fn bandwidth(table: &Table<'_>, key: &'static str) -> Option<u64> {
     table.get(key).and_then(|value| value.bytes_per_second())
 }
 

@@ -1,0 +1,186 @@
+//! What a destination has received of its guest's memory: checked as it comes, compared at the end.
+//!
+//! Shared by the threads of all connections. Never inside: sockets, the stream, the dirty log.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use replay::content::{STAMP_BYTES, xbzrle};
+use replay::{Bitmap, GuestTime};
+
+use super::DestinationError;
+use crate::migration::guest::GuestMemory;
+use crate::migration::record::{BadPage, Verification};
+use crate::migration::wire::PAGE_BYTES;
+use crate::resident::Ram;
+
+/// Examples of bad pages kept.
+const EXAMPLES: usize = 8;
+/// Versions are below these: cells of guest time times a small constant.
+pub(super) const NEVER_RECEIVED: u64 = u64::MAX;
+pub(super) const ZERO_PAGE: u64 = u64::MAX - 1;
+
+/// The version that each page holds.
+#[derive(Debug)]
+pub(super) struct Pages<'a> {
+    memory: &'a GuestMemory,
+    ram: Option<&'a Arc<Ram>>,
+    versions: Box<[AtomicU64]>,
+    bad: AtomicU64,
+    torn: AtomicU64,
+}
+
+impl<'a> Pages<'a> {
+    pub(super) fn new(memory: &'a GuestMemory, ram: Option<&'a Arc<Ram>>) -> Self {
+        let never = || AtomicU64::new(NEVER_RECEIVED);
+        Self {
+            memory,
+            ram,
+            versions: (0..memory.pages()).map(|_| never()).collect(),
+            bad: AtomicU64::new(0),
+            torn: AtomicU64::new(0),
+        }
+    }
+
+    /// Memory is zero where nothing comes.
+    pub(super) fn begin_zero(&self) {
+        for version in &self.versions {
+            version.store(ZERO_PAGE, Ordering::Relaxed);
+        }
+    }
+
+    fn set(&self, page: u32, version: u64) {
+        self.versions[page as usize].store(version, Ordering::Relaxed);
+    }
+
+    /// A page's 4096 bytes.
+    pub(super) fn take(&self, page: u32, bytes: &[u8]) {
+        let may_be_zero = bytes[..STAMP_BYTES].iter().all(|&byte| byte == 0);
+        if may_be_zero && bytes.iter().all(|&byte| byte == 0) {
+            self.take_zero(page);
+            return;
+        }
+        if let Some(ram) = self.ram {
+            ram.receive(page, bytes);
+        }
+        let version = self.memory.verify(bytes, page).unwrap_or_else(|_| {
+            // RAM that is written while it is read may arrive half old and half new. Its bit is set
+            // after the write, so it comes again; if it does not, comparing finds it missing.
+            let count = if self.ram.is_some() {
+                &self.torn
+            } else {
+                &self.bad
+            };
+            count.fetch_add(1, Ordering::Relaxed);
+            NEVER_RECEIVED
+        });
+        self.set(page, version);
+    }
+
+    pub(super) fn take_zero(&self, page: u32) {
+        self.set(page, ZERO_PAGE);
+        if let Some(ram) = self.ram {
+            ram.receive_zero(page);
+        }
+    }
+
+    /// What differs from what the page holds. Without RAM that is computed from its version.
+    pub(super) fn take_delta(&self, page: u32, encoding: &[u8]) -> Result<(), DestinationError> {
+        let mut bytes = [0; PAGE_BYTES];
+        let held = self.versions[page as usize].load(Ordering::Relaxed);
+        match (self.ram, held) {
+            (Some(ram), _) => ram.read(page, &mut bytes),
+            (None, ZERO_PAGE) => {}
+            (None, NEVER_RECEIVED) => {
+                // Nothing that it could differ from; it is missing unless it comes again.
+                self.bad.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            }
+            (None, version) => {
+                let (stamp, body) = self.memory.page(page, version);
+                bytes[..STAMP_BYTES].copy_from_slice(&stamp.encode());
+                bytes[STAMP_BYTES..].copy_from_slice(body);
+            }
+        }
+        xbzrle::decode(encoding, &mut bytes)
+            .map_err(|source| DestinationError::Delta { page, source })?;
+        self.take(page, &bytes);
+        Ok(())
+    }
+
+    /// A page that was discarded is missing again.
+    pub(super) fn forget(&self, page: u32) {
+        self.set(page, NEVER_RECEIVED);
+    }
+
+    /// A page checked elsewhere.
+    pub(super) fn place(&self, page: u32, version: u64) {
+        self.set(page, version);
+        let bad = u64::from(version == NEVER_RECEIVED);
+        self.bad.fetch_add(bad, Ordering::Relaxed);
+    }
+
+    /// Pages that are missing.
+    pub(super) fn missing_pages(&self) -> Bitmap {
+        let mut missing = Bitmap::new(self.memory.pages());
+        for (page, version) in (0..).zip(&self.versions) {
+            if version.load(Ordering::Relaxed) == NEVER_RECEIVED {
+                missing.set(page);
+            }
+        }
+        missing
+    }
+
+    /// How many pages never came whole, and the first of them.
+    pub(super) fn missing(&self) -> Option<(u64, u32)> {
+        let never = |version: &AtomicU64| version.load(Ordering::Relaxed) == NEVER_RECEIVED;
+        let missing = (0_u32..)
+            .zip(&self.versions)
+            .filter(|(_, version)| never(version));
+        let mut pages = missing.map(|(page, _)| page);
+        let first = pages.next()?;
+        Some((1 + pages.count() as u64, first))
+    }
+
+    /// Pages that were wrong on receipt, and of RAM those that came half written.
+    pub(super) fn bad_and_torn(&self) -> (u64, u64) {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (read(&self.bad), read(&self.torn))
+    }
+
+    /// Every page against what guest time says of it. Independent of everything the source noted.
+    pub(super) fn compare(&self, stopped_at: GuestTime) -> Verification {
+        let memory = self.memory;
+        let mut verification = Verification {
+            pages: u64::from(memory.pages()),
+            bad: 0,
+            examples: Vec::new(),
+        };
+        for (page, got) in (0..).zip(&self.versions) {
+            let got = got.load(Ordering::Relaxed);
+            let expected = memory.version_at(page, stopped_at);
+            let wanted = if memory.is_zero(page, expected) {
+                ZERO_PAGE
+            } else {
+                memory.content_version(page, expected)
+            };
+            if got == wanted {
+                continue;
+            }
+            verification.bad += 1;
+            if verification.examples.len() < EXAMPLES {
+                let got = match got {
+                    NEVER_RECEIVED => None,
+                    ZERO_PAGE => Some(0),
+                    version => Some(version),
+                };
+                verification.examples.push(BadPage {
+                    page,
+                    expected,
+                    got,
+                });
+            }
+        }
+        verification
+    }
+}
