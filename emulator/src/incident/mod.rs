@@ -85,9 +85,7 @@ const DOWNTIME_LIMIT_MS: u64 = 300;
 const LET_OFF: f64 = 1.25;
 /// No more of it is believed: a burst of some milliseconds fills buffers, and sets nothing but its own length.
 const BURST_MOST: f64 = 8.0;
-/// A completed one may take so much longer before it is called off.
-const PATIENCE: u64 = 3;
-/// … and so long at least, ms.
+/// A completed one may take so much longer before it is called off, ms.
 const PATIENCE_MS: u64 = 60_000;
 
 impl Incident {
@@ -132,7 +130,7 @@ impl Incident {
         }
         let last_ms = log.last().at_ms;
         let cancel_after_ms = match log.completed {
-            true => last_ms.saturating_mul(PATIENCE).max(PATIENCE_MS),
+            true => last_ms.saturating_add(PATIENCE_MS),
             false => last_ms,
         };
         let return_path = log.libvirt;

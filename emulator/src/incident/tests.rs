@@ -91,7 +91,7 @@ fn a_last_burst_tells_a_limit_from_a_link() {
     // 500 MB/s.
     assert!((incident.rate.bps() as f64 / (4e9 * 1538.0 / 1448.0) - 1.0).abs() < 1e-6);
     assert_eq!(incident.scale(1_100_000_000), 4);
-    assert_eq!(incident.cancel_after_ms, Some(60_000));
+    assert_eq!(incident.cancel_after_ms, Some(80_000));
 }
 
 #[test]

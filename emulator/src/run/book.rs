@@ -516,11 +516,15 @@ mod tests {
                 m.committed(3);
                 with(Completed)(m);
                 how(m);
-                m.destination_done(destination());
             })
         };
-        assert_eq!(ran_there(|_| {}), Some(Owner::Destination));
-        assert_eq!(ran_there(Ongoing::crashed_there), Some(Owner::Lost));
+        let through = |m: &mut Ongoing| m.destination_done(destination());
+        assert_eq!(ran_there(through), Some(Owner::Destination));
+        let crashed = |m: &mut Ongoing| {
+            m.crashed_there();
+            m.destination_done(destination());
+        };
+        assert_eq!(ran_there(crashed), Some(Owner::Lost));
         assert_eq!(ran_there(Ongoing::destination_lost), Some(Owner::Lost));
         assert_eq!(
             ran_there(Ongoing::destination_silent),

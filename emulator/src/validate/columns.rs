@@ -5,6 +5,7 @@
 
 use super::errors::Measured;
 use crate::lone::Pattern;
+use crate::migration::params::{COMPRESSIONS, Compression};
 use netmodel::link::OVERHEAD_KERNEL;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -54,6 +55,12 @@ pub(super) struct Line {
     pub(super) return_path: bool,
     #[serde(default)]
     pub(super) congestion: Option<String>,
+    #[serde(default)]
+    pub(super) multifd_channels: Option<u64>,
+    #[serde(default)]
+    multifd_compression: Option<String>,
+    #[serde(default)]
+    pub(super) xbzrle_cache_mib: Option<u64>,
     #[serde(default)]
     disturbed: bool,
     #[serde(default)]
@@ -249,6 +256,13 @@ impl Line {
         }
     }
 
+    /// Multifd's codec; `None` if nobody knows it.
+    pub(super) fn compression(&self) -> Option<Compression> {
+        let name = self.multifd_compression.as_deref().unwrap_or("none");
+        let known = COMPRESSIONS.iter().find(|(word, _)| *word == name);
+        known.map(|(_, compression)| *compression)
+    }
+
     /// Where the rate was kept: files without the column are of set B's making, shaped in the middle, or of A's.
     pub(super) fn placement(&self) -> Option<Placement> {
         match (self.shaper_at.as_deref(), self.set.as_deref()) {
@@ -308,6 +322,13 @@ impl Line {
                 return said("a rate that changes at the source");
             }
             Some(_) => {}
+        }
+        if self.compression().is_none() {
+            let name = self.multifd_compression.as_deref().unwrap_or_default();
+            return Some(format!("multifd-compression `{name}` is not emulated"));
+        }
+        if let Err(refused) = super::configuration::params(self).check() {
+            return Some(format!("options that QEMU refuses: {refused}"));
         }
         if (self.on_ms > 0) != (self.off_ms > 0) {
             return said("bursts without rests, or rests without bursts");

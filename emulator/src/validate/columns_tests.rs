@@ -41,6 +41,15 @@ fn what_cannot_be_replayed_says_why() {
         (json!({"overhead_bytes": 38}), "TBF"),
         (json!({"rate_change_mbit": 200}), "changes"),
         (json!({"on_ms": 100}), "rests"),
+        (json!({"multifd_compression": "qpl"}), "qpl"),
+        (
+            json!({"mode": "multifd", "multifd_channels": 900}),
+            "refuses",
+        ),
+        (
+            json!({"mode": "xbzrle", "xbzrle_cache_mib": 100}),
+            "power of two",
+        ),
         (
             json!({"kind": "flapping", "link_down_s": 2.0}),
             "link_down_s",

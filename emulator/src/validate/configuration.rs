@@ -6,7 +6,9 @@ use super::columns::{Left, Line, Placement};
 use super::image;
 use super::input::RealRun;
 use crate::lone::{Company, Lone, Writes, classes};
-use crate::migration::params::{AutoConvergeParams, MigrationParams, Reprotect};
+use crate::migration::params::{
+    AutoConvergeParams, MigrationParams, MultifdParams, Reprotect, XbzrleParams,
+};
 use crate::scenario::Backing;
 use netmodel::flow;
 use netmodel::link::{LinkSpec, Loss, MTU, ShaperAt};
@@ -43,8 +45,40 @@ pub(super) const WORD_CHANGED: ContentProfile = ContentProfile {
 /// Why a mode cannot be replayed; `None` if it can.
 pub(super) fn unlike_any(mode: &str) -> Option<String> {
     match mode {
-        "precopy" | "auto-converge" => None,
+        "precopy" | "auto-converge" | "multifd" | "xbzrle" => None,
         mode => Some(format!("mode {mode} is not emulated")),
+    }
+}
+
+/// QEMU's options as a line has them.
+pub(super) fn params(line: &Line) -> MigrationParams {
+    let base = MigrationParams::default();
+    let mode = |name: &str| line.mode == name;
+    let channels = line.multifd_channels.filter(|channels| *channels > 0);
+    let cache = line.xbzrle_cache_mib.filter(|mib| *mib > 0);
+    MigrationParams {
+        downtime_limit: line.downtime_limit_ms,
+        return_path: line.return_path,
+        // The runs were made under TCG.
+        reprotect: Reprotect::AtSync,
+        load_time: image::LOAD_TIME_MS,
+        completion_timeout: Some(line.cancel_after_s.saturating_mul(1000)),
+        auto_converge: AutoConvergeParams {
+            enabled: mode("auto-converge"),
+            ..base.auto_converge
+        },
+        multifd: MultifdParams {
+            enabled: mode("multifd"),
+            // What does not fit is none that QEMU takes.
+            channels: channels.map_or(base.multifd.channels, |n| u8::try_from(n).unwrap_or(0)),
+            compression: line.compression().unwrap_or_default(),
+            ..base.multifd
+        },
+        xbzrle: XbzrleParams {
+            enabled: mode("xbzrle"),
+            cache_size: cache.map_or(base.xbzrle.cache_size, |mib| mib << 20),
+        },
+        ..base
     }
 }
 
@@ -217,24 +251,6 @@ impl Configuration {
         (writes, WARM_UP_NS.saturating_add(into_lap))
     }
 
-    fn params(&self) -> MigrationParams {
-        let line = &self.line;
-        let base = MigrationParams::default();
-        MigrationParams {
-            downtime_limit: line.downtime_limit_ms,
-            return_path: line.return_path,
-            // The runs were made under TCG.
-            reprotect: Reprotect::AtSync,
-            load_time: image::LOAD_TIME_MS,
-            completion_timeout: Some(line.cancel_after_s.saturating_mul(1000)),
-            auto_converge: AutoConvergeParams {
-                enabled: line.mode == "auto-converge",
-                ..base.auto_converge
-            },
-            ..base
-        }
-    }
-
     /// The emulated migration.
     #[must_use]
     pub fn lone(&self, seed: u64) -> Lone {
@@ -260,7 +276,7 @@ impl Configuration {
             memory: Backing::Synthetic,
             link: self.link(),
             congestion: line.congestion.clone().unwrap_or_else(cubic),
-            params: self.params(),
+            params: params(line),
             seed,
             warm_up_ns,
             scale: 1,

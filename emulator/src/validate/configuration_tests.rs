@@ -2,6 +2,7 @@
 
 use super::super::columns::tests::line_with;
 use super::*;
+use crate::migration::params::Compression;
 use replay::content::Recipe;
 use serde_json::{Value, json};
 use traces::class::unique_pages;
@@ -80,6 +81,13 @@ fn modes_set_their_capability_and_nothing_else() {
     let of = |mode: &str| lone(&json!({"mode": mode}), 1).params;
     assert!(!of("precopy").auto_converge.enabled);
     let throttled = of("auto-converge").auto_converge;
+    let multifd = json!({"mode": "multifd", "multifd_channels": 4, "multifd_compression": "zstd"});
+    let channels = lone(&multifd, 1).params.multifd;
+    assert!(channels.enabled && channels.channels == 4);
+    assert_eq!(channels.compression, Compression::Zstd);
+    let xbzrle = lone(&json!({"mode": "xbzrle", "xbzrle_cache_mib": 128}), 1).params;
+    assert!(xbzrle.xbzrle.enabled && !xbzrle.multifd.enabled);
+    assert_eq!(xbzrle.xbzrle.cache_size, 128 << 20);
     assert_eq!(
         throttled,
         AutoConvergeParams {

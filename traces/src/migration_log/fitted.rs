@@ -15,7 +15,7 @@ pub struct Curve {
     /// Mean relative error of that on the means of windows of about one length.
     pub error: f64,
     /// How much more and how much less was found from one reading to the next than the classes say on average; `None` where there
-    /// are too few short windows to tell.
+    /// are too few short windows to tell, or not knowing when the log was read explains all of it.
     pub variation: Option<Variation>,
     /// Points it was fitted to.
     pub points: usize,
@@ -133,10 +133,9 @@ fn spread(syncs: &[Sync], classes: &[PageClass]) -> Option<Variation> {
     let mut lengths: Vec<f64> = syncs.iter().map(|sync| sync.window_s).collect();
     lengths.sort_by(f64::total_cmp);
     let median = *lengths.get(lengths.len() / 2)?;
-    let short = syncs
-        .iter()
-        .filter(|sync| sync.window_s <= 2.0 * median && sync.pages > 0.0);
-    let logs: Vec<f64> = short
+    let is_short = |sync: &&Sync| sync.window_s <= 2.0 * median && sync.pages > 0.0;
+    let short = || syncs.iter().filter(is_short);
+    let logs: Vec<f64> = short()
         .map(|sync| (sync.pages / unique_pages(classes, sync.window_s).max(1.0)).ln())
         .collect();
     let n = logs.len();
@@ -144,7 +143,19 @@ fn spread(syncs: &[Sync], classes: &[PageClass]) -> Option<Variation> {
         return None;
     }
     let mean = logs.iter().sum::<f64>() / n as f64;
-    let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
+    let found = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
+    // What not knowing the instants explains by itself: both ends of a window anywhere between two answers, evenly.
+    let blur = |sync: &&Sync| {
+        let more = unique_pages(classes, sync.window_s * 1.1)
+            / unique_pages(classes, sync.window_s).max(1.0);
+        let elasticity = more.ln() / 1.1_f64.ln();
+        (elasticity * sync.blur_s / sync.window_s).powi(2) / 6.0
+    };
+    let blurred = short().map(|sync| blur(&sync)).sum::<f64>() / n as f64;
+    let variance = found - blurred;
+    if variance <= 0.0 {
+        return None;
+    }
     let product = |pair: &[f64]| (pair[0] - mean) * (pair[1] - mean);
     let covariance = logs.windows(2).map(product).sum::<f64>() / (n - 1) as f64;
     // Of a log-normal: the variance of the logarithm is ln(1 + cv²).
@@ -171,6 +182,7 @@ mod tests {
             at_ms: at_s * 1e3,
             window_s,
             pages,
+            blur_s: 0.0,
         }
     }
 
@@ -226,6 +238,25 @@ mod tests {
         let off = unique_pages(&curve.classes, 10.0) / 10_000.0 - 1.0;
         assert!(off.abs() < 0.1, "{off}");
         assert_eq!(curve.points, 301);
+    }
+
+    #[test]
+    fn what_polling_blurs_is_no_variation() {
+        // Windows of 0.4 s, known to 0.2 s at either end, of which pages differ by as much as that explains.
+        let pages = |n: u32| if n.is_multiple_of(2) { 500.0 } else { 650.0 };
+        let of = |blur_s: f64| {
+            let blurred = |n: u32| Sync {
+                blur_s,
+                ..sync(f64::from(n), 0.4, pages(n))
+            };
+            let mut syncs: Vec<Sync> = (1..40).map(blurred).collect();
+            syncs.push(sync(60.0, 4.0, 4000.0));
+            Curve::fit("m", &syncs, 1 << 20, Coupling::Time)
+                .unwrap()
+                .variation
+        };
+        assert!(of(0.0).is_some());
+        assert_eq!(of(0.4), None);
     }
 
     #[test]

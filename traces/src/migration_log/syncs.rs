@@ -12,6 +12,8 @@ pub struct Sync {
     pub window_s: f64,
     /// Pages that had been sent and were dirty again.
     pub pages: f64,
+    /// How far the instant may be off: the answers it lies between, s.
+    pub blur_s: f64,
 }
 
 impl MigrationLog {
@@ -52,6 +54,7 @@ impl MigrationLog {
                     at_ms,
                     window_s: (at_ms - before_ms) / 1e3,
                     pages: (left + sent).max(0.0),
+                    blur_s: (to - from) / 1e3,
                 });
             }
             // Of several the last is the nearest to the answer.
@@ -84,6 +87,7 @@ impl MigrationLog {
                 at_ms,
                 window_s: length_ms / 1e3,
                 pages: self.rounds[round + 1] as f64,
+                blur_s: 0.0,
             }
         });
         each.filter(|sync| sync.window_s > 0.0).collect()

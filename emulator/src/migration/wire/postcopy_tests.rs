@@ -13,6 +13,12 @@ const HEADER: Header = Header {
     return_path: true,
     postcopy: true,
     format: Format::Qemu,
+    streams: Streams {
+        multifd: 0,
+        compression: Compression::None,
+        xbzrle: false,
+        data: 0,
+    },
 };
 
 fn put(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {

@@ -162,8 +162,8 @@ pub(super) fn parameters(root: &Table<'_>, vms: &[VmSpec]) -> MigrationParams {
             .and_then(|v| v.word("timeout strategy", TIMEOUT_STRATEGIES))
             .unwrap_or(base.timeout_strategy),
         auto_converge: auto_converge(table),
-        announce: announce(table),
         postcopy: postcopy::parameters(table),
+        announce: announce(table),
         ..base.clone()
     };
     let read = |table: &Table<'_>| {
