@@ -20,6 +20,18 @@ pub fn unix_s() -> u64 {
         .map_or(0, |d| d.as_secs())
 }
 
+/// CLOCK_REALTIME in nanoseconds: that of the kernel's receive stamps, to be set against [`mono_ns`].
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "stamps of packets are of this clock"
+)]
+pub fn realtime_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
 /// Waits until an instant of [`mono_ns`], to tokio's millisecond. Cancel-safe.
 #[expect(
     clippy::disallowed_methods,

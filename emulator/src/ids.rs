@@ -53,3 +53,8 @@ id!(
     MigrationId,
     "migration#"
 );
+id!(
+    /// A probe: index into `Scenario::probes`.
+    ProbeId,
+    "probe#"
+);

@@ -219,6 +219,7 @@ impl Lone {
             vms,
             flows,
             services: Vec::new(),
+            probes: Vec::new(),
             network: NetworkSpec {
                 backend: self.backend,
                 topology,

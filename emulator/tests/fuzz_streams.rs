@@ -13,11 +13,14 @@ use migbed::migration::destination::{
     DestinationControl, DestinationJob, DestinationOutcome, run_destination,
 };
 use migbed::migration::engine::EngineUnits;
-use migbed::migration::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
+use migbed::migration::guest::{
+    CommitRefused, DestinationGuest, GuestMemory, SourceGuest, Standing,
+};
 use migbed::migration::ownership::DestinationSide;
-use migbed::migration::params::{EngineKind, MigrationParams};
+use migbed::migration::params::{EngineKind, MigrationParams, PostcopyParams};
 use migbed::migration::source::{NoObserver, SourceEnd, SourceJob, run_source};
-use migbed::migration::wire::{Decoder, Event, encode_shut};
+use migbed::migration::upcoming::Limit;
+use migbed::migration::wire::{Decoder, Event, Streams, encode_shut};
 use replay::content::{ContentProfile, PagePool, Recipe};
 use replay::host::CoreWork;
 use replay::{Behaviour, GuestTime, MemorySpec, VmState};
@@ -120,6 +123,14 @@ impl SourceGuest for Guest {
 }
 
 impl DestinationGuest for Guest {
+    fn run_within(&self, _limit: Limit) {}
+
+    fn standing(&self) -> Standing {
+        Standing::Gone
+    }
+
+    fn give_up(&self) {}
+
     fn commit_and_resume(&self, state: VmState) -> Result<u64, CommitRefused> {
         *self.committed.lock().unwrap() = Some(state);
         Ok(mono_ns())
@@ -160,6 +171,7 @@ fn source_job(
     let guest = Arc::new(Guest::default());
     guest.resume();
     let job = SourceJob {
+        redial: None,
         migration: 1,
         params: MigrationParams {
             engine,
@@ -182,6 +194,8 @@ fn source_job(
             stop_pages: 10,
         },
         xen_batch_pages: 32,
+        packet_pages: 128,
+        data_chunk_pages: 16_384,
         batch_pages: 32,
         acknowledge_limit_ms: 60,
         deadline_ns: Some(mono_ns() + 10_000_000_000),
@@ -193,6 +207,8 @@ fn source_job(
 fn destination_job(memory: &GuestMemory, socket: TcpStream) -> (DestinationJob, Arc<Guest>) {
     let guest = Arc::new(Guest::default());
     let job = DestinationJob {
+        postcopy: PostcopyParams::default(),
+        recover: None,
         migration: 1,
         memory: memory.clone(),
         ram: None,
@@ -200,6 +216,8 @@ fn destination_job(memory: &GuestMemory, socket: TcpStream) -> (DestinationJob, 
         guest: Arc::clone(&guest) as Arc<dyn DestinationGuest>,
         socket,
         channels: Vec::new(),
+        streams: Streams::default(),
+        packet_pages: 128,
         congestion: None,
         control: Arc::<DestinationControl>::default(),
         silence_limit_ms: 200,

@@ -31,7 +31,9 @@ fn recording(name: &str) -> PageWriteTrace {
 }
 
 fn scores(trace: &PageWriteTrace, step_ms: u32, horizons: Vec<usize>) -> Vec<MethodScore> {
-    let (values, _) = Sampled::page_writes(trace, step_ms).unwrap().filled();
+    let (values, _) = Sampled::page_writes(trace, step_ms)
+        .expect("long enough")
+        .filled();
     let plan = Plan {
         known: Known {
             season: None,
@@ -99,8 +101,8 @@ fn longer_windows_follow_from_the_classes() {
             let step_ns = (trace.duration_ns() - from_ns - windows_ns) / ORIGINS;
             for origin_ns in (1..=ORIGINS).map(|index| from_ns + index * step_ns) {
                 let seen = trace.slice(0..origin_ns);
-                let classes = class_windows(&seen, 1000).map(Arc::new).unwrap();
-                let foretold = classes.ahead(&[window_s]).unwrap().curve[0].pages;
+                let classes = class_windows(&seen, 1000).map(Arc::new).expect("seconds");
+                let foretold = classes.ahead(&[window_s]).expect("windows").curve[0].pages;
                 let pages = |from_ns: u64, to_ns: u64| {
                     let part = trace.slice(from_ns..to_ns);
                     let mut pages: Vec<u32> = part.ticks.iter().flat_map(|t| t.pages()).collect();

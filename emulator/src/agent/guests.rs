@@ -11,8 +11,11 @@ use crate::control::channel::BlockingSender;
 use crate::control::message::FromAgent;
 use crate::ids::{MigrationId, VmId};
 use crate::migration::faults::HoldAt;
-use crate::migration::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
+use crate::migration::guest::{
+    CommitRefused, DestinationGuest, GuestMemory, SourceGuest, Standing,
+};
 use crate::migration::record::Phase;
+use crate::migration::upcoming::Limit;
 use crate::resident::{Ram, Vcpus};
 use replay::clock::MonoNs;
 use replay::content::{ContentProfile, PagePool, Recipe, RecipeError};
@@ -147,6 +150,25 @@ impl DestinationGuest for Place {
             at_ns,
         });
         Ok(at_ns)
+    }
+
+    fn run_within(&self, limit: Limit) {
+        let now = MonoNs(mono_ns());
+        self.runtime
+            .run_within(self.spec.key, limit, now)
+            .unwrap_or_else(|error| panic!("trace time goes on: {error}"));
+    }
+
+    fn standing(&self) -> Standing {
+        self.runtime
+            .standing(self.vm, MonoNs(mono_ns()))
+            .unwrap_or_else(|error| panic!("trace time goes on: {error}"))
+    }
+
+    fn give_up(&self) {
+        // One that is not here any more is given up already.
+        let _ = self.runtime.release(self.vm);
+        self.residents.remove(self.vm);
     }
 }
 

@@ -14,9 +14,9 @@ use crate::migration::destination::{DestinationControl, DestinationJob, chain, r
 use crate::migration::engine::EngineUnits;
 use crate::migration::faults::{Hold, HoldAt};
 use crate::migration::guest::{GuestMemory, SourceGuest};
-use crate::migration::params::MigrationParams;
+use crate::migration::params::{MigrationParams, PostcopyParams};
 use crate::migration::record::{DestinationReport, Phase, SourceReport};
-use crate::migration::source::{Observer, SourceEnd, SourceJob, SourceOutcome, run_source};
+use crate::migration::source::{Observer, Redial, SourceEnd, SourceJob, SourceOutcome, run_source};
 use crate::migration::transport::SourceControl;
 use crate::migration::wire::Streams;
 use crate::migration::wire::hello::ChannelId;
@@ -226,6 +226,7 @@ impl Migrations {
             streams: params.streams(),
             packet_pages: Units::at(setup.divided_by).packet_pages,
             load_time_ms: params.load_time,
+            postcopy: params.postcopy,
             place: Arc::new(place),
             control: Arc::clone(&control),
             abandoned: Arc::clone(&abandoned),
@@ -234,7 +235,7 @@ impl Migrations {
         };
         let thread = std::thread::Builder::new()
             .name(format!("mig-in-{}", migration.0))
-            .spawn(move || receiver.run(&listener))?;
+            .spawn(move || receiver.run(listener))?;
         self.incoming
             .retain(|_, incoming| !incoming.thread.is_finished());
         self.incoming.insert(
@@ -337,6 +338,17 @@ impl Migrations {
         }
     }
 
+    /// `migrate-start-postcopy`.
+    pub(super) fn start_postcopy(&self, migration: MigrationId) {
+        let outgoing = self.outgoing.get(&migration);
+        if !outgoing.is_none_or(|outgoing| outgoing.control.start_postcopy()) {
+            let warning =
+                format!("{migration}: it is too late for post-copy, or it was not enabled");
+            // Without a manager nobody is left to be told.
+            let _ = self.out.send(&FromAgent::Warning(warning));
+        }
+    }
+
     /// The manager knows whether the destination committed: let the VM go, or run it here.
     pub(super) fn resolve(&mut self, migration: MigrationId, committed: bool) -> Result<()> {
         let outgoing = self
@@ -426,6 +438,7 @@ struct IncomingThread {
     streams: Streams,
     packet_pages: usize,
     load_time_ms: u64,
+    postcopy: PostcopyParams,
     place: Arc<Place>,
     control: Arc<DestinationControl>,
     abandoned: Arc<AtomicBool>,
@@ -434,9 +447,9 @@ struct IncomingThread {
 }
 
 impl IncomingThread {
-    fn run(self, listener: &TcpListener) {
+    fn run(self, listener: TcpListener) {
         let accepted = accept_all(
-            listener,
+            &listener,
             self.migration.0,
             self.memory.vm_key(),
             &self.channels,
@@ -458,6 +471,9 @@ impl IncomingThread {
                     congestion: None,
                     control: self.control,
                     silence_limit_ms: SILENCE_MS,
+                    postcopy: self.postcopy,
+                    // Closed with the job: whoever dials then is refused, and knows that it is over.
+                    recover: Some(listener),
                 };
                 run_destination(&job).report
             }
@@ -531,6 +547,11 @@ impl OutgoingThread {
         let _ = out.send(&done);
     }
 
+    fn redial(&self) -> Redial {
+        let (to, congestion) = (self.to, self.congestion.clone());
+        Box::new(move || net::connect(to, &congestion).map_err(|error| error.errno.into()))
+    }
+
     /// The main connection, then those beside it.
     fn connect(&self) -> Result<(TcpStream, Vec<Channel>)> {
         let connect = || net::connect(self.to, &self.congestion);
@@ -551,6 +572,7 @@ impl OutgoingThread {
         begin_ns: u64,
     ) -> (Option<SourceOutcome>, SourceEnding, SourceReport) {
         let units = self.units;
+        let redial = self.redial();
         let job = SourceJob {
             migration: self.migration.0,
             params: self.params,
@@ -569,6 +591,7 @@ impl OutgoingThread {
             batch_pages: units.batch_pages,
             acknowledge_limit_ms: ACKNOWLEDGE_MS,
             deadline_ns: None,
+            redial: Some(redial),
             faults: Vec::new(),
         };
         let phases = Phases {

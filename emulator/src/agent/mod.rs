@@ -3,34 +3,45 @@
 //! Inside: the agent's process, its VMs' run time, its data sockets. Never inside: decisions (the
 //! timeline and the balancer live in `migbed`), shaping (the fabric's).
 //!
+//! A VM with an address of its own has a process besides (`vm`), with its sockets and the threads that
+//! answer; the CPU time that takes is its host's (`cpu`).
+//!
 //! Threads: the main one reads control messages and obeys; one a migration and end, one a tenant
-//! flow and end, one a connection of a service and end. All write to the control socket themselves:
+//! flow and end, one a connection of a service and end, two a probe. All write to the control socket themselves:
 //! a message that has been sent is on the socket before anything after it happens, which is what
 //! makes a commit record one.
 
 mod blows;
+mod cpu;
+mod ends;
 mod guests;
 mod holds;
+mod limits;
 mod migrations;
 mod net;
+mod probe;
 mod residents;
 mod runtime;
 mod service;
 mod tenant;
+mod vm;
 mod vms;
+
+pub use self::cpu::cpu_socket;
+pub use self::vm::vm_main;
 
 use crate::clock::mono_ns;
 use crate::control::channel::{
     BlockingReceiver, BlockingSender, ControlError, check_protocol, inherited,
 };
 use crate::control::message::{AgentSetup, FromAgent, PROTOCOL, ToAgent, VmPlacement};
-use crate::ids::{ServiceId, VmId};
+use crate::ids::VmId;
 use crate::scenario::Backing;
 use anyhow::{Context, Result, anyhow, bail};
+use ends::Ends;
 use migrations::{Arriving, Departing, Migrations};
 use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
 use runtime::Runtime;
-use service::{Asking, Closed, Services};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -53,6 +64,7 @@ pub fn agent_main() -> Result<ExitCode> {
     };
     check_protocol(setup.protocol)?;
     let mut agent = Agent::new(setup, Arc::clone(&out));
+    cpu::serve_vms(&agent.runtime)?;
     let unique_bytes = crate::computer::own_unique_bytes().unwrap_or(0);
     out.send(&FromAgent::SetUp(Ok(unique_bytes)))?;
     while let Some(message) = messages.recv()? {
@@ -71,11 +83,8 @@ struct Agent {
     vms: VmFactory,
     migrations: Migrations,
     tenants: Tenants,
-    services: Services,
+    ends: Ends,
 }
-
-/// Requests of one message: frames are bounded.
-const REQUESTS_MAX: usize = 4096;
 
 impl Agent {
     fn new(setup: AgentSetup, out: Arc<BlockingSender>) -> Self {
@@ -83,6 +92,8 @@ impl Agent {
         let runtime = Arc::new(Runtime::new(setup.host, spec, MonoNs(mono_ns())));
         let vms = VmFactory::new(setup.inputs.clone(), setup.divided_by, setup.seed);
         let migrations = Migrations::new(Arc::clone(&runtime), Arc::clone(&out));
+        let any_port = SocketAddr::new(setup.address.ip(), 0);
+        let ends = Ends::new(any_port, setup.congestion.clone(), Arc::clone(&out));
         Self {
             setup,
             out,
@@ -90,7 +101,7 @@ impl Agent {
             vms,
             migrations,
             tenants: Tenants::default(),
-            services: Services::default(),
+            ends,
         }
     }
 
@@ -141,9 +152,11 @@ impl Agent {
             ToAgent::Sample { seq, at_ns } => self.sample(seq, MonoNs(at_ns))?,
             ToAgent::OpenServer { .. }
             | ToAgent::OpenClient { .. }
-            | ToAgent::Redirect { .. }
             | ToAgent::CloseServer(_)
-            | ToAgent::CloseClient(_) => self.service(message)?,
+            | ToAgent::CloseClient(_)
+            | ToAgent::OpenProbe { .. }
+            | ToAgent::ReadProbe { .. }
+            | ToAgent::CloseProbe(_) => self.ends.obey(message, self.runs(None), None)?,
             ToAgent::OpenSink { .. }
             | ToAgent::OpenFlow { .. }
             | ToAgent::CloseFlow(_)
@@ -170,72 +183,7 @@ impl Agent {
             host,
             vms,
         })?;
-        for (service, answered) in self.services.answered() {
-            self.answered(service, &answered)?;
-        }
-        Ok(())
-    }
-
-    fn answered(&self, service: ServiceId, answered: &Closed) -> Result<(), ControlError> {
-        let batches = answered.requests.chunks(REQUESTS_MAX);
-        for requests in batches {
-            let (requests, cut) = (requests.to_vec(), Vec::new());
-            self.out.send(&FromAgent::Answered {
-                service,
-                requests,
-                cut,
-            })?;
-        }
-        for cut in answered.cut.chunks(REQUESTS_MAX) {
-            let (requests, cut) = (Vec::new(), cut.to_vec());
-            self.out.send(&FromAgent::Answered {
-                service,
-                requests,
-                cut,
-            })?;
-        }
-        Ok(())
-    }
-
-    fn service(&mut self, message: ToAgent) -> Result<(), ControlError> {
-        match message {
-            ToAgent::OpenServer { service, vm } => {
-                let at = (self.any_port(), &*self.setup.congestion);
-                let opened = self.services.open_server(service, vm, &self.runtime, at);
-                let port = opened.map_err(|error| error.to_string());
-                self.out.send(&FromAgent::ServerReady { service, port })?;
-            }
-            ToAgent::OpenClient {
-                service,
-                to,
-                spec,
-                vm,
-                since_ns,
-                seed,
-            } => {
-                let asking = Asking {
-                    to,
-                    spec: *spec,
-                    since_ns,
-                    seed,
-                    congestion: self.setup.congestion.clone(),
-                };
-                let runs = self.runs(vm);
-                if let Err(error) = self.services.open_client(service, asking, runs) {
-                    let warning = format!("{service}: {error}");
-                    self.out.send(&FromAgent::Warning(warning))?;
-                }
-            }
-            ToAgent::Redirect { service, to } => self.services.redirect(service, to),
-            ToAgent::CloseServer(service) => self.services.close_server(service),
-            ToAgent::CloseClient(service) => {
-                if let Some(closed) = self.services.close_client(service) {
-                    self.answered(service, &closed)?;
-                }
-            }
-            _ => {}
-        }
-        Ok(())
+        Ok(self.ends.tell()?)
     }
 
     fn tenant(&mut self, message: &ToAgent) -> Result<(), ControlError> {
@@ -350,7 +298,7 @@ impl Agent {
                 migrations.set_parameters(migration, change);
             }
             ToAgent::SuspendGuest(migration) => migrations.suspend(migration),
-            ToAgent::StartPostcopy(_) => bail!("no engine has post-copy yet"),
+            ToAgent::StartPostcopy(migration) => migrations.start_postcopy(migration),
             ToAgent::QueryMigration(migration) => {
                 if let Some(progress) = migrations.progress(migration) {
                     self.out.send(&progress)?;

@@ -22,7 +22,7 @@ pub(super) struct SocketError {
     address: SocketAddr,
     congestion: String,
     #[source]
-    errno: nix::Error,
+    pub(super) errno: nix::Error,
 }
 
 /// A TCP socket whose congestion control is set before it does anything: one that began as bbr

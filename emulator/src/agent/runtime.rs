@@ -4,9 +4,12 @@
 //! through here. An instant is never asked of the host twice backwards: whoever comes second with
 //! an earlier reading gets the later one's state, microseconds off and consistent.
 
+use super::limits::Limits;
 use crate::clock::mono_ns;
 use crate::event::{HostSample, VmSample};
 use crate::ids::{HostId, VmId};
+use crate::migration::guest::Standing;
+use crate::migration::upcoming::Limit;
 use replay::Throttle;
 use replay::clock::{Clock, ClockError, MonoNs, Segment, SegmentKind, TraceNs};
 use replay::guest::GuestTime;
@@ -50,6 +53,8 @@ struct Inner {
     id: HostId,
     clock: Clock,
     host: Host,
+    /// How far guests may run that lack pages.
+    limits: Limits,
     vms: BTreeMap<VmId, Resident>,
     sampled_trace_ns: u64,
     sampled_pressure_ns: u64,
@@ -83,6 +88,7 @@ impl Runtime {
                 id,
                 clock: Clock::new(first),
                 host: Host::new(spec, TraceNs(0)),
+                limits: Limits::default(),
                 vms: BTreeMap::new(),
                 sampled_trace_ns: 0,
                 sampled_pressure_ns: 0,
@@ -150,9 +156,7 @@ impl Runtime {
     pub(super) fn begin(&self, segment: Segment) -> Result<(), RuntimeError> {
         let mut inner = self.lock();
         inner.clock.begin(segment)?;
-        if segment.trace > inner.host.now() {
-            inner.host.advance(segment.trace)?;
-        }
+        inner.advance(segment.trace)?;
         self.look();
         Ok(())
     }
@@ -272,6 +276,52 @@ impl Runtime {
         self.lock().vms.keys().copied().collect()
     }
 
+    /// How far a guest may run that is here, or will be: see [`DestinationGuest::run_within`].
+    ///
+    /// [`DestinationGuest::run_within`]: crate::migration::guest::DestinationGuest::run_within
+    ///
+    /// # Errors
+    /// When trace time would go back.
+    pub(super) fn run_within(
+        &self,
+        key: u64,
+        limit: Limit,
+        now: MonoNs,
+    ) -> Result<(), RuntimeError> {
+        let mut inner = self.lock();
+        inner.reach(now)?;
+        let inner = &mut *inner;
+        inner.limits.set(&mut inner.host, key, limit)?;
+        self.look();
+        Ok(())
+    }
+
+    /// How far such a guest has come.
+    ///
+    /// # Errors
+    /// When trace time would go back.
+    pub(super) fn standing(&self, vm: VmId, now: MonoNs) -> Result<Standing, RuntimeError> {
+        let mut inner = self.lock();
+        inner.reach(now)?;
+        let Ok(key) = inner.resident(vm).map(|resident| resident.key) else {
+            return Ok(Standing::Gone);
+        };
+        let time = inner.host.state(key)?.guest_time();
+        let mono = |at: TraceNs| inner.clock.mono_at(at);
+        Ok(match inner.limits.stop(key) {
+            Some(stop) => Standing::Stopped {
+                time,
+                clock: stop.clock,
+                since_ns: mono(stop.since).map_or(now.0, |at| at.0.min(now.0)),
+            },
+            None => {
+                let reaches = inner.limits.reaches(&inner.host, key)?;
+                let until_ns = reaches.and_then(mono).map_or(u64::MAX, |at| at.0);
+                Standing::Running { time, until_ns }
+            }
+        })
+    }
+
     /// Whether a VM is here and not paused.
     pub(super) fn runs(&self, vm: VmId) -> bool {
         let inner = self.lock();
@@ -303,6 +353,7 @@ impl Runtime {
         let sample = inner.sample_vm(vm)?;
         self.look();
         if let Some(resident) = inner.vms.remove(&vm) {
+            inner.limits.forget(resident.key);
             inner.host.remove(resident.key)?;
         }
         inner.left.push(sample);
@@ -343,11 +394,12 @@ impl Runtime {
 impl Inner {
     /// Brings the host to an instant, if it is not beyond it already.
     fn reach(&mut self, now: MonoNs) -> Result<(), RuntimeError> {
-        let to = self.clock.trace_at(now);
-        if to > self.host.now() {
-            self.host.advance(to)?;
-        }
-        Ok(())
+        self.advance(self.clock.trace_at(now))
+    }
+
+    /// Brings the host to a trace instant, if it is not beyond it already.
+    fn advance(&mut self, to: TraceNs) -> Result<(), RuntimeError> {
+        Ok(self.limits.advance(&mut self.host, to)?)
     }
 
     fn resident(&self, vm: VmId) -> Result<&Resident, RuntimeError> {

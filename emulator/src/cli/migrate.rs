@@ -9,8 +9,8 @@ use crate::ids::MigrationId;
 use crate::lone::{Company, Lone, Pattern, Writes, classes};
 use crate::migration::faults::{Action, ParameterChange, PlannedFault, When};
 use crate::migration::params::{
-    AutoConvergeParams, ENGINES, EngineKind, MigrationParams, Reprotect, TIMEOUT_STRATEGIES,
-    TimeoutStrategy,
+    AutoConvergeParams, ENGINES, EngineKind, MigrationParams, PostcopyParams, Reprotect,
+    TIMEOUT_STRATEGIES, TimeoutStrategy,
 };
 use crate::migration::record::{MigrationRecord, Status};
 use crate::run::Unusable;
@@ -111,6 +111,21 @@ pub(super) struct MigrateArgs {
     /// QEMU's auto-converge, with its default throttle.
     #[arg(long)]
     auto_converge: bool,
+    /// QEMU's postcopy-ram: the migration may be switched while it runs.
+    #[arg(long)]
+    postcopy: bool,
+    /// QEMU's postcopy-preempt: requested pages cross on a connection of their own.
+    #[arg(long)]
+    postcopy_preempt: bool,
+    /// Switch to post-copy once the first pass of pre-copy is over, as virsh's option of this name.
+    #[arg(long, requires = "postcopy")]
+    postcopy_after_precopy: bool,
+    /// Switch to post-copy so long after the start, as virsh's --timeout with --timeout-postcopy.
+    #[arg(long, requires = "postcopy", value_parser = time_ns)]
+    timeout_postcopy: Option<u64>,
+    /// QEMU's max-postcopy-bandwidth, such as 64MiB/s; without it, unlimited.
+    #[arg(long, value_parser = bytes_per_second)]
+    max_postcopy_bandwidth: Option<u64>,
     /// Cloud Hypervisor's timeout; an hour without it.
     #[arg(long, value_parser = time_ns)]
     timeout: Option<u64>,
@@ -258,6 +273,12 @@ impl MigrateArgs {
             ("return-path", self.return_path.is_some()),
             ("reprotect", self.reprotect_at_sync),
             ("auto-converge", self.auto_converge),
+            ("postcopy-ram", self.postcopy),
+            ("postcopy-preempt", self.postcopy_preempt),
+            (
+                "max-postcopy-bandwidth",
+                self.max_postcopy_bandwidth.is_some(),
+            ),
             ("timeout", self.timeout.is_some()),
             ("timeout-strategy", self.timeout_strategy.is_some()),
         ];
@@ -271,7 +292,22 @@ impl MigrateArgs {
         }
         let base = MigrationParams::default();
         let ms = |ns: Option<u64>| ns.map(|ns| ns / 1_000_000);
+        if self.memory == Backing::Resident
+            && (self.postcopy || self.engine == EngineKind::PostCopy)
+        {
+            let why = "post-copy needs --memory synthetic: nothing would stop resident memory where \
+                       pages are missing";
+            return Err(Unusable(why.to_owned()));
+        }
         let mut params = MigrationParams {
+            postcopy: PostcopyParams {
+                ram: self.postcopy,
+                preempt: self.postcopy_preempt,
+                after_precopy: self.postcopy_after_precopy,
+                timeout: ms(self.timeout_postcopy),
+                max_bandwidth: self.max_postcopy_bandwidth.unwrap_or_default(),
+                ..base.postcopy
+            },
             engine: self.engine,
             max_bandwidth: self.max_bandwidth.unwrap_or(base.max_bandwidth),
             downtime_limit: ms(self.downtime_limit).unwrap_or(base.downtime_limit),

@@ -96,6 +96,9 @@ enum Command {
     /// An emulated host; started by a machine.
     #[command(hide = true)]
     Agent,
+    /// A VM that answers and asks; started by a machine.
+    #[command(hide = true)]
+    Vm,
 }
 
 /// Parses the command line and does what it says.
@@ -106,6 +109,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Machine => return hidden(crate::machine::machine_main()),
         Command::Agent => return hidden(crate::agent::agent_main()),
+        Command::Vm => return hidden(crate::agent::vm_main()),
         Command::Run(args) => args.execute(),
         Command::Rerun(args) => args.execute(),
         Command::Check(args) => args.execute(),

@@ -2,7 +2,7 @@
 //! protocol version, and a peer of another version is refused.
 
 use crate::event::{HostSample, LinkCalibration, LinkSample, VmSample};
-use crate::ids::{FlowId, HostId, MigrationId, ServiceId, VmId};
+use crate::ids::{FlowId, HostId, MigrationId, ProbeId, ServiceId, VmId};
 use crate::migration::faults::{End, Hold, ParameterChange};
 use crate::migration::ownership::DestinationSide;
 use crate::migration::params::MigrationParams;
@@ -16,7 +16,7 @@ use netmodel::residual::idle::PathIdle;
 use netmodel::schedule::Patch;
 use netmodel::topology::LinkId;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// Version of these messages.
@@ -29,8 +29,17 @@ pub enum ToMachine {
     Setup(Box<MachineSetup>),
     /// Pass on to an agent.
     Agent(HostId, Box<ToAgent>),
-    /// Pass on to every agent.
+    /// Pass on to every agent, and to the processes of VMs.
     AllAgents(Box<ToAgent>),
+    /// Give a VM an address of its own and a process that answers and asks there; its `SetUp` says when.
+    OpenPort {
+        /// Which.
+        vm: VmId,
+        /// Where it runs.
+        host: HostId,
+    },
+    /// Pass on to a VM's process.
+    Vm(VmId, Box<ToAgent>),
     /// Answer with [`FromMachine::Links`].
     SampleLinks,
     /// Watch the links of a migration that begins now; its source's `SourceDone` ends that.
@@ -134,6 +143,8 @@ pub enum FromMachine {
     Agent(HostId, Box<FromAgent>),
     /// An agent's process has gone, unasked.
     AgentLost(HostId),
+    /// A VM's process says.
+    Vm(VmId, Box<FromAgent>),
     /// Counters of every link direction.
     Links(Vec<LinkSample>),
     /// Links that were changed, as the schedule asks.
@@ -260,6 +271,10 @@ pub struct AuditFinding {
 pub enum ToAgent {
     /// First message.
     Setup(Box<AgentSetup>),
+    /// First message of a VM's process.
+    BeVm(Box<VmSetup>),
+    /// To a VM's process: the VM runs on this host now, or is paused.
+    RunsAt(Option<HostId>),
     /// A VM of this host, at the start of the run.
     Place(Box<VmPlacement>),
     /// Go to this trace instant (nothing real is on the wire) and answer [`FromAgent::Sampled`].
@@ -399,24 +414,34 @@ pub enum ToAgent {
         to: SocketAddr,
         /// When and how.
         spec: Box<ServiceSpec>,
-        /// Whose: while it is paused nothing is asked.
-        vm: Option<VmId>,
         /// From when on, monotonic ns.
         since_ns: u64,
         /// Of the arrivals.
         seed: u64,
     },
-    /// A service is answered elsewhere from now on: ask again what was under way.
-    Redirect {
-        /// Which.
-        service: ServiceId,
-        /// Where.
-        to: SocketAddr,
-    },
     /// Stop answering.
     CloseServer(ServiceId),
     /// Stop asking.
     CloseClient(ServiceId),
+    /// Ask a VM's address whether it is there, over and over.
+    OpenProbe {
+        /// Which.
+        probe: ProbeId,
+        /// The VM's address.
+        to: Ipv4Addr,
+        /// From one request to the next, ns.
+        interval_ns: u64,
+    },
+    /// A migration has moved the VM that is probed: answer [`FromAgent::Probed`] once it has answered from there, or
+    /// has not for a while.
+    ReadProbe {
+        /// Which.
+        probe: ProbeId,
+        /// Of which migration.
+        migration: MigrationId,
+    },
+    /// Stop probing.
+    CloseProbe(ProbeId),
     /// Answer [`FromAgent::FlowBytes`] for every sink of this agent.
     FlowStats,
     /// End.
@@ -496,6 +521,21 @@ pub struct AgentSetup {
     pub congestion: String,
     /// Space scale the scenario's sizes were divided by.
     pub divided_by: u32,
+}
+
+/// What a VM's process is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VmSetup {
+    /// [`PROTOCOL`].
+    pub protocol: u16,
+    /// Which VM it is.
+    pub vm: VmId,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Where it runs.
+    pub host: HostId,
+    /// Congestion control of every socket.
+    pub congestion: String,
 }
 
 /// A VM and what an agent needs to be it.
@@ -650,9 +690,33 @@ pub enum FromAgent {
         requests: Vec<(u64, u64)>,
         /// Due and not answered when the client was closed.
         cut: Vec<u64>,
+        /// Connections it opened meanwhile.
+        connections: u32,
+    },
+    /// What a probe saw of a move.
+    Probed {
+        /// Of which migration.
+        migration: MigrationId,
+        /// Which.
+        probe: ProbeId,
+        /// Nothing, if no answer came from the new side in time.
+        seen: Option<ProbeSeen>,
     },
     /// Read before trusting the numbers.
     Warning(String),
+}
+
+/// The gap a move leaves in a probe's answers, by the kernel's receive stamps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeSeen {
+    /// The last answer from the source came, monotonic ns.
+    pub last_source_ns: u64,
+    /// The first from the destination came.
+    pub first_destination_ns: u64,
+    /// Requests without an answer between these two.
+    pub lost: u32,
+    /// From one request to the next, ns: neither instant is known better.
+    pub interval_ns: u64,
 }
 
 /// How the source's part of a migration ended.

@@ -169,6 +169,9 @@ pub enum EventKind {
         answered: Vec<(u64, u64)>,
         /// Those that were not, when the clock stopped: when each was due, µs after `since_ns`.
         cut: Vec<u64>,
+        /// Connections that the client opened meanwhile.
+        #[serde(default)]
+        connections: u32,
     },
     /// A link was changed in place, as the schedule asks. The event's instants are those of the
     /// change, or of the landing of the jump that passed it.

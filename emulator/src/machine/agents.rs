@@ -1,24 +1,37 @@
-//! Starting agents, each in a network namespace of its own, and talking to them.
+//! Starting agents and VMs' processes, each in a network namespace of its own, and talking to them.
 
 use super::launch::own_command;
+use crate::agent::cpu_socket;
 use crate::control::channel::{Receiver, Sender, split};
 use crate::control::message::{FromAgent, ToAgent};
-use crate::ids::HostId;
+use crate::ids::{HostId, VmId};
 use anyhow::{Context, Result};
 use netmodel::sys::netns;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream as StdUnixStream};
 use std::process::{Child, Stdio};
 use tokio::sync::mpsc;
 
 /// Hidden subcommand of an agent.
-pub(super) const AGENT: &str = "agent";
+const AGENT: &str = "agent";
+/// … and of a VM's process.
+const VM: &str = "vm";
 
 /// Messages of all agents together that may wait for the machine: several of each of 10,000 VMs.
 const INBOX: usize = 1 << 16;
+
+/// Whose process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Party {
+    /// An emulated host's: its agent.
+    Host(HostId),
+    /// A VM's that has an address of its own.
+    Vm(VmId),
+}
 
 /// What an agent says, or that it has gone.
 #[derive(Debug)]
@@ -37,18 +50,18 @@ struct Agent {
 /// The agents of this machine.
 #[derive(Debug)]
 pub(super) struct Agents {
-    by_host: BTreeMap<HostId, Agent>,
+    by_party: BTreeMap<Party, Agent>,
     /// Hosts without power, whose process is stopped.
     dark: BTreeSet<HostId>,
-    inbox: mpsc::Receiver<(HostId, AgentSays)>,
-    deliver: mpsc::Sender<(HostId, AgentSays)>,
+    inbox: mpsc::Receiver<(Party, AgentSays)>,
+    deliver: mpsc::Sender<(Party, AgentSays)>,
 }
 
 impl Agents {
     pub(super) fn new() -> Self {
         let (deliver, inbox) = mpsc::channel(INBOX);
         Self {
-            by_host: BTreeMap::new(),
+            by_party: BTreeMap::new(),
             dark: BTreeSet::new(),
             inbox,
             deliver,
@@ -58,50 +71,80 @@ impl Agents {
     /// Starts the agent of a host; returns the descriptor that holds its network namespace.
     ///
     /// A short-lived thread makes the namespace and starts the process from within it, so the agent
-    /// is born in its namespace and needs no privilege to enter it.
+    /// is born in its namespace and needs no privilege to enter one. Its standard output is the
+    /// socket at which VMs' processes ask it for CPU time: by a name in the fabric's namespace, where
+    /// nobody else is.
     pub(super) fn start(&mut self, host: HostId) -> Result<OwnedFd> {
+        let listener = SocketAddr::from_abstract_name(cpu_socket(host))
+            .and_then(|name| UnixListener::bind_addr(&name));
+        let listener = listener.with_context(|| format!("CPU socket of host {}", host.0))?;
+        let enter = || {
+            netns::unshare_net().context("new network namespace")?;
+            Ok(netns::current_netns()?)
+        };
+        self.bear(Party::Host(host), AGENT, listener.into(), enter)
+    }
+
+    /// Starts the process of a VM in the VM's namespace. Its standard output is the fabric's
+    /// namespace, through which it finds the agents.
+    pub(super) fn start_vm(&mut self, vm: VmId, namespace: OwnedFd) -> Result<()> {
+        let fabric = netns::current_netns()?;
+        let enter = || {
+            netns::enter_netns(namespace.as_fd())?;
+            Ok(namespace)
+        };
+        self.bear(Party::Vm(vm), VM, fabric, enter).map(drop)
+    }
+
+    /// Starts a process from a thread that has gone where it is to live.
+    fn bear(
+        &mut self,
+        party: Party,
+        subcommand: &'static str,
+        beside: OwnedFd,
+        enter: impl FnOnce() -> Result<OwnedFd> + Send + 'static,
+    ) -> Result<OwnedFd> {
         let (ours, theirs) = StdUnixStream::pair().context("control socketpair")?;
         let born = std::thread::Builder::new()
-            .name(format!("born-{}", host.0))
+            .name("born".to_owned())
             .spawn(move || -> Result<(OwnedFd, Child)> {
-                netns::unshare_net().context("new network namespace")?;
-                let namespace = netns::current_netns()?;
-                let child = own_command(AGENT)?
+                let namespace = enter()?;
+                let child = own_command(subcommand)?
                     .stdin(Stdio::from(OwnedFd::from(theirs)))
-                    .stdout(Stdio::null())
+                    .stdout(Stdio::from(beside))
                     .spawn()
-                    .context("start agent")?;
+                    .context("start its process")?;
                 Ok((namespace, child))
             })?
             .join()
-            .map_err(|_| anyhow::anyhow!("the thread that starts agents panicked"))?;
-        let (namespace, child) = born.with_context(|| format!("host {}", host.0))?;
+            .map_err(|_| anyhow::anyhow!("the thread that starts processes panicked"))?;
+        let (namespace, child) = born.with_context(|| format!("{party:?}"))?;
         let (to, from) = split(ours)?;
-        tokio::spawn(listen(host, from, self.deliver.clone()));
-        self.by_host.insert(host, Agent { child, to });
+        tokio::spawn(listen(party, from, self.deliver.clone()));
+        self.by_party.insert(party, Agent { child, to });
         Ok(namespace)
     }
 
     /// Sends to one agent. One that has gone is not an error here: its end is reported by `next`.
-    pub(super) async fn send(&mut self, host: HostId, message: &ToAgent) {
-        if !self.dark.contains(&host)
-            && let Some(agent) = self.by_host.get_mut(&host)
+    pub(super) async fn send(&mut self, party: Party, message: &ToAgent) {
+        if !matches!(party, Party::Host(host) if self.dark.contains(&host))
+            && let Some(agent) = self.by_party.get_mut(&party)
             && let Err(error) = agent.to.send(message).await
         {
-            tracing::debug!(host = host.0, %error, "agent does not take messages");
+            tracing::debug!(?party, %error, "a process does not take messages");
         }
     }
 
     pub(super) async fn send_all(&mut self, message: &ToAgent) {
-        let hosts: Vec<HostId> = self.by_host.keys().copied().collect();
-        for host in hosts {
-            self.send(host, message).await;
+        let all: Vec<Party> = self.by_party.keys().copied().collect();
+        for party in all {
+            self.send(party, message).await;
         }
     }
 
     /// A host has no power any more: nothing of it runs from here on, and it hears nothing.
     pub(super) fn darken(&mut self, host: HostId) {
-        if let Some(agent) = self.by_host.get(&host) {
+        if let Some(agent) = self.by_party.get(&Party::Host(host)) {
             signal(&agent.child, Signal::SIGSTOP);
             self.dark.insert(host);
         }
@@ -110,7 +153,7 @@ impl Agents {
     /// The process of a host without power goes; `next` tells of it.
     pub(super) fn kill_dark(&mut self, host: HostId) {
         if self.dark.contains(&host)
-            && let Some(agent) = self.by_host.get(&host)
+            && let Some(agent) = self.by_party.get(&Party::Host(host))
         {
             signal(&agent.child, Signal::SIGKILL);
         }
@@ -122,7 +165,7 @@ impl Agents {
     }
 
     /// What any agent says next. Cancel-safe.
-    pub(super) async fn next(&mut self) -> (HostId, AgentSays) {
+    pub(super) async fn next(&mut self) -> (Party, AgentSays) {
         match self.inbox.recv().await {
             Some(said) => said,
             // `deliver` is ours, so the channel cannot be closed.
@@ -131,19 +174,21 @@ impl Agents {
     }
 
     /// Reaps an agent that has gone.
-    pub(super) fn reap(&mut self, host: HostId) {
-        if let Some(mut agent) = self.by_host.remove(&host) {
+    pub(super) fn reap(&mut self, party: Party) {
+        if let Some(mut agent) = self.by_party.remove(&party) {
             // It may have closed its socket without ending; it owns nothing worth waiting for.
             let _ = agent.child.kill();
-            self.dark.remove(&host);
+            if let Party::Host(host) = party {
+                self.dark.remove(&host);
+            }
             if let Err(error) = agent.child.wait() {
-                tracing::warn!(host = host.0, %error, "agent could not be reaped");
+                tracing::warn!(?party, %error, "a process could not be reaped");
             }
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.by_host.len()
+        self.by_party.len()
     }
 }
 
@@ -156,21 +201,21 @@ fn signal(child: &Child, signal: Signal) {
 }
 
 async fn listen(
-    host: HostId,
+    party: Party,
     mut from: Receiver<FromAgent>,
-    deliver: mpsc::Sender<(HostId, AgentSays)>,
+    deliver: mpsc::Sender<(Party, AgentSays)>,
 ) {
     loop {
         let said = match from.recv().await {
             Ok(Some(message)) => AgentSays::Message(Box::new(message)),
             Ok(None) => AgentSays::Gone,
             Err(error) => {
-                tracing::debug!(host = host.0, %error, "agent's control socket");
+                tracing::debug!(?party, %error, "control socket");
                 AgentSays::Gone
             }
         };
         let last = matches!(said, AgentSays::Gone);
-        if deliver.send((host, said)).await.is_err() || last {
+        if deliver.send((party, said)).await.is_err() || last {
             return;
         }
     }

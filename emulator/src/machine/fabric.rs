@@ -2,13 +2,15 @@
 
 use crate::control::message::{AuditFinding, MachineSetup};
 use crate::event::{LinkCalibration, LinkSample};
+use crate::ids::{HostId, VmId};
 use crate::scenario::{NetworkSpec, scale};
 use anyhow::{Context, Result};
 use netmodel::audit::{Judged, Limits, Severity, audit};
-use netmodel::backend::{BackendKind, Fabric};
+use netmodel::backend::{BackendKind, Fabric, FabricError};
 use netmodel::calibrate::{Settings, Verdict, calibrate};
 use netmodel::counters::Counters;
 use netmodel::plan::{Plan, TcpSettings};
+use netmodel::ports::Ports;
 use netmodel::topology::{self, host_address};
 use netmodel::units::ByteSize;
 use std::collections::BTreeMap;
@@ -48,6 +50,8 @@ fn tcp_settings(k: u32) -> TcpSettings {
 pub(super) struct Network {
     fabric: Arc<Fabric>,
     namespaces: BTreeMap<topology::HostId, OwnedFd>,
+    /// VMs' ports, once there is one.
+    ports: Option<Ports>,
     /// Counters when the run began: calibration is not part of it.
     before: Counters,
 }
@@ -62,6 +66,7 @@ impl Network {
         Ok(Self {
             fabric: Arc::new(fabric),
             namespaces,
+            ports: None,
             before,
         })
     }
@@ -69,6 +74,37 @@ impl Network {
     /// What carries packets, for threads that change or watch links.
     pub(super) fn fabric(&self) -> Arc<Fabric> {
         Arc::clone(&self.fabric)
+    }
+
+    /// Gives a VM an address and a namespace of its own.
+    pub(super) fn open_port(&mut self, vm: VmId, host: HostId) -> Result<OwnedFd> {
+        if self.ports.is_none() {
+            self.ports = Some(Ports::new(self.fabric(), &self.namespaces)?);
+        }
+        let ports = self.ports.as_ref().context("made a moment ago")?;
+        let opened = ports.open(vm.0, topology::HostId(host.0));
+        opened.with_context(|| format!("cannot give {vm} an address of its own"))
+    }
+
+    /// Does something with a VM's port, if it has one; whether it has.
+    pub(super) fn with_port(
+        &self,
+        vm: VmId,
+        act: impl FnOnce(&Ports, u32) -> Result<(), FabricError>,
+    ) -> Result<bool> {
+        match &self.ports {
+            Some(ports) if ports.has(vm.0) => {
+                act(ports, vm.0)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// A host has gone, and the VMs on it.
+    pub(super) fn host_gone(&self, host: HostId) -> Result<()> {
+        let ports = self.ports.as_ref();
+        Ok(ports.map_or(Ok(()), |ports| ports.host_gone(topology::HostId(host.0)))?)
     }
 
     /// Data address of every host, in order; ports are chosen by whoever listens.

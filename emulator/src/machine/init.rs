@@ -1,6 +1,6 @@
 //! PID 1 of a machine: builds the fabric, starts the agents, routes control messages.
 
-use super::agents::{AgentSays, Agents};
+use super::agents::{AgentSays, Agents, Party};
 use super::changes::{Changes, Overlay, Report};
 use super::fabric::Network;
 use super::timetable::Timetable;
@@ -12,14 +12,16 @@ use crate::control::message::{
     AgentSetup, Blow, Built, FromAgent, FromMachine, MachineReady, MachineSetup, PROTOCOL, ToAgent,
     ToMachine,
 };
-use crate::ids::HostId;
+use crate::ids::{HostId, VmId};
 use crate::run::admission::better;
 use anyhow::{Result, anyhow, bail};
 use netmodel::capacity::{self, Capacity, Demand};
 use netmodel::link::GSO_LARGEST;
+use netmodel::ports::Announce;
 use netmodel::schedule::Schedule;
 use netmodel::sys::netns::{self, NetnsError};
 use replay::clock::{MonoNs, Segment, SegmentKind, TraceNs};
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::ExitCode;
 
@@ -37,6 +39,7 @@ pub(super) fn serve(control: StdUnixStream, entered: Result<(), NetnsError>) -> 
             to,
             from,
             agents: Agents::new(),
+            announce: BTreeMap::new(),
         };
         let served = match entered {
             Ok(()) => machine.serve().await,
@@ -58,10 +61,12 @@ pub(super) fn serve(control: StdUnixStream, entered: Result<(), NetnsError>) -> 
     })
 }
 
-struct Init {
+pub(super) struct Init {
     to: Sender<FromMachine>,
     from: Receiver<ToMachine>,
-    agents: Agents,
+    pub(super) agents: Agents,
+    /// How VMs that are to move will tell the network.
+    pub(super) announce: BTreeMap<VmId, Announce>,
 }
 
 impl Init {
@@ -108,7 +113,8 @@ impl Init {
         };
         self.to.send(&FromMachine::Ready(Box::new(ready))).await?;
         let schedule = setup.network.schedule.clone();
-        self.route(&network, schedule).await
+        let congestion = setup.network.congestion.clone();
+        self.route(&mut network, schedule, congestion).await
     }
 
     /// Tells what this computer carries. What does not suffice is measured once more: perhaps
@@ -170,7 +176,7 @@ impl Init {
                 divided_by: setup.divided_by,
             };
             self.agents
-                .send(host, &ToAgent::Setup(Box::new(agent)))
+                .send(Party::Host(host), &ToAgent::Setup(Box::new(agent)))
                 .await;
         }
         let (mut waiting, mut agents_bytes) = (hosts.len(), 0);
@@ -196,29 +202,28 @@ impl Init {
     /// One message of an agent that is being set up; with its memory when it is up.
     async fn agent_is_up(&mut self) -> Result<Option<u64>> {
         match self.agents.next().await {
-            (host, AgentSays::Gone) => Err(anyhow!(
-                "the agent of host {} ended while it was set up",
-                host.0
-            )),
-            (host, AgentSays::Message(message)) => match *message {
+            (party, AgentSays::Gone) => Err(anyhow!("{party:?} ended while it was set up")),
+            (party, AgentSays::Message(message)) => match *message {
                 FromAgent::Hello { protocol } => {
                     check_protocol(protocol)?;
                     Ok(None)
                 }
                 FromAgent::SetUp(done) => {
-                    let bytes = done.map_err(|error| anyhow!("host {}: {error}", host.0))?;
+                    let bytes = done.map_err(|error| anyhow!("{party:?}: {error}"))?;
                     Ok(Some(bytes))
                 }
-                other => Err(anyhow!(
-                    "host {}: expected its setup, got {other:?}",
-                    host.0
-                )),
+                other => Err(anyhow!("{party:?}: expected its setup, got {other:?}")),
             },
         }
     }
 
     /// Passes messages on and keeps the schedule of links until the end.
-    async fn route(&mut self, network: &Network, schedule: Schedule) -> Result<()> {
+    async fn route(
+        &mut self,
+        network: &mut Network,
+        schedule: Schedule,
+        congestion: String,
+    ) -> Result<()> {
         let timetable = Timetable::new(schedule, MonoNs(mono_ns()));
         let mut watches = Watches::start(network.fabric())?;
         let mut changes = Changes::start(network.fabric(), watches.shared(), timetable)?;
@@ -239,21 +244,36 @@ impl Init {
                 }
                 message = self.from.recv() => match message? {
                     None | Some(ToMachine::Shutdown) => break,
+                    Some(ToMachine::OpenPort { vm, host }) => {
+                        self.open_port(network, (vm, host), &congestion).await?;
+                    }
                     Some(ToMachine::Strike { fault, blow }) => {
+                        if let Blow::PowerLoss { host, .. } = &blow {
+                            network.host_gone(*host)?;
+                        }
                         self.strike(fault, blow, &changes, &mut later).await?;
                     }
                     Some(message) => self.obey(message, network, &changes, &watches).await?,
                 },
-                (host, said) = self.agents.next() => match said {
-                    AgentSays::Message(message) => {
+                (party, said) = self.agents.next() => match (party, said) {
+                    (Party::Host(host), AgentSays::Message(message)) => {
                         if let FromAgent::SourceDone { migration, .. } = *message {
                             watches.stop(migration)?;
                         }
+                        self.follow_guest(network, host, &message).await?;
                         self.to.send(&FromMachine::Agent(host, message)).await?;
                     }
-                    AgentSays::Gone => {
-                        self.agents.reap(host);
+                    (Party::Vm(vm), AgentSays::Message(message)) => {
+                        self.to.send(&FromMachine::Vm(vm, message)).await?;
+                    }
+                    (Party::Host(host), AgentSays::Gone) => {
+                        self.agents.reap(party);
+                        network.host_gone(host)?;
                         self.to.send(&FromMachine::AgentLost(host)).await?;
+                    }
+                    (Party::Vm(vm), AgentSays::Gone) => {
+                        self.agents.reap(party);
+                        bail!("the process of {vm} ended, unasked");
                     }
                 },
             }
@@ -270,7 +290,11 @@ impl Init {
         watches: &Watches,
     ) -> Result<()> {
         match message {
-            ToMachine::Agent(host, message) => self.agents.send(host, &message).await,
+            ToMachine::Agent(host, message) => {
+                self.prepare_port(network, host, &message)?;
+                self.agents.send(Party::Host(host), &message).await;
+            }
+            ToMachine::Vm(vm, message) => self.agents.send(Party::Vm(vm), &message).await,
             ToMachine::AllAgents(message) => {
                 // Links first: what an agent sends after a jump must meet them as they are then.
                 if let Some(report) = follow(changes, &message) {
@@ -299,7 +323,8 @@ impl Init {
                     .await?;
             }
             ToMachine::Setup(_) => bail!("a machine is set up once"),
-            ToMachine::Strike { .. } | ToMachine::Shutdown => {}
+            // These are seen to where messages are received.
+            ToMachine::Strike { .. } | ToMachine::OpenPort { .. } | ToMachine::Shutdown => {}
         }
         Ok(())
     }
@@ -362,8 +387,8 @@ impl Init {
         self.agents.send_all(&ToAgent::Shutdown).await;
         let all_gone = async {
             while self.agents.len() > 0 {
-                if let (host, AgentSays::Gone) = self.agents.next().await {
-                    self.agents.reap(host);
+                if let (party, AgentSays::Gone) = self.agents.next().await {
+                    self.agents.reap(party);
                 }
             }
         };

@@ -20,6 +20,7 @@ mod fabric;
 mod init;
 pub mod launch;
 mod timetable;
+mod vms;
 mod watch;
 
 pub use fabric::plan;

@@ -7,7 +7,8 @@
 //! who owns the guest (`ownership`).
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, Scope};
 use std::time::Duration;
@@ -20,11 +21,13 @@ use super::channels::Channel;
 use super::codec::CodecError;
 use super::guest::{CommitRefused, DestinationGuest, GuestMemory};
 use super::ownership::{CommitGate, DestinationSide};
+use super::params::PostcopyParams;
 use super::record::DestinationReport;
 use super::transport::{Broken, prepare_socket, reset_when_closed};
 use super::usage::ThreadMeter;
 use super::wire::cloud_hypervisor::encode_answer;
 use super::wire::hello::ChannelKind;
+use super::wire::postcopy::{self, Command};
 use super::wire::{
     Decoder, Event, Format, Header, MAX_RECORD_BYTES, Streams, WireError, encode_shut,
 };
@@ -38,12 +41,16 @@ mod data;
 mod multifd;
 mod pages;
 
+mod pull;
+
 /// Large enough that a read takes what the kernel has gathered, small enough to stay in a cache.
 const BUFFER_BYTES: usize = 512 * 1024;
 const _: () = assert!(
     BUFFER_BYTES >= 2 * MAX_RECORD_BYTES,
     "a record fits beside the one before"
 );
+/// What is on its way from a source that has gone comes within this, or never.
+const GIVEN_UP_SILENCE_MS: u64 = 1_000;
 /// What a destination is to take in.
 pub struct DestinationJob {
     /// Number of the migration in the run.
@@ -70,6 +77,10 @@ pub struct DestinationJob {
     pub control: Arc<DestinationControl>,
     /// Milliseconds without a byte after which it gives up; 0 waits for ever, as QEMU does.
     pub silence_limit_ms: u64,
+    /// How long a post-copy without a connection is waited for.
+    pub postcopy: PostcopyParams,
+    /// Where a post-copy whose connection broke is taken up again; `None`: nowhere.
+    pub recover: Option<TcpListener>,
 }
 
 impl DestinationJob {
@@ -145,6 +156,23 @@ pub enum DestinationError {
         /// How many.
         gone: usize,
     },
+    /// Post-copy: the stream ended and pages were missing. The guest is lost.
+    #[error("the stream ended and {pages} pages had not come; the guest is lost")]
+    PagesMissing {
+        /// So many.
+        pages: u64,
+    },
+    /// Post-copy: the connection broke and nobody took it up again. The guest is lost.
+    #[error(
+        "post-copy was interrupted, nobody took it up again, and {pages} pages had not come; the guest is lost"
+    )]
+    NotRecovered {
+        /// So many.
+        pages: u64,
+        /// What broke it.
+        #[source]
+        source: Box<DestinationError>,
+    },
     /// The control plane abandoned it.
     #[error("abandoned before the commit")]
     Abandoned,
@@ -173,6 +201,10 @@ pub enum DestinationError {
 #[derive(Debug, Default)]
 pub struct DestinationControl {
     gate: CommitGate,
+    /// Post-copy: the source has gone, nobody will connect again.
+    given_up: AtomicBool,
+    /// Post-copy: pages are missing, or were a moment ago.
+    pulls: AtomicBool,
     sockets: Mutex<Vec<TcpStream>>,
     changed: Condvar,
     struck: Mutex<Struck>,
@@ -186,7 +218,8 @@ struct Struck {
 }
 
 impl DestinationControl {
-    /// Promises that the guest will never start here, unless it has: whether it had committed.
+    /// Promises that the guest will never start here, unless it has: whether it had committed. One that
+    /// has, and still lacks pages, is lost once what is on its way has come.
     #[must_use]
     pub fn abandon(&self) -> bool {
         let committed = self.gate.abandon();
@@ -197,14 +230,25 @@ impl DestinationControl {
                 let _ = socket.shutdown(Shutdown::Both);
             }
             self.changed.notify_all();
+        } else {
+            self.given_up.store(true, Ordering::Release);
+            self.changed.notify_all();
         }
         committed
+    }
+
+    /// Whether nobody will connect again.
+    fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
     }
 
     /// Breaks it as a fault does: whether the guest runs here already, which a reset does not change.
     /// The thread finds out at its next look, at most 100 ms later.
     #[must_use]
     pub fn break_off(&self, how: Broken) -> bool {
+        if how == Broken::Reset && self.pause_postcopy() {
+            return true; // and is taken up again
+        }
         let mut struck = self.struck();
         if struck.broken != Some(Broken::Crashed) {
             struck.broken = Some(how);
@@ -229,9 +273,15 @@ impl DestinationControl {
     }
 
     fn may_go_on(&self) -> Result<(), DestinationError> {
-        match self.struck().refusal.clone() {
-            Some(reason) => Err(CommitRefused { reason }.into()),
-            None => Ok(()),
+        if self.broken() == Some(Broken::Crashed) {
+            return Err(DestinationError::Crashed);
+        }
+        let refusal = self.struck().refusal.clone();
+        match refusal {
+            Some(reason) if self.side() != DestinationSide::Committed => {
+                Err(CommitRefused { reason }.into())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -253,6 +303,24 @@ impl DestinationControl {
     /// Takes note of all connections of the migration: abandoning it shuts them down.
     fn attach(&self, sockets: Vec<TcpStream>) {
         *self.sockets.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
+    }
+
+    /// Waits a little, less if something is asked of it.
+    fn wait_for_change(&self, ns: u64) {
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        let _waited = self.changed.wait_timeout(sockets, Duration::from_nanos(ns));
+    }
+
+    /// QMP's `migrate-pause` at this end: breaks the connection of a post-copy that pulls. `false` if it
+    /// does not.
+    pub fn pause_postcopy(&self) -> bool {
+        let pulls = self.pulls.load(Ordering::Acquire) && self.side() == DestinationSide::Committed;
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        for socket in sockets.iter().filter(|_| pulls) {
+            // A socket that is no longer connected needs no shutdown.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        pulls
     }
 
     /// Waits until an instant unless it is abandoned meanwhile.
@@ -293,13 +361,14 @@ pub struct DestinationOutcome {
 pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
     let meter = ThreadMeter::start();
     let (pages, shared) = (Pages::new(&job.memory, job.ram.as_ref()), Shared::default());
-    let (mut report, error, stopped_at) = std::thread::scope(|scope| {
+    let (mut report, error, stopped_at, again) = std::thread::scope(|scope| {
         let mut receiver = Receiver::new(job, &pages, &shared);
         let result = receiver
             .start_channels(scope)
             .and_then(|()| receiver.receive());
         let error = match result {
-            Ok((header, state)) => receiver.commit(header, state).err(),
+            Ok(Received::Whole(header, state)) => receiver.commit(header, state).err(),
+            Ok(Received::Package(state)) => receiver.pull(state).err(),
             Err(error) => {
                 // The promise first, then the word of it.
                 let committed = job.control.gate.abandon();
@@ -313,11 +382,11 @@ pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
             let _ = receiver.tell(1);
         }
         shared.end(job);
-        (receiver.report, error, receiver.stopped_at)
+        (receiver.report, error, receiver.stopped_at, receiver.again)
     });
     let broken = job.control.broken().is_some();
     job.control.attach(Vec::new());
-    for socket in job.sockets() {
+    for socket in job.sockets().chain(again.as_ref()) {
         if broken {
             reset_when_closed(socket);
         } else {
@@ -346,10 +415,29 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What has come when the guest may be committed.
+enum Received {
+    /// All of it.
+    Whole(Header, VmState),
+    /// Post-copy: its state, and some of its pages.
+    Package(VmState),
+}
+
+/// Bytes read and not yet decoded.
+struct Inbox {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
 struct Receiver<'a> {
     job: &'a DestinationJob,
     pages: &'a Pages<'a>,
     shared: &'a Shared,
+    /// A connection that took an interrupted post-copy up again.
+    again: Option<TcpStream>,
+    inbox: Inbox,
+    silence_limit_ms: u64,
     decoder: Decoder,
     stopped_at: Option<GuestTime>,
     format: Format,
@@ -362,6 +450,13 @@ impl<'a> Receiver<'a> {
             job,
             pages,
             shared,
+            again: None,
+            inbox: Inbox {
+                buffer: vec![0; BUFFER_BYTES],
+                start: 0,
+                end: 0,
+            },
+            silence_limit_ms: job.silence_limit_ms,
             decoder: Decoder::default(),
             stopped_at: None,
             format: Format::Qemu,
@@ -401,8 +496,8 @@ impl<'a> Receiver<'a> {
     }
 
     /// Reads to the last byte and loads the state; the guest is still the source's.
-    fn receive(&mut self) -> Result<(Header, VmState), DestinationError> {
-        let mut buffer = vec![0; BUFFER_BYTES];
+    fn receive(&mut self) -> Result<Received, DestinationError> {
+        let mut buffer = std::mem::take(&mut self.inbox.buffer);
         let (mut start, mut end) = (0, 0);
         let (mut header, mut state) = (None, None);
         loop {
@@ -419,7 +514,18 @@ impl<'a> Receiver<'a> {
                     Event::End => {
                         let (header, state) = header.zip(state).expect("the decoder keeps order");
                         self.load()?;
-                        return Ok((header, state));
+                        return Ok(Received::Whole(header, state));
+                    }
+                    Event::Postcopy(Command::Ping(number)) => self.pong(number)?,
+                    Event::Postcopy(Command::Discard(gone)) => {
+                        for range in gone.ranges() {
+                            range.for_each(|page| self.pages.forget(page));
+                        }
+                    }
+                    Event::Postcopy(Command::Run) => {
+                        self.report.loaded_ns = Some(mono_ns());
+                        self.inbox = Inbox { buffer, start, end };
+                        return Ok(Received::Package(state.expect("the decoder keeps order")));
                     }
                     _ => {}
                 }
@@ -450,7 +556,7 @@ impl<'a> Receiver<'a> {
         self.shared.heard();
         loop {
             self.job.control.may_go_on()?;
-            match (&self.job.socket).read(into) {
+            match self.socket().read(into) {
                 Ok(bytes) if bytes > 0 => {
                     self.shared.heard();
                     self.report.received_bytes += bytes as u64;
@@ -469,8 +575,35 @@ impl<'a> Receiver<'a> {
                     _ => return Err(DestinationError::Io { offset, source }),
                 },
             }
-            self.shared.silence(self.job, offset)?;
+            let ms = match self.job.control.is_given_up() {
+                true => GIVEN_UP_SILENCE_MS,
+                false => self.silence_limit_ms,
+            };
+            self.shared.silence(ms, offset)?;
         }
+    }
+
+    fn socket(&self) -> &TcpStream {
+        self.again.as_ref().unwrap_or(&self.job.socket)
+    }
+
+    /// The answer to a PING; in the package it is sent once the guest runs.
+    fn pong(&self, number: u32) -> Result<(), DestinationError> {
+        if number == postcopy::PACKAGE_PING {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        postcopy::pong(number, &mut bytes);
+        self.say(&bytes)
+    }
+
+    fn say(&self, bytes: &[u8]) -> Result<(), DestinationError> {
+        self.socket()
+            .write_all(bytes)
+            .map_err(|source| DestinationError::Io {
+                offset: self.report.received_bytes,
+                source,
+            })
     }
 
     fn begin(&mut self, found: Header) -> Result<Header, DestinationError> {
@@ -485,15 +618,10 @@ impl<'a> Receiver<'a> {
 
     /// A word to the source: 0 is yes.
     fn tell(&self, value: u32) -> Result<(), DestinationError> {
-        let mut socket = &self.job.socket;
         match self.format {
-            Format::Qemu | Format::Xen => socket.write_all(&encode_shut(value)),
-            Format::CloudHypervisor => socket.write_all(&encode_answer(value == 0)),
+            Format::Qemu | Format::Xen => self.say(&encode_shut(value)),
+            Format::CloudHypervisor => self.say(&encode_answer(value == 0)),
         }
-        .map_err(|source| DestinationError::Io {
-            offset: self.report.received_bytes,
-            source,
-        })
     }
 
     fn own_guest(&self, found: Header) -> Result<Header, DestinationError> {
@@ -503,6 +631,7 @@ impl<'a> Receiver<'a> {
             memory_check: self.job.memory.check(),
             ram_pages: self.job.memory.pages(),
             return_path: found.return_path,
+            postcopy: found.postcopy,
             format: found.format,
             streams: self.job.streams,
         };

@@ -10,6 +10,9 @@ use replay::content::{
     ContentError, ContentProfile, Contents, ContentsError, PagePool, RecipeError, Stamp,
 };
 use replay::{GuestTime, MemoryModel, MemorySpec, VmState};
+use traces::class::Coupling;
+
+use super::upcoming::Limit;
 
 /// The guest at the source.
 pub trait SourceGuest: Send + Sync {
@@ -46,6 +49,36 @@ pub trait DestinationGuest: Send + Sync {
     fn commit_and_resume(&self, state: VmState) -> Result<u64, CommitRefused>;
     /// The guest runs here, and the source has not been told. May block, as a fault plan asks.
     fn resumed(&self) {}
+    /// Post-copy: how far the guest may run, before it is here or while it is. It goes on if it stood at
+    /// an earlier limit.
+    fn run_within(&self, limit: Limit);
+    /// Post-copy: how far it has come.
+    fn standing(&self) -> Standing;
+    /// Post-copy: pages that it needs will never come. It is dropped.
+    fn give_up(&self);
+}
+
+/// How far a guest has come that may only run to a [`Limit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It runs.
+    Running {
+        /// So far.
+        time: GuestTime,
+        /// Monotonic instant at which it reaches the limit if nothing changes, or at which to ask again.
+        until_ns: u64,
+    },
+    /// It stands at the limit.
+    Stopped {
+        /// There.
+        time: GuestTime,
+        /// The clock whose limit it is.
+        clock: Coupling,
+        /// Since when, monotonic ns: when it got there, whenever that was noticed.
+        since_ns: u64,
+    },
+    /// It is not here.
+    Gone,
 }
 
 /// A guest's memory as a function of its guest time. Both ends build it from the same values.

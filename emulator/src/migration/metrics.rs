@@ -8,7 +8,8 @@ use super::engine::step::PAGE_BYTES;
 use super::ownership::SourceSide;
 use super::params::{EngineKind, MigrationParams};
 use super::record::{
-    DestinationReport, MigrationRecord, Owner, Phase, Prediction, Round, SourceReport, Status,
+    DestinationReport, MigrationRecord, Owner, Phase, PostcopyDestination, Prediction, Round,
+    SourceReport, Status,
 };
 use super::transport::status_word;
 
@@ -26,6 +27,7 @@ pub fn query_migrate(report: &SourceReport, ram_bytes: u64) -> Value {
     let completed = report.status == Status::Completed;
     let transfer_ms = total_ms.saturating_sub(setup_ms).max(1);
     let transferred = report.bytes.total();
+    let postcopy = report.postcopy.as_ref();
     let normal: u64 = report.rounds.iter().map(|round| round.normal_pages).sum();
     let duplicate: u64 = report.rounds.iter().map(|round| round.zero_pages).sum();
     let mut answer = json!({
@@ -43,13 +45,13 @@ pub fn query_migrate(report: &SourceReport, ram_bytes: u64) -> Value {
             // QEMU computes it anew at the end, over the whole transfer.
             "mbps": transferred as f64 * 8.0 / transfer_ms as f64 / 1000.0,
             "dirty-sync-count": report.dirty_sync_count,
-            "postcopy-requests": 0,
+            "postcopy-requests": postcopy.map_or(0, |postcopy| postcopy.requests),
             "page-size": PAGE_BYTES,
             "multifd-bytes": report.multifd_bytes,
             "pages-per-second": report.pages_per_second,
             "precopy-bytes": report.precopy_bytes,
             "downtime-bytes": report.downtime_bytes,
-            "postcopy-bytes": 0,
+            "postcopy-bytes": postcopy.map_or(0, |postcopy| postcopy.postcopy_bytes),
             "dirty-sync-missed-zero-copy": 0,
         },
     });
@@ -57,7 +59,9 @@ pub fn query_migrate(report: &SourceReport, ram_bytes: u64) -> Value {
         answer["xbzrle-cache"] = json!(xbzrle);
     }
     if let (true, Some(stop_ns)) = (completed, report.stop_ns) {
-        answer["downtime"] = json!(ms_between(stop_ns, report.end_ns));
+        // In post-copy it ends when the package is sent.
+        let end_ns = postcopy.map_or(report.end_ns, |postcopy| postcopy.package_ns);
+        answer["downtime"] = json!(ms_between(stop_ns, end_ns));
     }
     if let Some(last) = report.throttles.last() {
         // QEMU tells it while the throttle is on; kept here, so that it can be read afterwards.
@@ -69,11 +73,20 @@ pub fn query_migrate(report: &SourceReport, ram_bytes: u64) -> Value {
     answer
 }
 
+/// What QEMU tells of a post-copy at its destination, put into the same answer. Every vCPU of ours stands
+/// still when one does, so all have the same.
+fn add_postcopy(answer: &mut Value, postcopy: &PostcopyDestination) {
+    let mean = |sum: u64| sum.checked_div(postcopy.requests);
+    answer["postcopy-blocktime"] = json!(postcopy.blocktime_ns / NS_PER_MS);
+    answer["postcopy-latency"] = json!(mean(postcopy.latency_ns_sum));
+    answer["postcopy-latency-dist"] = json!(postcopy.latency_dist);
+}
+
 /// What Xen's or Cloud Hypervisor's logs tell; null of the others.
 fn engine_statistics(engine: EngineKind, report: &SourceReport) -> Value {
     let pages = |round: &Round| round.normal_pages + round.zero_pages;
     match engine {
-        EngineKind::Qemu | EngineKind::StopAndCopy => Value::Null,
+        EngineKind::Qemu | EngineKind::StopAndCopy | EngineKind::PostCopy => Value::Null,
         // `struct precopy_stats` as the policy last saw it.
         EngineKind::Xen | EngineKind::XenLegacy => {
             let live = || report.rounds.iter().filter(|round| !round.paused);
@@ -215,7 +228,10 @@ pub fn assemble(parts: RecordParts) -> MigrationRecord {
                 .as_ref()
                 .map(|all| (all, report.bad_on_receipt))
         })
-        .is_some_and(|(all, bad_on_receipt)| all.pages > 0 && all.bad == 0 && bad_on_receipt == 0);
+        .is_some_and(|(all, bad_on_receipt)| all.pages > 0 && all.bad == 0 && bad_on_receipt == 0)
+        && destination
+            .and_then(|report| report.postcopy.as_ref())
+            .is_none_or(|postcopy| postcopy.never_came == 0 && postcopy.overrun == 0);
     let error = parts
         .error
         .or_else(|| source.and_then(|report| report.error.clone()))
@@ -227,10 +243,7 @@ pub fn assemble(parts: RecordParts) -> MigrationRecord {
         source: parts.source,
         destination: parts.destination,
         reason: parts.reason,
-        kind: match parts.params.engine {
-            EngineKind::StopAndCopy => "StopAndCopy".to_owned(),
-            _ => "PreCopy".to_owned(),
-        },
+        kind: kind(&parts.params, source).to_owned(),
         status,
         owner,
         error,
@@ -242,11 +255,20 @@ pub fn assemble(parts: RecordParts) -> MigrationRecord {
         request_to_release_ms: end_ns.map_or(0.0, |end| {
             end.saturating_sub(parts.requested_ns) as f64 / NS_PER_MS as f64
         }),
-        query_migrate: source.map_or(Value::Null, |report| query_migrate(report, parts.ram_bytes)),
+        query_migrate: source.map_or(Value::Null, |report| {
+            let mut answer = query_migrate(report, parts.ram_bytes);
+            let postcopy = destination.and_then(|report| report.postcopy.as_ref());
+            if let Some(postcopy) = postcopy {
+                add_postcopy(&mut answer, postcopy);
+            }
+            answer
+        }),
         engine_statistics: source.map_or(Value::Null, |report| {
             engine_statistics(parts.params.engine, report)
         }),
         observed_outage_ms: outage,
+        network_downtime_ms: None,
+        probes: Vec::new(),
         rounds: source.map_or(0, |report| {
             u32::try_from(report.rounds.len()).unwrap_or(u32::MAX)
         }),
@@ -263,9 +285,23 @@ pub fn assemble(parts: RecordParts) -> MigrationRecord {
     }
 }
 
+/// What kind of migration it turned out to be.
+fn kind(params: &MigrationParams, source: Option<&SourceReport>) -> &'static str {
+    let switched = source.is_some_and(|report| report.postcopy.is_some());
+    match params.engine {
+        EngineKind::StopAndCopy => "StopAndCopy",
+        EngineKind::PostCopy => "PostCopy",
+        _ if switched => "Hybrid",
+        _ => "PreCopy",
+    }
+}
+
 /// Who owns the guest, as far as the two ends tell. A source that waits for a word it never got
 /// owns it still, unless the destination runs it.
 fn owner(side: Option<SourceSide>, destination: Option<&DestinationReport>) -> Owner {
+    if destination.is_some_and(DestinationReport::is_lost) {
+        return Owner::Lost;
+    }
     if destination.is_some_and(|report| report.resumed_ns.is_some()) {
         return Owner::Destination;
     }
@@ -273,9 +309,16 @@ fn owner(side: Option<SourceSide>, destination: Option<&DestinationReport>) -> O
         Some(SourceSide::Released) => Owner::Destination,
         Some(SourceSide::Running) => Owner::Source,
         // Paused with nobody to run it: the control plane could not learn what became of it.
-        Some(SourceSide::Paused | SourceSide::Waiting | SourceSide::Undecided) | None => {
-            Owner::Stranded
-        }
+        Some(
+            SourceSide::Paused
+            | SourceSide::Waiting
+            | SourceSide::Undecided
+            | SourceSide::Handed
+            | SourceSide::Doubtful
+            | SourceSide::Serving
+            | SourceSide::Interrupted,
+        )
+        | None => Owner::Stranded,
         Some(SourceSide::Dead) => Owner::Lost,
     }
 }
@@ -352,6 +395,7 @@ mod tests {
             cpu_ns: 0,
             run_queue_ns: 0,
             writers: None,
+            postcopy: None,
         }
     }
 
@@ -363,6 +407,7 @@ mod tests {
             received_bytes: 4_995_036,
             bad_on_receipt: 0,
             torn_on_receipt: 0,
+            postcopy: None,
             verification: Some(Verification {
                 pages: 1500,
                 bad: 0,

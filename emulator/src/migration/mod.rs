@@ -15,6 +15,7 @@ pub mod params;
 pub mod record;
 pub mod source;
 pub mod transport;
+pub mod upcoming;
 mod usage;
 pub mod wire;
 

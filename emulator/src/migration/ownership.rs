@@ -8,6 +8,13 @@
 //!                  │                                    └─► Undecided ┘
 //!                  └──────────── resolved: not committed ───────┘
 //!
+//! post-copy:    Paused ─package─► Handed ─started─► Serving ─acknowledged─► Released
+//!                                 │   │               │  ▲
+//!            Running ◄─ refused ──┘   │ failed        │  │ started: a new connection
+//!               ▲                     ▼        failed ▼  │
+//!               └ resolved: not ─ Doubtful ─started─► Interrupted ─ resolved ─► Released
+//!                    committed
+//!
 //! destination:  Loading ─commit─► Committed        (irrevocable; the guest runs here)
 //!                  └────abandon─► Abandoned        (irrevocable; it never will)
 //! ```
@@ -18,10 +25,19 @@
 //! [`CommitGate`] or from its commit record. The record is written before the guest runs, so a
 //! destination that died without one never ran it.
 //!
+//! In post-copy the last byte is that of the package, which holds RUN: from then on the guest may run
+//! at the destination, without most of its pages, and the source serves them. QEMU until 10.1 never
+//! resumes a guest whose package is on the socket; since 10.2 it does, until the destination has
+//! acknowledged it (`postcopy-device`). So do we, since the gate makes it safe: Handed. Once the destination has
+//! said that it runs, the source's copy is of no use but to be pulled, and needed until the destination
+//! has said that it lacks nothing: only Released may drop it.
+//!
 //! Never inside: I/O, clocks.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+#[cfg(test)]
+mod pull_tests;
 #[cfg(test)]
 mod tests;
 
@@ -36,7 +52,15 @@ pub enum SourceSide {
     Waiting,
     /// Its word did not come. The guest stays paused.
     Undecided,
-    /// The destination has committed: never resume.
+    /// Post-copy: the package is on the socket, and nobody has said yet that the guest runs there.
+    Handed,
+    /// Post-copy: the connection broke before anybody said so.
+    Doubtful,
+    /// Post-copy: the guest runs at the destination and pulls its pages from here.
+    Serving,
+    /// Post-copy: the same, without a connection. QEMU's `postcopy-paused`.
+    Interrupted,
+    /// The destination has committed, and has every page: never resume.
     Released,
     /// The guest's process has died here: never resume. The destination may still have it all.
     Dead,
@@ -50,7 +74,11 @@ pub enum SourceEvent {
     /// The socket has taken the last byte. It is one byte, written alone: a write of it that failed
     /// has not delivered it, so the destination cannot commit.
     LastByte,
-    /// SHUT 0.
+    /// Post-copy: the socket has taken the last byte of the package, written alone.
+    Package,
+    /// Post-copy: the destination says that the guest runs there; again on each new connection.
+    Started,
+    /// SHUT 0: the destination has all of it.
     Acknowledged,
     /// SHUT with another value: the destination promises never to start.
     Refused,
@@ -85,20 +113,41 @@ impl SourceSide {
         match (self, event) {
             (Self::Running, Event::Pause) => (Self::Paused, SourceAction::None),
             (Self::Paused, Event::LastByte) => (Self::Waiting, SourceAction::None),
-            (Self::Paused, Event::Failed)
-            | (Self::Waiting, Event::Refused)
-            | (Self::Undecided, Event::Refused)
-            | (Self::Waiting | Self::Undecided, Event::Resolved { committed: false }) => {
-                (Self::Running, SourceAction::Resume)
+            (Self::Paused, Event::Package) => (Self::Handed, SourceAction::None),
+            (Self::Handed, Event::Failed) => (Self::Doubtful, SourceAction::None),
+            (Self::Handed | Self::Doubtful | Self::Interrupted, Event::Started) => {
+                (Self::Serving, SourceAction::None)
             }
+            (Self::Serving, Event::Failed | Event::Refused) => {
+                (Self::Interrupted, SourceAction::None)
+            }
+            (Self::Paused, Event::Failed)
+            | (Self::Waiting | Self::Undecided | Self::Handed | Self::Doubtful, Event::Refused)
+            | (
+                Self::Waiting | Self::Undecided | Self::Handed | Self::Doubtful,
+                Event::Resolved { committed: false },
+            ) => (Self::Running, SourceAction::Resume),
             (Self::Waiting, Event::Failed) => (Self::Undecided, SourceAction::None),
             (state, Event::Crashed) if state != Self::Released => (Self::Dead, SourceAction::None),
-            (Self::Waiting | Self::Undecided, Event::Acknowledged)
-            | (Self::Waiting | Self::Undecided, Event::Resolved { committed: true }) => {
-                (Self::Released, SourceAction::Release)
-            }
+            (
+                Self::Waiting | Self::Undecided | Self::Handed | Self::Serving,
+                Event::Acknowledged,
+            )
+            | (
+                Self::Waiting | Self::Undecided | Self::Doubtful | Self::Interrupted,
+                Event::Resolved { committed: true },
+            ) => (Self::Released, SourceAction::Release),
             (state, _) => (state, SourceAction::None),
         }
+    }
+
+    /// Whether the guest may run at the destination without pages that only this end has.
+    #[must_use]
+    pub fn is_pulled_from(self) -> bool {
+        matches!(
+            self,
+            Self::Handed | Self::Doubtful | Self::Serving | Self::Interrupted
+        )
     }
 
     /// Whether a copy of the guest runs here.

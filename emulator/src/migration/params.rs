@@ -1,5 +1,6 @@
 //! Options of a migration, under QEMU's names and with QEMU's defaults.
 
+use netmodel::ports::Announce;
 use serde::{Deserialize, Serialize};
 
 use super::wire::hello::{ChannelId, ChannelKind};
@@ -43,6 +44,9 @@ pub struct MigrationParams {
     pub timeout_strategy: TimeoutStrategy,
     /// QEMU's auto-converge.
     pub auto_converge: AutoConvergeParams,
+    /// QEMU's post-copy.
+    #[serde(rename = "postcopy-ram")]
+    pub postcopy: PostcopyParams,
     /// QEMU's multifd.
     pub multifd: MultifdParams,
     /// Who looks for zero pages.
@@ -51,6 +55,77 @@ pub struct MigrationParams {
     pub xbzrle: XbzrleParams,
     /// Cloud Hypervisor's `connections`, 1 to 128: above 1 memory goes over so many of its own.
     pub connections: u8,
+    /// When a VM with an address of its own tells the network where it is.
+    pub announce: AnnounceParams,
+}
+
+/// QEMU's `announce-*` parameters, with its defaults; milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct AnnounceParams {
+    /// Between the first announcement, which comes as the guest runs, and the second.
+    pub announce_initial: u64,
+    /// Longest gap.
+    pub announce_max: u64,
+    /// How many.
+    pub announce_rounds: u32,
+    /// By how much gaps grow.
+    pub announce_step: u64,
+}
+
+impl Default for AnnounceParams {
+    fn default() -> Self {
+        Self {
+            announce_initial: 50,
+            announce_max: 550,
+            announce_rounds: 5,
+            announce_step: 100,
+        }
+    }
+}
+
+/// QEMU's `postcopy-ram` and what belongs to it, with who says when to switch (libvirt's words).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct PostcopyParams {
+    /// QEMU's capability `postcopy-ram`: the migration may be switched while it runs. Implied by
+    /// `engine = "post-copy"`.
+    pub ram: bool,
+    /// QEMU's capability `postcopy-preempt`: requested pages cross on a connection of their own.
+    pub preempt: bool,
+    /// libvirt's VIR_MIGRATE_POSTCOPY with virsh's `--postcopy-after-precopy`: switch once the first
+    /// pass of pre-copy is over.
+    pub after_precopy: bool,
+    /// virsh's `--timeout` with `--timeout-postcopy`: switch so many milliseconds after the start.
+    pub timeout: Option<u64>,
+    /// QEMU's `max-postcopy-bandwidth`, bytes a second; 0, its default, is unlimited.
+    pub max_bandwidth: u64,
+    /// Milliseconds without a byte after which a connection counts as broken while pages are pulled.
+    /// QEMU itself waits for TCP; libvirt's keep-alive gives up after (5 + 1) x 5 s.
+    pub stall_timeout: u64,
+    /// How often the source dials again when the connection broke; 0: never. Ours: nobody's
+    /// orchestrator does it by itself, and QEMU waits for ever.
+    pub recover_tries: u32,
+    /// Milliseconds between two tries. Ours.
+    pub recover_interval: u64,
+    /// Milliseconds after which both ends give the guest up, tried or not. Ours.
+    pub recover_timeout: u64,
+}
+
+impl Default for PostcopyParams {
+    fn default() -> Self {
+        Self {
+            ram: false,
+            preempt: false,
+            after_precopy: false,
+            timeout: None,
+            max_bandwidth: 0,
+            stall_timeout: 30_000,
+            recover_tries: 60,
+            recover_interval: 1_000,
+            recover_timeout: 300_000,
+        }
+    }
 }
 
 /// QEMU's `auto-converge` and its parameters, with its defaults.
@@ -99,6 +174,9 @@ pub enum EngineKind {
     CloudHypervisor,
     /// No pre-copy: the guest is stopped, sent over QEMU's stream, and started.
     StopAndCopy,
+    /// No pre-copy: the guest is stopped, its device state sent, and everything else pulled. QEMU's
+    /// post-copy, switched to before the first page.
+    PostCopy,
 }
 
 /// The engines by their names in scenarios.
@@ -108,6 +186,7 @@ pub const ENGINES: &[(&str, EngineKind)] = &[
     ("xen-legacy", EngineKind::XenLegacy),
     ("cloud-hypervisor", EngineKind::CloudHypervisor),
     ("stop-and-copy", EngineKind::StopAndCopy),
+    ("post-copy", EngineKind::PostCopy),
 ];
 
 /// The strategies by their names in scenarios.
@@ -130,7 +209,7 @@ impl EngineKind {
     #[must_use]
     pub fn format(self) -> Format {
         match self {
-            Self::Qemu | Self::StopAndCopy => Format::Qemu,
+            Self::Qemu | Self::StopAndCopy | Self::PostCopy => Format::Qemu,
             Self::Xen | Self::XenLegacy => Format::Xen,
             Self::CloudHypervisor => Format::CloudHypervisor,
         }
@@ -157,11 +236,22 @@ impl EngineKind {
             "zero-page-detection" => self.format() == Format::Qemu,
             "connections" => self == Self::CloudHypervisor,
             // The others wait for the destination always.
-            "return-path" => self.format() == Format::Qemu,
+            "return-path" => matches!(self, Self::Qemu | Self::StopAndCopy),
+            "postcopy-ram" | "postcopy-after-precopy" | "timeout-postcopy" => self == Self::Qemu,
+            "postcopy-preempt"
+            | "max-postcopy-bandwidth"
+            | "postcopy-stall-timeout"
+            | "postcopy-recover-tries"
+            | "postcopy-recover-interval"
+            | "postcopy-recover-timeout" => matches!(self, Self::Qemu | Self::PostCopy),
             // They re-arm the log as they read it.
             "reprotect" => self == Self::Qemu,
             "downtime-limit" => matches!(self, Self::Qemu | Self::CloudHypervisor),
             "timeout" | "timeout-strategy" => self == Self::CloudHypervisor,
+            // Other guests announce themselves.
+            "announce-initial" | "announce-max" | "announce-rounds" | "announce-step" => {
+                self.format() == Format::Qemu
+            }
             _ => true,
         }
     }
@@ -204,6 +294,8 @@ impl Default for MigrationParams {
             timeout: 3_600_000,
             timeout_strategy: TimeoutStrategy::Cancel,
             auto_converge: AutoConvergeParams::default(),
+            postcopy: PostcopyParams::default(),
+            announce: AnnounceParams::default(),
             multifd: MultifdParams::default(),
             zero_page_detection: ZeroPageDetection::default(),
             xbzrle: XbzrleParams::default(),
@@ -220,17 +312,57 @@ impl MigrationParams {
     #[must_use]
     pub fn effective_reprotect(&self) -> Reprotect {
         match self.engine {
-            EngineKind::Qemu | EngineKind::StopAndCopy => self.reprotect,
+            EngineKind::Qemu | EngineKind::StopAndCopy | EngineKind::PostCopy => self.reprotect,
             EngineKind::Xen | EngineKind::XenLegacy | EngineKind::CloudHypervisor => {
                 Reprotect::AtSync
             }
         }
     }
 
-    /// Whether the source waits for the destination's word: always, but for a QEMU without a return path.
+    /// Whether the source waits for the destination's word: always, but for a QEMU without a return
+    /// path. QEMU opens one for `postcopy-ram` whether or not it was asked to.
     #[must_use]
     pub fn waits_for_destination(&self) -> bool {
-        self.return_path || self.engine.format() != Format::Qemu
+        self.return_path || self.engine.format() != Format::Qemu || self.may_postcopy()
+    }
+
+    /// Whether the guest may run at the destination before all of its pages are there.
+    #[must_use]
+    pub fn may_postcopy(&self) -> bool {
+        self.postcopy.ram || self.engine == EngineKind::PostCopy
+    }
+
+    /// The option that QEMU or libvirt refuse to combine with the others, with the reason.
+    #[must_use]
+    pub fn refused(&self) -> Option<(&'static str, &'static str)> {
+        if self.may_postcopy() {
+            return None;
+        }
+        let postcopy = &self.postcopy;
+        let needs = "it requires postcopy-ram";
+        if postcopy.preempt {
+            Some(("postcopy-preempt", "Postcopy preempt requires postcopy-ram"))
+        } else if postcopy.after_precopy {
+            Some(("postcopy-after-precopy", needs))
+        } else {
+            postcopy.timeout.map(|_| ("timeout-postcopy", needs))
+        }
+    }
+
+    /// When announcements are sent. Where the hypervisor sends none, the guest's driver does, once, as it resumes: Xen's
+    /// netfront does (`NETDEV_NOTIFY_PEERS`), and we take it that a guest of Cloud Hypervisor does.
+    #[must_use]
+    pub fn announcements(&self) -> Announce {
+        if self.engine.format() != Format::Qemu {
+            return Announce::ONCE;
+        }
+        let ms = std::time::Duration::from_millis;
+        Announce {
+            initial: ms(self.announce.announce_initial),
+            max: ms(self.announce.announce_max),
+            rounds: self.announce.announce_rounds,
+            step: ms(self.announce.announce_step),
+        }
     }
 
     /// The connections beside the main one.
@@ -246,8 +378,10 @@ impl MigrationParams {
         } else {
             0
         };
+        let preempt = u8::from(self.postcopy.preempt && self.may_postcopy());
         streams::channels(ChannelKind::Multifd, multifd)
             .chain(streams::channels(ChannelKind::Data, data))
+            .chain(streams::channels(ChannelKind::Preempt, preempt))
             .collect()
     }
 
@@ -279,6 +413,9 @@ impl MigrationParams {
     pub fn check(&self) -> Result<(), Refused> {
         if !(1..=128).contains(&self.connections) {
             return Err(Refused::Connections);
+        }
+        if self.multifd.enabled && self.may_postcopy() {
+            return Err(Refused::MultifdPostcopy);
         }
         streams::check(&self.multifd, &self.xbzrle)
     }

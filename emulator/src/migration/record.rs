@@ -24,6 +24,8 @@ pub enum Phase {
     Switchover,
     /// The guest runs at the destination.
     Resume,
+    /// Post-copy: the guest runs at the destination, which pulls what it lacks.
+    Pull,
 }
 
 impl Phase {
@@ -36,6 +38,7 @@ impl Phase {
         Self::State,
         Self::Switchover,
         Self::Resume,
+        Self::Pull,
     ];
 
     /// Its name in scenarios and events.
@@ -49,6 +52,7 @@ impl Phase {
             Self::State => "state",
             Self::Switchover => "switchover",
             Self::Resume => "resume",
+            Self::Pull => "pull",
         }
     }
 }
@@ -303,6 +307,74 @@ pub struct SourceReport {
     /// What the threads did that write the guest's RAM; `None` if it is not there (`memory = "synthetic"`).
     #[serde(default)]
     pub writers: Option<WritersReport>,
+    /// Post-copy, if it came to it.
+    #[serde(default)]
+    pub postcopy: Option<PostcopySource>,
+}
+
+/// A post-copy at its source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct PostcopySource {
+    /// When the package was on the socket: QEMU's downtime ends.
+    pub package_ns: u64,
+    /// QMP's `postcopy-bytes`: RAM bytes put into the stream since.
+    pub postcopy_bytes: u64,
+    /// … of them on the connection for requested pages.
+    pub preempt_bytes: u64,
+    /// QMP's `postcopy-requests`.
+    pub requests: u64,
+    /// Pages that the destination was told it lacks.
+    pub discarded_pages: u64,
+    /// … in so many ranges.
+    pub discarded_ranges: u64,
+    /// Times without a connection.
+    pub interruptions: Vec<Interruption>,
+}
+
+/// A post-copy stood still: QEMU's `postcopy-paused`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interruption {
+    /// When the connection was given up, monotonic ns.
+    pub from_ns: u64,
+    /// When pages went on; `None`: they never did.
+    pub to_ns: Option<u64>,
+    /// How often a new connection was tried.
+    pub tries: u32,
+    /// Why.
+    pub error: String,
+}
+
+/// Buckets of [`PostcopyDestination::latency_dist`].
+pub const LATENCY_BUCKETS: usize = 24;
+
+/// A post-copy at its destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct PostcopyDestination {
+    /// Pages that were missing when the guest was started.
+    pub missing_pages: u64,
+    /// Pages that never came; the guest is lost if there are any.
+    pub never_came: u64,
+    /// Pages that came although they were there: they change nothing.
+    pub came_twice: u64,
+    /// Pages that the guest touched before they had come: asked for.
+    pub requests: u64,
+    /// From the touch to the page's being there, ns, of all requests together.
+    pub latency_ns_sum: u64,
+    /// … of the slowest.
+    pub latency_ns_max: u64,
+    /// QMP's `postcopy-latency-dist`: [1, 2) µs, [2, 4) µs, …; the first and last take what is beyond.
+    pub latency_dist: Vec<u64>,
+    /// QMP's `postcopy-blocktime`, in ns: the guest stood still for want of a page.
+    pub blocktime_ns: u64,
+    /// How much later than it was touched a page was asked for, ns, of all requests together: this
+    /// computer's, and part of their latency.
+    pub asked_late_ns_sum: u64,
+    /// ns that the guest stood still although no page was missing: this computer's.
+    pub held_ns: u64,
+    /// Accesses of pages that had not come; none, or the guest is not what it should be.
+    pub overrun: u64,
+    /// When the last page was there, monotonic ns.
+    pub whole_ns: Option<u64>,
 }
 
 /// What the destination knows.
@@ -323,6 +395,9 @@ pub struct DestinationReport {
     pub torn_on_receipt: u64,
     /// Outcome of comparing every page with what the guest's own time says it must be.
     pub verification: Option<Verification>,
+    /// Post-copy, if it came to it.
+    #[serde(default)]
+    pub postcopy: Option<PostcopyDestination>,
     /// CPU time of the destination's thread, ns.
     pub cpu_ns: u64,
     /// Run-queue delay of the destination's thread, ns.
@@ -341,9 +416,19 @@ impl DestinationReport {
             bad_on_receipt: 0,
             torn_on_receipt: 0,
             verification: None,
+            postcopy: None,
             cpu_ns: 0,
             run_queue_ns: 0,
         }
+    }
+}
+
+impl DestinationReport {
+    /// Whether the guest runs here but will never have all of its pages.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        let postcopy = self.postcopy.as_ref();
+        postcopy.is_some_and(|postcopy| postcopy.never_came > 0)
     }
 }
 
@@ -377,6 +462,7 @@ impl SourceReport {
             cpu_ns: 0,
             run_queue_ns: 0,
             writers: None,
+            postcopy: None,
         }
     }
 }
@@ -450,6 +536,13 @@ pub struct MigrationRecord {
     pub engine_statistics: serde_json::Value,
     /// Guest paused at the source → resumed at the destination, one clock, ms.
     pub observed_outage_ms: Option<f64>,
+    /// Last answer of the VM's address from the source → first from the destination, by the first of its probes' kernel
+    /// receive stamps, ms; `None` without a probe.
+    #[serde(default)]
+    pub network_downtime_ms: Option<f64>,
+    /// What each of its probes saw.
+    #[serde(default)]
+    pub probes: Vec<ProbeRecord>,
     /// Rounds (the source's, also as a list in `source_report`).
     pub rounds: u32,
     /// Every page arrived in its right version.
@@ -467,6 +560,19 @@ pub struct MigrationRecord {
     pub source_report: Option<SourceReport>,
     /// The destination's account.
     pub destination_report: Option<DestinationReport>,
+}
+
+/// What a probe of a VM's address saw of its move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeRecord {
+    /// From where it asked: a host, or `internet`.
+    pub from: String,
+    /// Last answer from the source → first from the destination, ms; `None` if none came from there in 3 s.
+    pub network_downtime_ms: Option<f64>,
+    /// Requests between these that nobody answered.
+    pub lost: Option<u32>,
+    /// From one request to the next, ms: the resolution.
+    pub interval_ms: f64,
 }
 
 /// What the emulation itself added to a migration while it was under way (DESIGN §5).

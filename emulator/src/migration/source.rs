@@ -69,6 +69,8 @@ pub struct SourceJob {
     pub acknowledge_limit_ms: u64,
     /// Monotonic instant at which the orchestrator gives up.
     pub deadline_ns: Option<u64>,
+    /// Dials the destination again, for a post-copy whose connection broke; `None`: it never does.
+    pub redial: Option<Redial>,
     /// Deliberate mistakes, so that tests can see verification fail. Empty in every run.
     #[doc(hidden)]
     pub faults: Vec<Fault>,
@@ -90,6 +92,9 @@ impl std::fmt::Debug for SourceJob {
     }
 }
 
+/// Connects to the destination once more; bounded in time by itself.
+pub type Redial = Box<dyn Fn() -> std::io::Result<TcpStream> + Send + Sync>;
+
 /// Mistakes a source could make.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +103,8 @@ pub enum Fault {
     SkipHarvest { number: u32 },
     /// The first bits of the final round are cleared without sending their pages.
     ClearDirtyBits { pages: u64 },
+    /// Post-copy: the destination is not told which pages it lacks.
+    SkipDiscard,
     /// A batch of pages fails after so many were sent: put back into the log, or forgotten.
     LosePages {
         after: u64,
@@ -147,6 +154,18 @@ pub enum SourceError {
     /// A channel's codec.
     #[error(transparent)]
     Codec(CodecError),
+    /// Post-copy: the connection broke and could not be taken up again. The guest runs at the
+    /// destination or is lost.
+    #[error("post-copy was interrupted and not taken up again within {tries} tries in {ms} ms")]
+    NotRecovered {
+        /// So often.
+        tries: u32,
+        /// For so long.
+        ms: u64,
+        /// What broke it.
+        #[source]
+        source: Box<SourceError>,
+    },
     /// The destination said something else.
     #[error(transparent)]
     ReturnPath(#[from] WireError),
@@ -162,8 +181,8 @@ pub enum SourceEnd {
     Cancelled,
     /// Failed; the guest runs here.
     Failed,
-    /// Everything was sent and no word came back; the guest is paused until
-    /// [`SourceOutcome::resolve`].
+    /// Everything was sent and no word came back, or a post-copy was interrupted for good; the guest
+    /// is paused until [`SourceOutcome::resolve`].
     Undecided,
     /// The guest's process died here.
     Crashed,
@@ -218,7 +237,9 @@ impl Observer for NoObserver {}
 ///
 /// Ownership: while the last byte has not been handed to the socket, every failure leaves the
 /// guest running here. Afterwards only the destination's word decides: SHUT 0 releases it, any
-/// other SHUT resumes it here, and none leaves it paused and undecided.
+/// other SHUT resumes it here, and none leaves it paused and undecided. In post-copy the same holds
+/// of the package's last byte until the destination says that the guest runs there; from then on it
+/// never runs here again, and its pages are kept until the destination has them all.
 #[must_use]
 pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
     let meter = ThreadMeter::start();
@@ -279,6 +300,7 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
         cpu_ns: cpu_ns + get(&traffic.cpu_ns),
         run_queue_ns: run_queue_ns + get(&traffic.run_queue_ns),
         writers: None,
+        postcopy: session.postcopy,
     };
     SourceOutcome {
         report,

@@ -8,19 +8,20 @@ use std::sync::{Arc, Mutex};
 use replay::content::{ContentProfile, PagePool, Recipe};
 use replay::host::CoreWork;
 use replay::{Behaviour, GuestTime, MemorySpec, VmState};
-use traces::class::{Locality, PageClass};
+use traces::class::{Coupling, Locality, PageClass};
 
 use super::channels::{Channel, open_all};
 use super::destination::{
     DestinationControl, DestinationError, DestinationJob, DestinationOutcome, run_destination,
 };
 use super::engine::EngineUnits;
-use super::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest};
+use super::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest, Standing};
 use super::ownership::{DestinationSide, SourceSide};
-use super::params::{AutoConvergeParams, MigrationParams, Reprotect};
+use super::params::{AutoConvergeParams, MigrationParams, PostcopyParams, Reprotect};
 use super::record::Status;
 use super::source::{Fault, NoObserver, SourceEnd, SourceJob, SourceOutcome, run_source};
 use super::transport::SourceControl;
+use super::upcoming::Limit;
 use super::wire::hello::HELLO_BYTES;
 use super::wire::{Decoder, Event, Format, Streams};
 use crate::clock::mono_ns;
@@ -30,6 +31,7 @@ mod deltas;
 mod engines;
 mod faults;
 mod multifd;
+mod postcopy;
 mod resident;
 
 const SEED: u64 = 11;
@@ -43,6 +45,8 @@ struct TestGuest {
     clock: Mutex<(Option<u64>, u64)>,
     refuse: bool,
     throttled: Mutex<Vec<u8>>,
+    /// Both of its clocks are one.
+    limit: Mutex<Limit>,
 }
 
 impl TestGuest {
@@ -54,12 +58,23 @@ impl TestGuest {
             clock,
             refuse: false,
             throttled: Mutex::default(),
+            limit: Mutex::default(),
         })
     }
 
     fn run_ns(&self) -> u64 {
         let (since, before) = *self.clock.lock().unwrap();
-        before + since.map_or(0, |since| mono_ns() - since)
+        let free = before + since.map_or(0, |since| mono_ns() - since);
+        let most = self.most().map_or(u64::MAX, |(ns, _)| ns);
+        free.min(most.max(before))
+    }
+
+    /// How far its limit lets it come, and by which clock.
+    fn most(&self) -> Option<(u64, Coupling)> {
+        let limit = *self.limit.lock().unwrap();
+        let cpu = limit.cpu_ns.map(|ns| (ns - 1, Coupling::Cpu));
+        let run = limit.run_ns.map(|ns| (ns - 1, Coupling::Time));
+        cpu.into_iter().chain(run).min_by_key(|(ns, _)| *ns)
     }
 
     fn runs(&self) -> bool {
@@ -129,6 +144,39 @@ impl DestinationGuest for TestGuest {
         }
         self.start(state.run_ns);
         Ok(mono_ns())
+    }
+
+    fn run_within(&self, limit: Limit) {
+        let so_far = self.run_ns();
+        let mut clock = self.clock.lock().unwrap();
+        *clock = (clock.0.map(|_| mono_ns()), so_far);
+        *self.limit.lock().unwrap() = limit;
+    }
+
+    fn standing(&self) -> Standing {
+        let time = time(self.run_ns());
+        let (Some(since), before) = *self.clock.lock().unwrap() else {
+            return Standing::Gone;
+        };
+        match self.most() {
+            Some((most, clock)) if time.run_ns >= most => Standing::Stopped {
+                time,
+                clock,
+                since_ns: since + most.saturating_sub(before),
+            },
+            Some((most, _)) => Standing::Running {
+                time,
+                until_ns: since + (most - before),
+            },
+            None => Standing::Running {
+                time,
+                until_ns: u64::MAX,
+            },
+        }
+    }
+
+    fn give_up(&self) {
+        SourceGuest::crash(self);
     }
 }
 
@@ -225,6 +273,7 @@ impl World {
             batch_pages: 32,
             acknowledge_limit_ms: 10_000,
             deadline_ns: Some(mono_ns() + 60_000_000_000),
+            redial: None,
             faults: Vec::new(),
         }
     }
@@ -243,6 +292,8 @@ impl World {
             congestion: Some(CONGESTION.to_owned()),
             control: Arc::default(),
             silence_limit_ms: 20_000,
+            postcopy: PostcopyParams::default(),
+            recover: None,
         }
     }
 
@@ -589,6 +640,7 @@ fn a_source_that_vanishes_leaves_no_guest_at_the_destination() {
                 memory_check: world.memory.check(),
                 ram_pages: 16_384,
                 return_path: true,
+                postcopy: false,
                 format: Format::Qemu,
                 streams: Streams::default(),
             },

@@ -118,14 +118,34 @@ pub enum Broken {
     PeerGone,
 }
 
+/// What was ordered of a post-copy.
+#[derive(Debug, Default)]
+struct PostcopyOrders {
+    allowed: bool,
+    start: bool,
+    pulling: bool,
+}
+
 #[derive(Debug, Default)]
 struct Control {
     cancelled: bool,
     committing: bool,
+    postcopy: PostcopyOrders,
     suspended: bool,
     broken: Option<Broken>,
     parameters: ParameterChange,
     sockets: Vec<TcpStream>,
+}
+
+impl Control {
+    /// Ends every connection; true.
+    fn shut_down(&self) -> bool {
+        for socket in &self.sockets {
+            // A socket that is no longer connected needs no shutdown.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        true
+    }
 }
 
 /// Shared with whoever may cancel or watch a migration.
@@ -145,18 +165,54 @@ impl SourceControl {
             return false;
         }
         control.cancelled = true;
-        for socket in &control.sockets {
-            // A socket that is no longer connected needs no shutdown.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
+        control.shut_down();
         self.wake.notify_all();
         true
+    }
+
+    /// QMP's `migrate-start-postcopy`: the next decision switches. `false` if it was started without
+    /// `postcopy-ram`, or is beyond that.
+    pub fn start_postcopy(&self) -> bool {
+        let mut control = self.lock();
+        let may = control.postcopy.allowed && !control.committing && !control.cancelled;
+        control.postcopy.start |= may;
+        may
+    }
+
+    /// QMP's `migrate-pause`: breaks the connection over which pages are pulled. `false` if none are.
+    pub fn pause_postcopy(&self) -> bool {
+        let control = self.lock();
+        control.postcopy.pulling && control.shut_down()
+    }
+
+    pub(super) fn allow_postcopy(&self) {
+        self.lock().postcopy.allowed = true;
+    }
+
+    pub(super) fn wants_postcopy(&self) -> bool {
+        self.lock().postcopy.start
+    }
+
+    /// Pages are pulled over this connection from here on.
+    pub(super) fn pull_over(&self, socket: &TcpStream) -> std::io::Result<()> {
+        let clone = socket.try_clone()?;
+        let mut control = self.lock();
+        control.sockets = vec![clone];
+        control.postcopy.pulling = true;
+        Ok(())
     }
 
     /// Breaks the migration as a fault does, whatever phase it is in. The source's thread finds out
     /// at its next look, at most 100 ms later.
     pub fn break_off(&self, how: Broken) {
         let mut control = self.lock();
+        if control.postcopy.pulling {
+            control.shut_down();
+            // A connection that was reset is taken up again.
+            if how == Broken::Reset {
+                return;
+            }
+        }
         control.cancelled = true;
         // A process that has died stays dead.
         if control.broken != Some(Broken::Crashed) {
@@ -198,6 +254,22 @@ impl SourceControl {
             Some(Broken::Reset) => SourceError::Io(ErrorKind::ConnectionReset.into()),
             Some(Broken::PeerGone) => SourceError::DestinationGone,
             None => error,
+        }
+    }
+
+    /// Waits for a monotonic instant: whether it came before an end of the migration died.
+    pub(super) fn wait_in_postcopy(&self, at_ns: u64) -> bool {
+        let mut control = self.lock();
+        loop {
+            let left = at_ns.saturating_sub(mono_ns());
+            if left == 0 || control.cancelled {
+                return !control.cancelled;
+            }
+            control = self
+                .wake
+                .wait_timeout(control, Duration::from_nanos(left))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
@@ -281,18 +353,27 @@ enum Part<'a> {
     Page(Piece<'a>),
 }
 
+/// The connection: the one the migration began with, or one that took it up again.
+#[derive(Debug)]
+enum Connection<'a> {
+    First(&'a TcpStream),
+    Again(TcpStream),
+}
+
 /// Bytes on their way to the socket.
 #[derive(Debug)]
 pub(super) struct PageStream<'a> {
-    socket: &'a TcpStream,
+    connection: Connection<'a>,
+    /// ns without a byte taken after which the connection counts as broken.
+    stall_ns: Option<u64>,
     control: &'a SourceControl,
     deadline_ns: Option<u64>,
     pieces_max: usize,
     arena: Vec<u8>,
     pieces: Vec<Part<'a>>,
     accepted: u64,
-    /// All connections of the migration, and what those beside this one have sent.
-    watched: Vec<&'a TcpStream>,
+    /// The connections beside this one, if TCP states are to be sampled, and what they have sent.
+    watched: Option<Vec<&'a TcpStream>>,
     beside: Option<&'a Traffic>,
     looked_ns: u64,
     pub(super) tcp: Vec<TcpSample>,
@@ -307,14 +388,15 @@ impl<'a> PageStream<'a> {
         deadline_ns: Option<u64>,
     ) -> Self {
         Self {
-            socket,
+            connection: Connection::First(socket),
+            stall_ns: None,
             control,
             deadline_ns,
             pieces_max: (2 * batch_pages).clamp(2, MAX_PIECES),
             arena: Vec::with_capacity(2 * ARENA_BYTES),
             pieces: Vec::with_capacity(PACKET_PIECES),
             accepted: 0,
-            watched: Vec::new(),
+            watched: None,
             beside: None,
             looked_ns: 0,
             tcp: Vec::new(),
@@ -322,15 +404,35 @@ impl<'a> PageStream<'a> {
         }
     }
 
-    /// The same, sampling the TCP state of all the migration's connections and counting what they sent.
+    /// The same, sampling the TCP state of all the migration's connections and counting what was sent
+    /// over those beside this one.
     pub(super) fn watching(
         mut self,
-        sockets: impl Iterator<Item = &'a TcpStream>,
+        others: impl Iterator<Item = &'a TcpStream>,
         beside: &'a Traffic,
     ) -> Self {
-        self.watched.extend(sockets);
+        self.watched = Some(others.collect());
         self.beside = Some(beside);
         self
+    }
+
+    pub(super) fn socket(&self) -> &TcpStream {
+        match &self.connection {
+            Connection::First(socket) => socket,
+            Connection::Again(socket) => socket,
+        }
+    }
+
+    /// Goes on over another connection. What the last one had not taken is forgotten.
+    pub(super) fn reconnect(&mut self, socket: TcpStream) {
+        self.connection = Connection::Again(socket);
+        self.pieces.clear();
+        self.arena.clear();
+    }
+
+    /// From here on a connection that takes nothing for so long is broken.
+    pub(super) fn set_stall(&mut self, stall_ns: Option<u64>) {
+        self.stall_ns = stall_ns;
     }
 
     /// Bytes the sockets have taken.
@@ -385,16 +487,25 @@ impl<'a> PageStream<'a> {
         }
         let mut left = &mut pieces[..self.pieces.len()];
         Piece::advance(&mut left, 0); // drops empty ones
+        let mut stalls_at = self.stalls_at();
         while !left.is_empty() {
-            match memory::write_vectored(self.socket, left) {
+            match memory::write_vectored(self.socket(), left) {
                 Ok(0) => return Err(SourceError::Io(ErrorKind::WriteZero.into())),
                 Ok(bytes) => {
                     self.accepted += bytes as u64;
                     Piece::advance(&mut left, bytes);
+                    if !left.is_empty() {
+                        stalls_at = self.stalls_at();
+                    }
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut => self.may_go_on()?,
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                        self.may_go_on()?;
+                        if stalls_at.is_some_and(|at| mono_ns() >= at) {
+                            return Err(SourceError::Io(ErrorKind::TimedOut.into()));
+                        }
+                    }
                     _ if self.control.is_cancelled() => return Err(SourceError::Cancelled),
                     _ => return Err(SourceError::Io(error)),
                 },
@@ -404,6 +515,10 @@ impl<'a> PageStream<'a> {
         self.arena.clear();
         self.sample();
         Ok(())
+    }
+
+    fn stalls_at(&self) -> Option<u64> {
+        self.stall_ns.map(|ns| mono_ns().saturating_add(ns))
     }
 
     pub(super) fn set_deadline(&mut self, deadline_ns: Option<u64>) {
@@ -428,11 +543,17 @@ impl<'a> PageStream<'a> {
     /// a loss or has just done so: a path that stands idle then is not this computer's fault.
     pub(super) fn sample(&mut self) {
         let now = mono_ns();
-        if self.watched.is_empty() || now < self.looked_ns + self.look_ns() {
+        let Some(watched) = &self.watched else {
+            return;
+        };
+        // Many connections are looked at as much less often.
+        let crowd = (1 + watched.len() as u64).div_ceil(8);
+        if now < self.looked_ns + (TCP_LOOK_NS * crowd).min(TCP_SAMPLE_NS) {
             return;
         }
+        let all = std::iter::once(self.socket()).chain(watched.iter().copied());
+        let infos: Result<Vec<_>, _> = all.map(tcpinfo::read).collect();
         self.looked_ns = now;
-        let infos: Result<Vec<_>, _> = self.watched.iter().map(tcpinfo::read).collect();
         // A socket just reset has no state to sample; the next write tells why.
         let Ok(infos) = infos else {
             return;
@@ -448,11 +569,5 @@ impl<'a> PageStream<'a> {
         if due || (repairs && self.tcp.len() < TCP_REPAIRS_MAX) {
             self.tcp.push(sample);
         }
-    }
-
-    /// Many connections are looked at as much less often.
-    fn look_ns(&self) -> u64 {
-        let crowd = (self.watched.len() as u64).div_ceil(8);
-        (TCP_LOOK_NS * crowd).min(TCP_SAMPLE_NS)
     }
 }

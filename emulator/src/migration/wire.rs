@@ -10,6 +10,10 @@
 //! section FULL        1 + 4, device state padded to its stated size, footer 5
 //! end            1 B  after it the destination may commit
 //!
+//! post-copy (`postcopy`): command ADVISE 5 + 16 after OPEN_RETURN_PATH; instead of the section END
+//! DISCARD commands and a PACKAGED one, in which LISTEN, the section FULL, a PING and RUN stand; then
+//! sections PART and END as above, and the end, after which nothing is missing
+//!
 //! page     8 B word `offset | flags` (big-endian), block name on its first page, 4096 B, 1 B, or a delta
 //! flush    8 B word MULTIFD_FLUSH, also in the RAM list of a migration with channels
 //! return path    2 B kind, 2 B length, payload
@@ -29,6 +33,9 @@ mod encode;
 mod foreign_tests;
 pub mod hello;
 pub mod multifd;
+pub mod postcopy;
+#[cfg(test)]
+mod postcopy_tests;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -61,6 +68,9 @@ const SECTION_FULL: u8 = 0x04;
 const SECTION_COMMAND: u8 = 0x08;
 const SECTION_FOOTER: u8 = 0x7E;
 const COMMAND_OPEN_RETURN_PATH: u16 = 1;
+/// Flags of the header.
+const HEADER_RETURN_PATH: u32 = 1;
+const HEADER_POSTCOPY: u32 = 2;
 
 const FLAG_ZERO: u64 = 0x02;
 const FLAG_MEM_SIZE: u64 = 0x04;
@@ -120,6 +130,8 @@ pub struct Header {
     pub ram_pages: u32,
     /// Whether the source waits for the destination's last word.
     pub return_path: bool,
+    /// Whether the guest may run before all of its pages are there: QEMU's ADVISE.
+    pub postcopy: bool,
     /// Whose records follow.
     pub format: Format,
     /// How pages travel besides the main stream's plain ones.
@@ -260,6 +272,8 @@ pub enum Event<'a> {
     StateEnd,
     /// The source waits for an answer (Cloud Hypervisor).
     AnswerWanted,
+    /// What only post-copy says.
+    Postcopy(postcopy::Command<'a>),
     /// The last byte of the stream.
     End,
 }

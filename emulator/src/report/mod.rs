@@ -6,6 +6,7 @@
 
 mod certificate;
 mod chart;
+mod clients;
 mod hosts;
 pub mod html;
 mod latency;
@@ -18,7 +19,7 @@ pub mod validation;
 
 use crate::results::{ResultsError, RunDir, collect, write_atomically};
 
-/// Writes `report.html` into a run directory from `run.json`, `summary.json` and the events.
+/// Writes `report.html`, and `clients.svg` if a VM that answers or asks has moved, into a run directory from `run.json`, `summary.json` and the events.
 ///
 /// # Errors
 /// When the results cannot be read (see [`crate::results::rebuild`]) or the file cannot be written.
@@ -26,12 +27,15 @@ pub fn write(run: &RunDir) -> Result<(), ResultsError> {
     let header = run.header()?;
     let summary = run.summary()?;
     let collected = collect::collect(run, &header, |_| Ok(()))?;
-    let page = page::page(&page::Report {
+    let report = page::Report {
         header: &header,
         summary: &summary,
         all: &collected,
-    });
-    write_atomically(&run.file("report.html"), page.as_bytes())
+    };
+    if let Some(figure) = clients::figure(&report) {
+        write_atomically(&run.file("clients.svg"), figure.as_bytes())?;
+    }
+    write_atomically(&run.file("report.html"), page::page(&report).as_bytes())
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ pub(super) fn page(r: &Report<'_>) -> String {
         section(&mut out, "Tenant flows", FLOWS_NOTE, &flows(s));
     }
     if !s.services.is_empty() {
-        let body = services(s);
+        let body = services(s) + &super::clients::plots(r);
         section(&mut out, "Services", SERVICES_NOTE, &body);
     }
     section(

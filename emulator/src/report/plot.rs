@@ -151,11 +151,16 @@ impl Plot {
         self.frame(&mut out, &x, &y);
         for (at, label) in &self.marks {
             let Some(at) = x.at(*at) else { continue };
+            // Labels of marks at the right stand to their left.
+            let (side, beside) = if at > 0.75 * WIDTH {
+                (" text-anchor=\"end\"", at - 4.0)
+            } else {
+                ("", at + 4.0)
+            };
             let _ = write!(
                 out,
                 "<line class=\"change\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{BOTTOM}\"/>\
-                 <text class=\"axis\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-                at + 4.0,
+                 <text class=\"axis\"{side} x=\"{beside:.1}\" y=\"{:.1}\">{}</text>",
                 TOP + 10.0,
                 escape(label)
             );

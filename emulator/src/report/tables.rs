@@ -13,7 +13,7 @@ const LINKS_MAX: usize = 200;
 
 /// One row a migration.
 pub(super) fn outcomes(r: &Report<'_>) -> String {
-    const HEADINGS: [&str; 14] = [
+    const HEADINGS: [&str; 15] = [
         "#",
         "at, s",
         "vm",
@@ -22,6 +22,7 @@ pub(super) fn outcomes(r: &Report<'_>) -> String {
         "total, ms",
         "downtime, ms",
         "outage, ms",
+        "seen, ms",
         "sent, MiB",
         "rounds",
         "status",
@@ -73,6 +74,7 @@ fn outcome(m: &MigrationRecord) -> Vec<Cell> {
         ms(qmp("total-time")),
         ms(qmp("downtime")),
         ms(m.observed_outage_ms),
+        ms(m.network_downtime_ms),
         Cell::number(sent, figure),
         Cell::number(Some(f64::from(m.rounds)), |v| format!("{v:.0}")),
         Cell::raw(format!(

@@ -294,6 +294,7 @@ impl Collected {
             since_ns,
             answered,
             cut,
+            connections,
         } = kind
         {
             let due_ns = |us: u64| since_ns.saturating_add(us.saturating_mul(1000));
@@ -301,6 +302,7 @@ impl Collected {
             let answered = answered.into_iter().map(|(us, took)| (due_ns(us), took));
             of.answered.extend(answered);
             of.cut.extend(cut.into_iter().map(due_ns));
+            of.connections += u64::from(connections);
         }
     }
 

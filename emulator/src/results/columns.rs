@@ -346,6 +346,12 @@ pub const MIGRATIONS: &[Column] = &[
         "paused at the source to resumed, one clock",
     ),
     column(
+        "network_downtime_ms",
+        Float,
+        Measured,
+        "last answer of the VM's address from the source to the first from the destination, seen by its first probe; null without one",
+    ),
+    column(
         "request_to_release_ms",
         Float,
         Measured,
@@ -458,6 +464,30 @@ pub const MIGRATIONS: &[Column] = &[
         Measured,
         "share of this computer's CPU time stolen from below meanwhile",
     ),
+    column(
+        "postcopy_bytes",
+        Float,
+        Measured,
+        "RAM bytes handed over since the guest ran at the destination; missing if it was no post-copy",
+    ),
+    column(
+        "postcopy_requests",
+        Float,
+        Measured,
+        "pages that the guest touched before they had come",
+    ),
+    column(
+        "postcopy_latency_us",
+        Float,
+        Measured,
+        "from such a touch to the page's being there, mean, microseconds",
+    ),
+    column(
+        "postcopy_blocktime_ms",
+        Float,
+        Measured,
+        "how long the guest stood still for want of pages",
+    ),
 ];
 
 /// Every table with its columns.
@@ -478,7 +508,7 @@ pub const SERVICES: &[Column] = &[
         "window",
         Text,
         Measured,
-        "run; or before, during, after a migration of the server",
+        "run; or before, during, after a migration of the server or the client",
     ),
     column("migration", Int, Measured, "its number; 0: the whole run"),
     column(
@@ -504,6 +534,12 @@ pub const SERVICES: &[Column] = &[
         Int,
         Measured,
         "requests that were due in it and were not when the clock stopped",
+    ),
+    column(
+        "connections",
+        Float,
+        Measured,
+        "connections the client opened in the whole run; null in other windows",
     ),
     column(
         "mean_ms",

@@ -1,4 +1,5 @@
-//! Latency of services: over the whole run, and before, during and after each migration of their VM.
+//! Latency of services: over the whole run, and before, during and after each migration of a VM at
+//! either end.
 //!
 //! A request belongs to the window in which it was due. Quantiles are HDR histograms' (three digits);
 //! nothing is dropped, and what was never answered is counted beside them.
@@ -23,6 +24,8 @@ pub struct Requests {
     pub answered: Vec<(u64, u64)>,
     /// When those were due that nobody answered before the clock stopped.
     pub cut: Vec<u64>,
+    /// Connections that were opened.
+    pub connections: u64,
 }
 
 /// A service in a window.
@@ -46,6 +49,10 @@ pub struct ServiceRow {
     pub answered: u64,
     /// Requests due in it and not answered when the clock stopped.
     pub cut: u64,
+    /// Connections its client opened, in the whole run; `None` in other windows. More than it has, times how often the
+    /// clock began to run, are reconnects.
+    #[serde(default)]
+    pub connections: Option<u64>,
     /// Latency; `None` when nothing was answered.
     pub latency: Option<Latency>,
 }
@@ -101,12 +108,13 @@ pub fn rows(header: &RunHeader, all: &Collected) -> Vec<ServiceRow> {
                     .iter()
                     .filter(|&&due_ns| inside(due_ns))
                     .count() as u64,
+                connections: migration.is_none().then_some(requests.connections),
                 latency: latency(&latencies),
             });
         };
         add("run", None, (all.begin_mono_ns, all.end_mono_ns + 1));
-        let of_server = all.migrations.iter().map(|ended| &ended.record);
-        for record in of_server.filter(|record| record.vm == server) {
+        let of_ends = all.migrations.iter().map(|ended| &ended.record);
+        for record in of_ends.filter(|record| [&server, &client].contains(&&record.vm)) {
             let (from_ns, to_ns) = span(record);
             let number = Some(record.id);
             add(

@@ -6,7 +6,7 @@ use super::services::{Latency, ServiceRow};
 use super::table::{TableWriter, Value};
 use super::{ResultsError, RunDir, io_error, temporary};
 use crate::event::{Event, EventKind, HostSample, LinkCalibration, LinkSample, VmSample};
-use crate::migration::record::{ErrorBudget, MigrationRecord, Owner, Status};
+use crate::migration::record::{ErrorBudget, MigrationRecord, Owner, PostcopyDestination, Status};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -189,6 +189,7 @@ fn migration_row(at: [Value; 2], r: &MigrationRecord, k: u32) -> Vec<Value> {
         qmp(r, "setup-time").into(),
         downtime_ms(r).into(),
         r.observed_outage_ms.into(),
+        r.network_downtime_ms.into(),
         r.request_to_release_ms.into(),
         r.rounds.into(),
         sent.into(),
@@ -203,7 +204,23 @@ fn migration_row(at: [Value; 2], r: &MigrationRecord, k: u32) -> Vec<Value> {
         r.grade_reasons.join("; ").as_str().into(),
     ];
     row.extend(budget_row(r.error_budget.as_ref()));
+    row.extend(postcopy_row(r));
     row
+}
+
+fn postcopy_row(r: &MigrationRecord) -> [Value; 4] {
+    let served = r.source_report.as_ref().and_then(|s| s.postcopy.as_ref());
+    let pulled = r.destination_report.as_ref();
+    let pulled = pulled.and_then(|d| d.postcopy.as_ref());
+    let mean_us = |p: &PostcopyDestination| {
+        (p.requests > 0).then(|| p.latency_ns_sum as f64 / p.requests as f64 / 1e3)
+    };
+    [
+        served.map(|s| s.postcopy_bytes as f64).into(),
+        served.map(|s| s.requests as f64).into(),
+        pulled.and_then(mean_us).into(),
+        pulled.map(|p| p.blocktime_ns as f64 / 1e6).into(),
+    ]
 }
 
 fn budget_row(budget: Option<&ErrorBudget>) -> [Value; 11] {
@@ -239,6 +256,7 @@ fn service_row(r: &ServiceRow) -> Vec<Value> {
         r.span_s.into(),
         r.answered.into(),
         r.cut.into(),
+        r.connections.map(|n| n as f64).into(),
         ms(|l| l.mean_ms),
         ms(|l| l.p50_ms),
         ms(|l| l.p90_ms),

@@ -114,6 +114,7 @@ fn scenario(e: Example) -> Scenario {
             response_bytes: 1000,
             cpu_ns: 0,
         }],
+        probes: Vec::new(),
         network: NetworkSpec {
             backend: Some(BackendKind::Relay),
             topology: Topology::star(
@@ -408,6 +409,7 @@ impl Maker {
             since_ns,
             answered: (0..100).map(|n| (n * 1_000_000, 500 + 10 * n)).collect(),
             cut: vec![100_000_000],
+            connections: 1,
         });
         self.put(EventKind::Warning {
             message: "timer lateness <p99> over 50 µs & more".into(),
@@ -489,6 +491,8 @@ fn record(f: Facts) -> MigrationRecord {
         query_migrate,
         engine_statistics: serde_json::Value::Null,
         observed_outage_ms: outage,
+        network_downtime_ms: outage.map(|ms| ms + 1.0),
+        probes: Vec::new(),
         rounds: u32::try_from(rounds.len()).unwrap(),
         verified: !f.failed,
         grade: if id % 6 == 0 { "B" } else { "A" }.into(),
@@ -503,6 +507,7 @@ fn record(f: Facts) -> MigrationRecord {
             received_bytes: normal,
             bad_on_receipt: 0,
             torn_on_receipt: 0,
+            postcopy: None,
             verification: None,
             cpu_ns: 1,
             run_queue_ns: 1,
@@ -618,5 +623,6 @@ fn source_report(
         cpu_ns: 1,
         run_queue_ns: 1,
         writers: None,
+        postcopy: None,
     }
 }

@@ -6,7 +6,8 @@
 //! not. So a source in doubt is always told one or the other, and no guest runs twice.
 
 use crate::balance::moves::Move;
-use crate::control::message::SourceEnding;
+use crate::control::message::{PathSeen, ProbeSeen, SourceEnding};
+use crate::ids::ProbeId;
 use crate::migration::faults::FaultStruck;
 use crate::migration::record::{DeedDone, DestinationReport, Owner, Prediction, SourceReport};
 use crate::orchestrator::Patience;
@@ -76,6 +77,12 @@ pub struct Ongoing {
     pub deeds: Vec<DeedDone>,
     /// It is over, and this is who owns the guest; what was seen of its links is not known yet.
     pub over: Option<Owner>,
+    /// What was seen of its links, once that is known.
+    pub path: Option<Option<Box<PathSeen>>>,
+    /// Probes that have not told yet what they saw.
+    pub probes_left: usize,
+    /// What those that have saw.
+    pub probed: Vec<(ProbeId, Option<ProbeSeen>)>,
     source: Part<SourceDone>,
     destination: Part<DestinationReport>,
     committed_ns: Option<u64>,
@@ -118,6 +125,9 @@ impl Ongoing {
             patience: None,
             deeds: Vec::new(),
             over: None,
+            path: None,
+            probes_left: 0,
+            probed: Vec::new(),
             source: Part::Open,
             destination: Part::Open,
             committed_ns: None,
@@ -293,9 +303,16 @@ impl Ongoing {
             })
     }
 
+    /// Whether the destination may still pull pages from the source's copy.
+    fn pulls(&self) -> bool {
+        let postcopy = self.source().and_then(|done| done.report.postcopy.as_ref());
+        let in_doubt = self.source().map(|done| done.ending) == Some(SourceEnding::Undecided);
+        postcopy.is_some() && in_doubt && !self.destination.is_over()
+    }
+
     /// What follows; to be asked again after every change and after every `Tell`.
     pub fn verdict(&mut self) -> Verdict {
-        let there_is_known = self.committed_ns.is_some()
+        let there_is_known = (self.committed_ns.is_some() && !self.pulls())
             || (self.destination.is_over() && !matches!(self.destination, Part::Silent));
         if self.source_in_doubt() && !self.told && there_is_known {
             self.told = true;
@@ -317,6 +334,8 @@ impl Ongoing {
         let destination_silent = matches!(self.destination, Part::Silent);
         match self.committed_ns {
             Some(_) if destination_lost => Owner::Lost,
+            // It ran there, and its pages have gone with the source or the way to it.
+            Some(_) if self.destination().is_some_and(DestinationReport::is_lost) => Owner::Lost,
             // It ran there; whether it still does nobody can say.
             Some(_) if destination_silent => Owner::Stranded,
             Some(_) => Owner::Destination,
@@ -497,11 +516,15 @@ mod tests {
                 m.committed(3);
                 with(Completed)(m);
                 how(m);
-                m.destination_done(destination());
             })
         };
-        assert_eq!(ran_there(|_| {}), Some(Owner::Destination));
-        assert_eq!(ran_there(Ongoing::crashed_there), Some(Owner::Lost));
+        let through = |m: &mut Ongoing| m.destination_done(destination());
+        assert_eq!(ran_there(through), Some(Owner::Destination));
+        let crashed = |m: &mut Ongoing| {
+            m.crashed_there();
+            m.destination_done(destination());
+        };
+        assert_eq!(ran_there(crashed), Some(Owner::Lost));
         assert_eq!(ran_there(Ongoing::destination_lost), Some(Owner::Lost));
         assert_eq!(
             ran_there(Ongoing::destination_silent),

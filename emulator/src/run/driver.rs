@@ -85,7 +85,7 @@ pub(super) struct Driver<'a> {
     pub(super) migrations: Vec<MigrationRecord>,
     pub(super) flows: FlowBook,
     pub(super) services: ServiceBook,
-    lost: BTreeSet<HostId>,
+    pub(super) lost: BTreeSet<HostId>,
     /// Hosts of which nobody will know whether they are dead.
     pub(super) unfenced: BTreeSet<HostId>,
     pub(super) faults: FaultBook,
@@ -420,6 +420,13 @@ impl<'a> Driver<'a> {
         match message {
             FromMachine::Agent(host, message) => self.heard_agent(host, *message).await,
             FromMachine::AgentLost(host) => self.host_lost(host).await,
+            FromMachine::Vm(vm, message) => match *message {
+                FromAgent::Warning(message) => {
+                    let name = &self.scenario.vms[vm.index()].name;
+                    self.warn(format!("VM {name}: {message}"))
+                }
+                message => self.heard_service(message).await,
+            },
             FromMachine::Links(links) => {
                 for link in &links {
                     self.write(EventKind::LinkSample(link.clone()))?;
@@ -427,7 +434,7 @@ impl<'a> Driver<'a> {
                 self.links = links;
                 Ok(())
             }
-            FromMachine::Watched(migration, seen) => self.watched(migration, seen.as_deref()),
+            FromMachine::Watched(migration, seen) => self.watched(migration, seen),
             FromMachine::LinksChanged(changes) => {
                 for change in changes {
                     let kind = EventKind::LinkChanged {
@@ -505,8 +512,13 @@ impl<'a> Driver<'a> {
             | FromAgent::FlowBytes(_)
             | FromAgent::FlowClosed { .. } => self.heard_traffic(message).await,
             FromAgent::ServerReady { .. } | FromAgent::Answered { .. } => {
-                self.heard_service(host, message).await
+                self.heard_service(message).await
             }
+            FromAgent::Probed {
+                migration,
+                probe,
+                seen,
+            } => self.probed(migration, probe, seen),
             FromAgent::Struck { fault, at_ns } => self.in_effect(fault, at_ns).await,
             FromAgent::FaultDue {
                 migration,

@@ -10,12 +10,14 @@ use crate::balance::view::Action;
 use crate::clock::mono_ns;
 use crate::control::message::{FromAgent, PathSeen, SourceEnding, ToAgent, ToMachine, VmPlacement};
 use crate::event::{EventKind, LinkCalibration};
-use crate::ids::{HostId, MigrationId, VmId};
+use crate::ids::{HostId, MigrationId, ProbeId, VmId};
 use crate::migration::faults::End;
 use crate::migration::metrics::{self, RecordParts};
-use crate::migration::record::{MigrationRecord, Owner};
+use crate::migration::record::{MigrationRecord, Owner, ProbeRecord};
 use crate::orchestrator::Look;
+use crate::scenario::INTERNET;
 use crate::timeline::Input;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 impl Driver<'_> {
@@ -153,8 +155,7 @@ impl Driver<'_> {
             FromAgent::Committed { migration, at_ns } => {
                 self.update(migration, |ongoing| ongoing.committed(at_ns))
                     .await?;
-                // Services and flows go on from and to where it runs now.
-                self.follow_services().await?;
+                // Flows go on from and to where it runs now; services move with their VM.
                 self.open_flows().await
             }
             FromAgent::SourceDone {
@@ -283,38 +284,54 @@ impl Driver<'_> {
             return Ok(());
         };
         if !ongoing.watched {
-            return self.ended(migration, owner, None);
+            return self.ended(migration, owner);
         }
         ongoing.over = Some(owner);
         ongoing.cancel_at_ns = None;
+        let vm = ongoing.of.vm;
         let sending = ongoing
             .source()
             .and_then(|done| budget::sending(&done.report))
             .map(Box::new);
         let unwatch = ToMachine::Unwatch { migration, sending };
-        Ok(self.machine.send(&unwatch).await?)
+        self.machine.send(&unwatch).await?;
+        if owner == Owner::Destination {
+            let left = self.read_probes(migration, vm).await?;
+            if let Some(ongoing) = self.ongoing.get_mut(&migration) {
+                ongoing.probes_left = left;
+            }
+        }
+        Ok(())
     }
 
     /// What was seen of the links of a migration that is over.
     pub(super) fn watched(
         &mut self,
         migration: MigrationId,
-        seen: Option<&PathSeen>,
+        seen: Option<Box<PathSeen>>,
     ) -> Result<(), RunError> {
-        let ongoing = self.ongoing.get(&migration);
-        match ongoing.and_then(|ongoing| ongoing.over) {
-            Some(owner) => self.ended(migration, owner, seen),
-            None => Ok(()),
+        let ongoing = self.ongoing.get_mut(&migration);
+        if let Some(ongoing) = ongoing.filter(|ongoing| ongoing.over.is_some()) {
+            ongoing.path = Some(seen);
+        }
+        self.settle(migration)
+    }
+
+    /// Ends a migration of which everything is known that belongs to its record.
+    pub(super) fn settle(&mut self, migration: MigrationId) -> Result<(), RunError> {
+        match self.ongoing.get(&migration) {
+            Some(Ongoing {
+                over: Some(owner),
+                path: Some(_),
+                probes_left: 0,
+                ..
+            }) => self.ended(migration, *owner),
+            _ => Ok(()),
         }
     }
 
     /// A migration has ended: placement, record, timeline.
-    fn ended(
-        &mut self,
-        migration: MigrationId,
-        owner: Owner,
-        seen: Option<&PathSeen>,
-    ) -> Result<(), RunError> {
+    fn ended(&mut self, migration: MigrationId, owner: Owner) -> Result<(), RunError> {
         let Some(ongoing) = self.ongoing.remove(&migration) else {
             return Ok(());
         };
@@ -330,7 +347,7 @@ impl Driver<'_> {
             let (vm, host) = (ongoing.of.vm, ongoing.of.destination);
             self.write(EventKind::Placed { vm, host })?;
         }
-        let mut record = self.record(&ongoing, owner, seen);
+        let mut record = self.record(&ongoing, owner);
         record.faults.clone_from(&ongoing.faults);
         record.deeds.clone_from(&ongoing.deeds);
         self.progress.migrated(&record);
@@ -341,7 +358,7 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn record(&self, ongoing: &Ongoing, owner: Owner, seen: Option<&PathSeen>) -> MigrationRecord {
+    fn record(&self, ongoing: &Ongoing, owner: Owner) -> MigrationRecord {
         let of = &ongoing.of;
         let name = |host: HostId| self.scenario.hosts[host.index()].name.clone();
         let vm = &self.scenario.vms[of.vm.index()];
@@ -371,11 +388,41 @@ impl Driver<'_> {
         let names = grade::path_links(self.scenario, of.source, of.destination);
         let on_path = |link: &&LinkCalibration| names.contains(&link.link);
         let path: Vec<&LinkCalibration> = self.ready.calibration.iter().filter(on_path).collect();
+        self.note_probes(&mut record, ongoing);
+        let seen = ongoing.path.as_ref().and_then(Option::as_deref);
         record.error_budget = seen.map(|seen| budget::budget(&record, &path, seen));
         let (grade, reasons) = grade::migration_grade(&record, &path);
         record.grade = grade.name().to_owned();
         record.grade_reasons = reasons;
         record
+    }
+
+    /// What clients of the VM's address saw of its move.
+    fn note_probes(&self, record: &mut MigrationRecord, ongoing: &Ongoing) {
+        let name = |probe: ProbeId| {
+            let from = self.scenario.probes[probe.index()].from;
+            let host = self.scenario.hosts.get(from.index());
+            host.map_or(INTERNET, |host| &host.name).to_owned()
+        };
+        let ms = |ns: u64| ns as f64 / 1e6;
+        let mut probes: Vec<(ProbeId, ProbeRecord)> = ongoing
+            .probed
+            .iter()
+            .map(|&(probe, seen)| {
+                let record = ProbeRecord {
+                    from: name(probe),
+                    network_downtime_ms: seen
+                        .map(|it| ms(it.first_destination_ns.saturating_sub(it.last_source_ns))),
+                    lost: seen.map(|it| it.lost),
+                    interval_ms: ms(self.scenario.probes[probe.index()].interval_ns),
+                };
+                (probe, record)
+            })
+            .collect();
+        probes.sort_by_key(|(probe, _)| *probe);
+        record.probes = probes.into_iter().map(|(_, record)| record).collect();
+        let first = record.probes.first();
+        record.network_downtime_ms = first.and_then(|probe| probe.network_downtime_ms);
     }
 
     pub(super) async fn cancel_one(&mut self, migration: MigrationId) -> Result<(), RunError> {
@@ -422,6 +469,20 @@ impl Driver<'_> {
             .filter(|(_, o)| o.of.source == host || o.of.destination == host)
             .map(|(&id, o)| (id, o.of.source == host))
             .collect();
+        // Whoever probed from there will not answer any more.
+        let asked = self.scenario.probes.iter().filter(|it| it.from == host);
+        let probed: BTreeSet<VmId> = asked.map(|probe| probe.vm).collect();
+        let over = self.ongoing.iter_mut().filter(|(_, o)| o.over.is_some());
+        let unheard = over.filter(|(_, o)| probed.contains(&o.of.vm));
+        let unheard: Vec<MigrationId> = unheard
+            .map(|(&id, o)| {
+                o.probes_left = 0;
+                id
+            })
+            .collect();
+        for migration in unheard {
+            self.settle(migration)?;
+        }
         let silent = self.unfenced.contains(&host);
         for (migration, is_source) in touched {
             let of = &self.ongoing[&migration].of;

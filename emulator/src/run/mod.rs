@@ -23,6 +23,7 @@ mod services;
 mod span;
 mod traffic;
 
+pub(crate) use self::services::ports;
 pub use self::span::SERVICE_MARGIN_NS;
 use crate::balance;
 use crate::clock::{mono_ns, unix_s};
@@ -315,6 +316,7 @@ async fn emulate(
         let admit = |capacity| gate.measured(capacity);
         let ready = build(&mut machine, setup, &mut progress, admit).await?;
         place(&mut machine, scenario, &mut progress).await?;
+        open_ports(&mut machine, scenario, &mut progress).await?;
         Ok::<_, RunError>(ready)
     });
     let ready = started.await.map_err(|_| RunError::Silent)??;
@@ -403,6 +405,47 @@ fn processes(scenario: &Scenario) -> Vec<HostSpec> {
 /// Agents run in the same file system, but not necessarily in the same folder.
 fn absolute(path: &Path) -> Result<PathBuf, RunError> {
     Ok(std::path::absolute(path)?)
+}
+
+/// Gives VMs their addresses and processes; an error of the machine comes as its last word.
+async fn open_ports(
+    machine: &mut Machine,
+    scenario: &Scenario,
+    progress: &mut Progress,
+) -> Result<(), RunError> {
+    let vms = ports(scenario);
+    if !vms.is_empty() {
+        progress.phase("giving VMs their addresses");
+    }
+    let mut waiting = vms.len();
+    for vm in vms {
+        let host = scenario.vms[vm.index()].host;
+        machine.send(&ToMachine::OpenPort { vm, host }).await?;
+    }
+    while waiting > 0 {
+        match machine.recv().await?.ok_or(RunError::MachineGone)? {
+            FromMachine::Vm(vm, message) => {
+                if let FromAgent::SetUp(done) = *message {
+                    waiting -= 1;
+                    done.map_err(|reason| RunError::Placement {
+                        vm: scenario.vms[vm.index()].name.clone(),
+                        reason,
+                    })?;
+                }
+            }
+            FromMachine::Failed {
+                message,
+                missing_capability,
+            } => {
+                return Err(RunError::Machine {
+                    message,
+                    missing_capability,
+                });
+            }
+            other => tracing::debug!(?other, "while ports are opened"),
+        }
+    }
+    Ok(())
 }
 
 async fn place(

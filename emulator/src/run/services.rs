@@ -1,24 +1,29 @@
-//! The driver's part for services: both ends are open while the clock runs, the answering one where
-//! its VM is.
+//! The driver's part for services and probes: both ends of a service are open while the clock runs.
 //!
-//! A service's connections do not survive a move: the source's end, the client is told where the VM
-//! runs now as soon as it does, and asks again what was under way. Latency goes on counting.
+//! An end of a VM is in the VM's own process, at the VM's own address, so it stays open when the VM
+//! moves: nothing has to be done here for a connection to survive. A prober asks as long as the clock
+//! runs; what it saw of a move is asked for when the migration is over.
 
 use super::RunError;
 use super::driver::Driver;
-use crate::clock::mono_ns;
-use crate::control::message::{FromAgent, ToAgent};
+use crate::control::message::{FromAgent, ProbeSeen, ToAgent, ToMachine};
 use crate::event::EventKind;
-use crate::ids::{HostId, ServiceId};
-use crate::scenario::Endpoint;
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use crate::ids::{HostId, MigrationId, ProbeId, ServiceId, VmId};
+use crate::scenario::{Endpoint, Scenario};
+use netmodel::topology::vm_address;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+/// Whose process an end is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Party {
+    Host(HostId),
+    Vm(VmId),
+}
 
 /// A service whose ends are open, or being opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Open {
-    server: HostId,
-    client: HostId,
     /// Where it is answered, once that is known.
     to: Option<SocketAddr>,
     /// The client has been told.
@@ -35,37 +40,45 @@ pub(super) struct ServiceBook {
     drawn: u64,
 }
 
+/// VMs with an address of their own: those that answer, ask or are probed.
+pub(crate) fn ports(scenario: &Scenario) -> BTreeSet<VmId> {
+    let ends = scenario.services.iter();
+    let ends = ends.flat_map(|service| [Endpoint::Vm(service.server), service.client]);
+    let vms = ends.filter_map(|end| match end {
+        Endpoint::Vm(vm) => Some(vm),
+        Endpoint::Internet => None,
+    });
+    let probed = scenario.probes.iter().map(|probe| probe.vm);
+    vms.chain(probed).collect()
+}
+
 impl Driver<'_> {
-    fn service_places(&self, service: ServiceId) -> Option<(HostId, HostId)> {
-        let hosts = self.vm_hosts();
-        let spec = &self.scenario.services[service.index()];
-        let client = match spec.client {
-            Endpoint::Vm(vm) => hosts[vm.index()],
-            Endpoint::Internet => self.scenario.network.internet,
-        };
-        Some((hosts[spec.server.index()]?, client?))
+    fn client_of(&self, service: ServiceId) -> Option<Party> {
+        match self.scenario.services[service.index()].client {
+            Endpoint::Vm(vm) => Some(Party::Vm(vm)),
+            Endpoint::Internet => self.scenario.network.internet.map(Party::Host),
+        }
+    }
+
+    async fn tell_party(&mut self, party: Party, message: ToAgent) -> Result<(), RunError> {
+        match party {
+            Party::Host(host) => self.tell(host, message).await,
+            Party::Vm(vm) => {
+                let message = ToMachine::Vm(vm, Box::new(message));
+                Ok(self.machine.send(&message).await?)
+            }
+        }
     }
 
     /// Opens the answering ends; nothing is asked before the clock runs.
     pub(super) async fn open_services(&mut self) -> Result<(), RunError> {
         for service in (0..).map(ServiceId).take(self.scenario.services.len()) {
-            if let Some((server, client)) = self.service_places(service) {
-                let open = Open {
-                    server,
-                    client,
-                    to: None,
-                    asking: false,
-                };
-                self.services.open.insert(service, open);
-                self.open_server(service, server).await?;
-            }
+            let vm = self.scenario.services[service.index()].server;
+            self.services.open.insert(service, Open::default());
+            let open = ToAgent::OpenServer { service, vm };
+            self.tell_party(Party::Vm(vm), open).await?;
         }
         Ok(())
-    }
-
-    async fn open_server(&mut self, service: ServiceId, host: HostId) -> Result<(), RunError> {
-        let vm = self.scenario.services[service.index()].server;
-        self.tell(host, ToAgent::OpenServer { service, vm }).await
     }
 
     /// The clock runs from an instant on: requests are due.
@@ -74,30 +87,37 @@ impl Driver<'_> {
         for service in self.services.open.keys().copied().collect::<Vec<_>>() {
             self.open_client(service).await?;
         }
+        for (probe, spec) in (0..).map(ProbeId).zip(&self.scenario.probes) {
+            if let Some(to) = vm_address(spec.vm.0) {
+                let open = ToAgent::OpenProbe {
+                    probe,
+                    to,
+                    interval_ns: spec.interval_ns,
+                };
+                self.tell(spec.from, open).await?;
+            }
+        }
         Ok(())
     }
 
-    /// Opens a service's client, if it is time and the server is there; tells one that is open where
-    /// the server is.
+    /// Opens a service's client, if it is time and the server is there.
     async fn open_client(&mut self, service: ServiceId) -> Result<(), RunError> {
-        let since_ns = self.services.since_ns;
-        let open = self.services.open.get_mut(&service);
-        let (Some(open), Some(since_ns)) = (open, since_ns) else {
+        let client = self.client_of(service);
+        let (Some(open), Some(since_ns), Some(client)) = (
+            self.services.open.get_mut(&service),
+            self.services.since_ns,
+            client,
+        ) else {
             return Ok(());
         };
         let Some(to) = open.to else {
             return Ok(());
         };
-        let client = open.client;
         if std::mem::replace(&mut open.asking, true) {
-            return self.tell(client, ToAgent::Redirect { service, to }).await;
+            return Ok(());
         }
         self.services.drawn += 1;
         let spec = self.scenario.services[service.index()].clone();
-        let vm = match spec.client {
-            Endpoint::Vm(vm) => Some(vm),
-            Endpoint::Internet => None,
-        };
         // Odd factors keep seed, service and span apart; what is drawn from it is mixed.
         let seed = self.scenario.seed
             ^ (u64::from(service.0) + 1).wrapping_mul(0xd134_2543_de82_ef95)
@@ -106,67 +126,40 @@ impl Driver<'_> {
             service,
             to,
             spec: Box::new(spec),
-            vm,
             since_ns,
             seed,
         };
-        self.tell(client, ask).await
-    }
-
-    /// A VM runs elsewhere: its services are answered, or asked, from there on.
-    pub(super) async fn follow_services(&mut self) -> Result<(), RunError> {
-        for (service, open) in self.services.open.clone() {
-            let Some((server, client)) = self.service_places(service) else {
-                continue;
-            };
-            if client != open.client {
-                self.tell(open.client, ToAgent::CloseClient(service))
-                    .await?;
-                let entry = self.services.open.get_mut(&service);
-                if let Some(entry) = entry {
-                    (entry.client, entry.asking) = (client, false);
-                }
-                self.services.since_ns = self.services.since_ns.map(|_| mono_ns());
-                self.open_client(service).await?;
-            }
-            if server != open.server {
-                self.tell(open.server, ToAgent::CloseServer(service))
-                    .await?;
-                if let Some(entry) = self.services.open.get_mut(&service) {
-                    (entry.server, entry.to) = (server, None);
-                }
-                self.open_server(service, server).await?;
-            }
-        }
-        Ok(())
+        self.tell_party(client, ask).await
     }
 
     pub(super) async fn close_services(&mut self) -> Result<(), RunError> {
         self.services.since_ns = None;
-        for (service, open) in std::mem::take(&mut self.services.open) {
-            self.tell(open.client, ToAgent::CloseClient(service))
-                .await?;
-            self.tell(open.server, ToAgent::CloseServer(service))
+        for (probe, spec) in (0..).map(ProbeId).zip(&self.scenario.probes) {
+            self.tell(spec.from, ToAgent::CloseProbe(probe)).await?;
+        }
+        for service in std::mem::take(&mut self.services.open).into_keys() {
+            if let Some(client) = self.client_of(service) {
+                self.tell_party(client, ToAgent::CloseClient(service))
+                    .await?;
+            }
+            let server = self.scenario.services[service.index()].server;
+            self.tell_party(Party::Vm(server), ToAgent::CloseServer(service))
                 .await?;
         }
         Ok(())
     }
 
-    /// An agent said something of a service.
-    pub(super) async fn heard_service(
-        &mut self,
-        host: HostId,
-        message: FromAgent,
-    ) -> Result<(), RunError> {
+    /// A process said something of a service.
+    pub(super) async fn heard_service(&mut self, message: FromAgent) -> Result<(), RunError> {
         match message {
             FromAgent::ServerReady {
                 service,
                 port: Ok(port),
             } => {
-                let to = SocketAddr::new(self.ready.addresses[host.index()].ip(), port);
-                match self.services.open.get_mut(&service) {
-                    Some(open) if open.server == host => open.to = Some(to),
-                    _ => return Ok(()),
+                let server = self.scenario.services[service.index()].server;
+                let address = vm_address(server.0).map(|at| SocketAddr::new(IpAddr::V4(at), port));
+                if let Some(open) = self.services.open.get_mut(&service) {
+                    open.to = address;
                 }
                 self.open_client(service).await
             }
@@ -178,6 +171,7 @@ impl Driver<'_> {
                 service,
                 requests,
                 cut,
+                connections,
             } => {
                 let due = requests.iter().map(|&(due_ns, _)| due_ns);
                 let Some(since_ns) = due.chain(cut.iter().copied()).min() else {
@@ -192,9 +186,42 @@ impl Driver<'_> {
                         .map(|&(due, took)| (us(due), took))
                         .collect(),
                     cut: cut.iter().map(|&due_ns| us(due_ns)).collect(),
+                    connections,
                 })
             }
             _ => Ok(()),
         }
+    }
+
+    /// Asks those who probe a VM what they saw of a migration that has moved it; how many will answer.
+    pub(super) async fn read_probes(
+        &mut self,
+        migration: MigrationId,
+        vm: VmId,
+    ) -> Result<usize, RunError> {
+        let mut asked = 0;
+        for (probe, spec) in (0..).map(ProbeId).zip(&self.scenario.probes) {
+            if spec.vm == vm && !self.lost.contains(&spec.from) {
+                asked += 1;
+                let read = ToAgent::ReadProbe { probe, migration };
+                self.tell(spec.from, read).await?;
+            }
+        }
+        Ok(asked)
+    }
+
+    /// A prober said what it saw of a move.
+    pub(super) fn probed(
+        &mut self,
+        migration: MigrationId,
+        probe: ProbeId,
+        seen: Option<ProbeSeen>,
+    ) -> Result<(), RunError> {
+        let Some(ongoing) = self.ongoing.get_mut(&migration) else {
+            return Ok(());
+        };
+        ongoing.probed.push((probe, seen));
+        ongoing.probes_left = ongoing.probes_left.saturating_sub(1);
+        self.settle(migration)
     }
 }

@@ -155,7 +155,7 @@ pub(super) fn schedule(scenario: &Scenario, balanced: bool) -> Schedule {
         tick_ns,
         sample_ns: sample_step_ns(scenario),
         planned_ns,
-        margin_ns: if scenario.services.is_empty() {
+        margin_ns: if scenario.services.is_empty() && scenario.probes.is_empty() {
             0
         } else {
             SERVICE_MARGIN_NS
@@ -163,7 +163,7 @@ pub(super) fn schedule(scenario: &Scenario, balanced: bool) -> Schedule {
     }
 }
 
-/// Before and after migrations the clock runs so long for services: 200 requests at 100 a second.
+/// Before and after migrations the clock runs so long for services and probes: 200 requests at 100 a second.
 pub const SERVICE_MARGIN_NS: u64 = 2_000_000_000;
 
 /// Six samples a balancer's interval, none closer than a second: enough to see a load's shape

@@ -52,6 +52,7 @@ pub fn explain(scenario: &Scenario) -> String {
         ("Traces", traces(scenario)),
         ("Flows", flows(scenario)),
         ("Services", services(scenario)),
+        ("Probes", probes(scenario)),
         ("Planned migrations", planned(scenario)),
         ("Faults", faults(scenario)),
         ("Balancer", balancer(scenario)),
@@ -328,6 +329,19 @@ fn services(scenario: &Scenario) -> Table {
             show_size(u64::from(service.request_bytes)),
             show_size(u64::from(service.response_bytes)),
             show_time(service.cpu_ns),
+        ]);
+    }
+    table
+}
+
+fn probes(scenario: &Scenario) -> Table {
+    let mut table = table(&["VM", "from", "each"]);
+    for probe in &scenario.probes {
+        let from = scenario.hosts.get(probe.from.index());
+        table.add_row(vec![
+            scenario.vms[probe.vm.index()].name.clone(),
+            from.map_or(INTERNET, |host| &host.name).to_owned(),
+            show_time(probe.interval_ns),
         ]);
     }
     table

@@ -70,6 +70,9 @@ pub struct Scenario {
     pub flows: Vec<FlowSpec>,
     /// Services; the index is the `ServiceId`.
     pub services: Vec<ServiceSpec>,
+    /// Who asks VMs' addresses whether they are there.
+    #[serde(default)]
+    pub probes: Vec<ProbeSpec>,
     /// The network.
     pub network: NetworkSpec,
     /// The balancer.
@@ -379,6 +382,17 @@ pub struct ServiceSpec {
     pub response_bytes: u32,
     /// CPU time a request takes of the server, of a reference core.
     pub cpu_ns: u64,
+}
+
+/// Echo requests to a VM's address, from a host or from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeSpec {
+    /// The VM.
+    pub vm: VmId,
+    /// The host that asks; the one that stands for the Internet, too.
+    pub from: HostId,
+    /// From one request to the next, ns.
+    pub interval_ns: u64,
 }
 
 /// When requests are made.

@@ -5,7 +5,6 @@ mod network;
 
 pub use network::NetworkProblem;
 
-use crate::migration::params::Refused;
 use crate::placement::PlacementError;
 use crate::units::{QuantityError, show_size};
 use annotate_snippets::renderer::DecorStyle;
@@ -139,11 +138,13 @@ pub enum ProblemKind {
         /// Those that have it.
         of: Vec<&'static str>,
     },
-    /// Options that do not go together.
-    #[error("{reason}")]
+    /// An option that something else rules out.
+    #[error("`{key}`: {why}")]
     Refused {
-        /// Why, as the original says it.
-        reason: Refused,
+        /// The key.
+        key: String,
+        /// What rules it out, in the words of the original where it has some.
+        why: String,
     },
     /// A word that is not one of a fixed list, or a name nothing in the scenario has.
     #[error("`{key}`: there is no {what} `{name}`")]
@@ -250,7 +251,6 @@ impl ProblemKind {
             Self::UnknownKey { known, .. } => Some(format!("known here: {}", listed(known))),
             Self::Missing { example, .. } => Some(format!("write for example `{example}`")),
             Self::Quantity { accepted, .. } => Some(format!("accepted: {accepted}")),
-            Self::Refused { .. } => Some("leave one of them out".into()),
             Self::NotOfEngine { of, .. } => Some(format!("it is an option of {}", of.join(", "))),
             Self::Unknown {
                 near: Some(near), ..
@@ -284,6 +284,7 @@ impl ProblemKind {
             | Self::Type { .. }
             | Self::Bounds { .. }
             | Self::OneOf { .. }
+            | Self::Refused { .. }
             | Self::Behaviour { .. } => None,
             Self::Content { .. } => {
                 Some("take figures measured together, or leave out those that do not matter".into())

@@ -238,7 +238,7 @@ pub const TABLE: &[Constant] = &[
         "their time on the wire stays; CPU time and rate of requests are times",
     ),
     given(
-        "max-bandwidth, avail-switchover-bandwidth",
+        "max-bandwidth, avail-switchover-bandwidth, max-postcopy-bandwidth",
         "bytes/s",
         true,
         "shares of a link",
@@ -457,6 +457,7 @@ pub fn apply(scenario: &Scenario, k: u32) -> Result<Scenario, ScaleError> {
     for bytes in [
         &mut migration.max_bandwidth,
         &mut migration.avail_switchover_bandwidth,
+        &mut migration.postcopy.max_bandwidth,
         &mut migration.device_state_bytes,
     ] {
         // Rounding up keeps 0, which means "unlimited" or "none", apart from small values.

@@ -78,3 +78,61 @@ fn mistakes_are_named() {
         assert_eq!(shown.matches("error:").count(), 1, "{shown}");
     }
 }
+
+#[test]
+fn a_probe_asks_from_a_host_or_from_outside() {
+    let probes = "client = \"internet\"\n[[probes]]\nvm = \"v2\"\nfrom = \"internet\"\n\
+         [[probes]]\nvm = \"v1\"\nfrom = \"h2\"\ninterval = \"5ms\"";
+    let scenario = parsed(probes);
+    let found: Vec<_> = scenario
+        .probes
+        .iter()
+        .map(|probe| (probe.vm.0, probe.from.0, probe.interval_ns))
+        .collect();
+    // Whoever is outside comes after the two hosts.
+    assert_eq!(found, [(1, 2, 1_000_000), (0, 1, 5_000_000)]);
+    let shown = explain(&scenario);
+    assert!(shown.contains("5 ms") || shown.contains("5ms"), "{shown}");
+    // VMs at either end, and those that are probed.
+    let ports = crate::run::ports(&scenario);
+    assert_eq!(ports.into_iter().map(|vm| vm.0).collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
+fn probes_that_cannot_be_are_refused() {
+    for (probe, why) in [
+        ("vm = \"v9\"\nfrom = \"h1\"", "v9"),
+        ("vm = \"v1\"\nfrom = \"h9\"", "h9"),
+        (
+            "vm = \"v1\"\nfrom = \"h1\"\ninterval = \"10us\"",
+            "200us to 1s",
+        ),
+        ("vm = \"v1\"", "from"),
+    ] {
+        let text = text(&format!("client = \"v2\"\n[[probes]]\n{probe}"));
+        let error = refused(&text);
+        assert!(error.contains(why), "{probe}: {error}");
+    }
+}
+
+#[test]
+fn announcements_have_qemus_names_bounds_and_defaults() {
+    let with = |keys: &str| parsed(&format!("client = \"v2\"\n[migration]\n{keys}")).migration;
+    let ms = |params: crate::migration::params::MigrationParams| {
+        let instants = params.announcements().instants();
+        instants.map(|at| at.as_millis()).collect::<Vec<_>>()
+    };
+    assert_eq!(ms(with("")), [0, 50, 200, 450, 800]);
+    let few = "announce-rounds = 3\nannounce-initial = \"20ms\"\nannounce-step = \"10ms\"\nannounce-max = \"25ms\"";
+    assert_eq!(ms(with(few)), [0, 20, 45]);
+    assert_eq!(ms(with("engine = \"xen\"")), [0], "the guest itself, once");
+    for keys in [
+        "announce-step = \"20s\"",
+        "announce-rounds = 1001",
+        "engine = \"xen\"\nannounce-rounds = 2",
+    ] {
+        let text = text(&format!("client = \"v2\"\n[migration]\n{keys}"));
+        let error = refused(&text);
+        assert!(error.contains("announce-"), "{keys}: {error}");
+    }
+}

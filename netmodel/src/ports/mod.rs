@@ -158,12 +158,30 @@ impl Ports {
         self.shared.book().cable(vm, host)
     }
 
-    /// The VM is paused: nothing leaves it, and what arrives for it at its host is lost.
+    /// The VM is paused on a host: nothing leaves it, and what arrives for it there is lost. News of a host it has left
+    /// meanwhile changes nothing.
     ///
     /// # Errors
     /// [`FabricError`].
-    pub fn detach(&self, vm: u32) -> Result<(), FabricError> {
-        self.shared.book().detach(vm)
+    pub fn detach(&self, vm: u32, host: HostId) -> Result<(), FabricError> {
+        let mut book = self.shared.book();
+        if book.port(vm)?.host == host {
+            book.detach(vm)?;
+        }
+        Ok(())
+    }
+
+    /// A host has gone: the VMs that ran on it are off the network.
+    ///
+    /// # Errors
+    /// [`FabricError`].
+    pub fn host_gone(&self, host: HostId) -> Result<(), FabricError> {
+        let mut book = self.shared.book();
+        let here = book.ports.iter().filter(|(_, port)| port.host == host);
+        for vm in here.map(|(&vm, _)| vm).collect::<Vec<_>>() {
+            book.detach(vm)?;
+        }
+        Ok(())
     }
 
     /// The VM runs on a host: on another one than before, it says so as `announce` asks. On the same one nothing has

@@ -49,9 +49,10 @@ pub(crate) fn a_connection_survives_the_move_of_its_vm(backend: BackendKind) {
     let (mut client, mut server) = connection(&net, &guest);
     asks(&mut client, &mut server);
     // There and back, and once it stays: its migration has failed.
+    let mut at = 1;
     for host in [2, 1, 1, 2] {
         ports.prepare(VM, HostId(host)).unwrap();
-        ports.detach(VM).unwrap();
+        ports.detach(VM, HostId(at)).unwrap();
         // What is asked meanwhile is lost, and asked again by TCP.
         client.write_all(b"question").unwrap();
         server.set_nonblocking(true).unwrap();
@@ -62,6 +63,9 @@ pub(crate) fn a_connection_survives_the_move_of_its_vm(backend: BackendKind) {
         );
         server.set_nonblocking(false).unwrap();
         ports.attach(VM, HostId(host), Announce::QEMU).unwrap();
+        at = host;
+        // Late news of the host it has left.
+        ports.detach(VM, HostId(3 - host)).unwrap();
         server.read_exact(&mut [0; 8]).unwrap();
         server.write_all(b"answer").unwrap();
         client.read_exact(&mut [0; 6]).unwrap();
@@ -116,11 +120,11 @@ pub(crate) fn the_network_learns_of_a_move_by_announcements_alone(backend: Backe
         rounds: 0,
         ..Announce::QEMU
     };
-    ports.detach(VM).unwrap();
+    ports.detach(VM, HostId(1)).unwrap();
     assert_eq!(heard(), [false; 4]);
     ports.attach(VM, HostId(2), silent).unwrap();
     assert_eq!(heard(), [false; 4], "nobody has been told");
-    ports.detach(VM).unwrap();
+    ports.host_gone(HostId(2)).unwrap();
     ports.attach(VM, HostId(1), silent).unwrap();
     ports.attach(VM, HostId(2), Announce::ONCE).unwrap();
     // The announcement crosses the host's link and is on its way to all.

@@ -10,7 +10,7 @@ use super::lane::Supply;
 use super::vm::VmTotals;
 use super::work::CoreWork;
 
-/// Requests of a VM on its present host. They do not move with it: their connections do not either.
+/// Requests of a VM on its present host. They do not move with it: whoever waits for one asks again where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct RequestState {
     /// Work not served yet.

@@ -8,11 +8,11 @@ use crate::agent::tenant::Runs;
 use crate::clock::{mono_ns, sleep_until};
 use crate::scenario::Arrivals;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A connection that broke is tried again so soon when nobody says where the server is now.
+/// A connection that broke is tried again so soon.
 const RETRY: Duration = Duration::from_millis(20);
 /// The last stretch before a request is due is slept to its instant, not waited out.
 const PRECISE_NS: u64 = 2_000_000;
@@ -24,6 +24,8 @@ pub(in crate::agent) struct Closed {
     pub(in crate::agent) requests: Vec<(u64, u64)>,
     /// Due and not answered when the client was closed.
     pub(in crate::agent) cut: Vec<u64>,
+    /// Connections that were opened.
+    pub(in crate::agent) connections: u32,
 }
 
 /// A client of a service.
@@ -39,9 +41,6 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    to: SocketAddr,
-    /// Goes up when the server moves.
-    epoch: u64,
     stop: bool,
     /// Of an open loop: the next request that nobody has taken, and its number.
     next_ns: u64,
@@ -62,8 +61,6 @@ impl Client {
     pub(super) fn open(asking: Asking, runs: Runs) -> Result<Self, ServiceError> {
         let count = asking.spec.connections;
         let state = State {
-            to: asking.to,
-            epoch: 0,
             stop: false,
             next_ns: asking.since_ns + gap_ns(asking.spec.arrivals, asking.seed, 0),
             number: 1,
@@ -87,15 +84,13 @@ impl Client {
         Ok(client)
     }
 
-    pub(super) fn redirect(&self, to: SocketAddr) {
-        let mut state = self.0.lock();
-        (state.to, state.epoch) = (to, state.epoch + 1);
-        state.hang_up();
-        self.0.changed.notify_all();
-    }
-
     pub(super) fn answered(&self) -> Closed {
-        std::mem::take(&mut self.0.lock().done)
+        let mut state = self.0.lock();
+        // What else has happened is told with the next answers.
+        if state.done.requests.is_empty() {
+            return Closed::default();
+        }
+        std::mem::take(&mut state.done)
     }
 
     /// Threads end by themselves: what they are about has been cut.
@@ -159,7 +154,7 @@ impl Shared {
 
     /// One connection: request after request, until the client is closed.
     fn work(&self, worker: usize, runs: &dyn Fn() -> bool) {
-        let mut connection: Option<(u64, TcpStream)> = None;
+        let mut connection: Option<TcpStream> = None;
         let mut buffer = vec![0u8; CHUNK];
         let mut free_ns = self.asking.since_ns;
         while let Some(due_ns) = self.wait_for_next(worker, free_ns) {
@@ -167,8 +162,8 @@ impl Shared {
                 sleep_until(mono_ns() + 200_000);
             }
             while self.ask(worker, &mut connection, &mut buffer).is_err() {
-                let epoch = connection.take().map(|(epoch, _)| epoch);
-                if !self.wait_for_server(epoch) {
+                connection = None;
+                if !self.wait_for_server() {
                     return;
                 }
             }
@@ -210,11 +205,11 @@ impl Shared {
         }
     }
 
-    /// Waits until the server may be somewhere else; false when the client is closed.
-    fn wait_for_server(&self, epoch: Option<u64>) -> bool {
+    /// Waits a little; false when the client is closed.
+    fn wait_for_server(&self) -> bool {
         let state = self.lock();
-        let here = |state: &mut State| !state.stop && Some(state.epoch) == epoch;
-        let waited = self.changed.wait_timeout_while(state, RETRY, here);
+        let open = |state: &mut State| !state.stop;
+        let waited = self.changed.wait_timeout_while(state, RETRY, open);
         !waited.unwrap_or_else(PoisonError::into_inner).0.stop
     }
 
@@ -222,13 +217,13 @@ impl Shared {
     fn ask(
         &self,
         worker: usize,
-        connection: &mut Option<(u64, TcpStream)>,
+        connection: &mut Option<TcpStream>,
         buffer: &mut [u8],
     ) -> io::Result<()> {
         if connection.is_none() {
             *connection = Some(self.connect(worker)?);
         }
-        let Some((_, stream)) = connection else {
+        let Some(stream) = connection else {
             return Err(io::ErrorKind::NotConnected.into());
         };
         let spec = &self.asking.spec;
@@ -245,19 +240,17 @@ impl Shared {
         })
     }
 
-    fn connect(&self, worker: usize) -> io::Result<(u64, TcpStream)> {
-        let (to, epoch) = {
-            let state = self.lock();
-            (state.to, state.epoch)
-        };
-        let stream = net::connect(to, &self.asking.congestion).map_err(io::Error::other)?;
+    fn connect(&self, worker: usize) -> io::Result<TcpStream> {
+        let stream =
+            net::connect(self.asking.to, &self.asking.congestion).map_err(io::Error::other)?;
         stream.set_nodelay(true)?;
         let mut state = self.lock();
-        if state.stop || state.epoch != epoch {
+        if state.stop {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
+        state.done.connections += 1;
         state.workers[worker].stream = Some(stream.try_clone()?);
-        Ok((epoch, stream))
+        Ok(stream)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Services: requests that a VM answers over the emulated network, and those who ask.
 //!
 //! Inside: one thread a connection at either end, the record of latencies. Never inside: what a
-//! request costs the guest (`runtime`, `replay::host`), when services are open (`run::services`).
+//! request costs the guest (`cpu`, `replay::host`), when services are open (`run::services`), where
+//! their VMs are: addresses move with them.
 //!
 //! A request is a header (its length, the answer's, CPU time in ns: 4, 4 and 8 bytes, big endian) and
 //! a body; the answer is a body.
@@ -12,9 +13,8 @@ mod server;
 pub(super) use client::{Client, Closed};
 pub(super) use server::Server;
 
-use super::runtime::Runtime;
 use super::tenant::Runs;
-use crate::ids::{ServiceId, VmId};
+use crate::ids::ServiceId;
 use crate::scenario::ServiceSpec;
 use std::collections::BTreeMap;
 use std::io;
@@ -25,7 +25,12 @@ const HEADER: usize = 16;
 /// Bodies are written and read in parts of this.
 const CHUNK: usize = 64 << 10;
 /// Threads of connections are shallow.
-const THREAD_STACK: usize = 128 << 10;
+pub(super) const THREAD_STACK: usize = 128 << 10;
+
+/// Has the VM do so many ns of CPU work and waits until it is done; false when it never will be.
+pub(super) type Work = Box<dyn FnMut(u64) -> bool + Send>;
+/// Gives each thread that answers a way to have work done.
+pub(super) type MakeWork = Arc<dyn Fn() -> Work + Send + Sync>;
 
 /// A service's end could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +44,7 @@ pub(super) enum ServiceError {
 }
 
 /// The ends of services on this host.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Services {
     servers: BTreeMap<ServiceId, Server>,
     clients: BTreeMap<ServiceId, Client>,
@@ -65,11 +70,10 @@ impl Services {
     pub(super) fn open_server(
         &mut self,
         service: ServiceId,
-        vm: VmId,
-        runtime: &Arc<Runtime>,
+        work: MakeWork,
         (at, congestion): (SocketAddr, &str),
     ) -> Result<u16, ServiceError> {
-        let server = Server::open(vm, runtime, at, congestion)?;
+        let server = Server::open(work, at, congestion)?;
         let port = server.port();
         self.servers.insert(service, server);
         Ok(port)
@@ -89,13 +93,6 @@ impl Services {
     ) -> Result<(), ServiceError> {
         self.clients.insert(service, Client::open(asking, runs)?);
         Ok(())
-    }
-
-    /// The server is elsewhere now.
-    pub(super) fn redirect(&self, service: ServiceId, to: SocketAddr) {
-        if let Some(client) = self.clients.get(&service) {
-            client.redirect(to);
-        }
     }
 
     /// Stops asking; what has not been answered is cut.

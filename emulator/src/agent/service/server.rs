@@ -1,10 +1,7 @@
-//! The end that answers. Connections end when the VM leaves: what was asked and not answered is
-//! asked again, of the host it went to.
+//! The end that answers. Connections last as long as the service: they move with their VM.
 
-use super::{CHUNK, HEADER, ServiceError, THREAD_STACK};
+use super::{CHUNK, HEADER, MakeWork, ServiceError, THREAD_STACK, Work};
 use crate::agent::net;
-use crate::agent::runtime::Runtime;
-use crate::ids::VmId;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,17 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// An answering VM's listener and connections. Dropping it closes all.
-#[derive(Debug)]
 pub(in crate::agent) struct Server {
     shared: Arc<Shared>,
     address: SocketAddr,
     acceptor: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug)]
 struct Shared {
-    vm: VmId,
-    runtime: Arc<Runtime>,
+    work: MakeWork,
     gone: AtomicBool,
     /// To be shut down from outside.
     connections: Mutex<Vec<TcpStream>>,
@@ -30,22 +24,20 @@ struct Shared {
 
 impl Server {
     pub(super) fn open(
-        vm: VmId,
-        runtime: &Arc<Runtime>,
+        work: MakeWork,
         at: SocketAddr,
         congestion: &str,
     ) -> Result<Self, ServiceError> {
         let listener = net::listen(at, congestion)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
-            vm,
-            runtime: Arc::clone(runtime),
+            work,
             gone: AtomicBool::new(false),
             connections: Mutex::default(),
         });
         let accepting = Arc::clone(&shared);
         let acceptor = std::thread::Builder::new()
-            .name(format!("serve-{}", vm.0))
+            .name("serve".to_owned())
             .stack_size(THREAD_STACK)
             .spawn(move || accept(&listener, &accepting))?;
         Ok(Self {
@@ -63,7 +55,6 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.gone.store(true, Ordering::Release);
-        self.shared.runtime.look();
         // The acceptor waits for a connection: give it one, and let it end before connections are
         // shut, so that none is missed.
         drop(TcpStream::connect(self.address));
@@ -89,12 +80,12 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let Ok(held) = stream.try_clone() else {
             continue;
         };
-        let serving = Arc::clone(shared);
+        let work = (shared.work)();
         let thread = std::thread::Builder::new()
-            .name(format!("answer-{}", shared.vm.0))
+            .name("answer".to_owned())
             .stack_size(THREAD_STACK)
-            // A connection ends when the client closes it, or the VM goes; both show at the client.
-            .spawn(move || drop(serve(stream, &serving)));
+            // A connection ends when the client closes it, or the service does; both show at the client.
+            .spawn(move || drop(serve(stream, work)));
         if thread.is_ok() {
             let mut connections = shared.connections.lock();
             let connections = connections.as_mut();
@@ -105,7 +96,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+fn serve(mut stream: TcpStream, mut work: Work) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = vec![0u8; CHUNK];
     loop {
@@ -115,10 +106,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let length = |bytes| u32::from_be_bytes(bytes) as usize;
         let (asked, answer) = (length([a, b, c, d]), length([e, f, g, h]));
         pass(asked, |part| stream.read_exact(&mut buffer[..part]))?;
-        if !shared
-            .runtime
-            .serve(shared.vm, u64::from_be_bytes(cpu), &shared.gone)
-        {
+        if !work(u64::from_be_bytes(cpu)) {
             return Ok(());
         }
         pass(answer, |part| stream.write_all(&buffer[..part]))?;

@@ -56,12 +56,7 @@ impl Shared {
     }
 
     /// How long nothing has come on any connection, if that is longer than allowed.
-    pub(super) fn silence(
-        &self,
-        job: &DestinationJob,
-        offset: u64,
-    ) -> Result<(), DestinationError> {
-        let ms = job.silence_limit_ms;
+    pub(super) fn silence(&self, ms: u64, offset: u64) -> Result<(), DestinationError> {
         let heard_ns = self.heard_ns.load(Ordering::Relaxed);
         if ms > 0 && mono_ns().saturating_sub(heard_ns) / 1_000_000 >= ms {
             return Err(DestinationError::Silence { ms, offset });
@@ -108,7 +103,7 @@ impl Shared {
             if meeting.gone > 0 && meeting.arrived + meeting.gone == channels {
                 return Err(DestinationError::ChannelsGone { gone: meeting.gone });
             }
-            self.silence(job, offset)?;
+            self.silence(job.silence_limit_ms, offset)?;
             meeting = self
                 .changed
                 .wait_timeout(meeting, POLL)

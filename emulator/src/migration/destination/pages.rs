@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use replay::GuestTime;
 use replay::content::{STAMP_BYTES, xbzrle};
+use replay::{Bitmap, GuestTime};
 
 use super::DestinationError;
 use crate::migration::guest::GuestMemory;
@@ -17,8 +17,8 @@ use crate::resident::Ram;
 /// Examples of bad pages kept.
 const EXAMPLES: usize = 8;
 /// Versions are below these: cells of guest time times a small constant.
-const NEVER_RECEIVED: u64 = u64::MAX;
-const ZERO_PAGE: u64 = u64::MAX - 1;
+pub(super) const NEVER_RECEIVED: u64 = u64::MAX;
+pub(super) const ZERO_PAGE: u64 = u64::MAX - 1;
 
 /// The version that each page holds.
 #[derive(Debug)]
@@ -106,6 +106,29 @@ impl<'a> Pages<'a> {
             .map_err(|source| DestinationError::Delta { page, source })?;
         self.take(page, &bytes);
         Ok(())
+    }
+
+    /// A page that was discarded is missing again.
+    pub(super) fn forget(&self, page: u32) {
+        self.set(page, NEVER_RECEIVED);
+    }
+
+    /// A page checked elsewhere.
+    pub(super) fn place(&self, page: u32, version: u64) {
+        self.set(page, version);
+        let bad = u64::from(version == NEVER_RECEIVED);
+        self.bad.fetch_add(bad, Ordering::Relaxed);
+    }
+
+    /// Pages that are missing.
+    pub(super) fn missing_pages(&self) -> Bitmap {
+        let mut missing = Bitmap::new(self.memory.pages());
+        for (page, version) in (0..).zip(&self.versions) {
+            if version.load(Ordering::Relaxed) == NEVER_RECEIVED {
+                missing.set(page);
+            }
+        }
+        missing
     }
 
     /// How many pages never came whole, and the first of them.

@@ -41,7 +41,7 @@ impl Engine {
         now_ns: u64,
         observed: &Observed,
     ) -> Self {
-        if params.engine == EngineKind::Qemu {
+        if matches!(params.engine, EngineKind::Qemu | EngineKind::PostCopy) {
             let engine = QemuEngine::new(params, now_ns, observed);
             return Self::Qemu(engine.with_check_pages(units.check_pages));
         }
@@ -53,6 +53,14 @@ impl Engine {
         match self {
             Self::Qemu(engine) => engine.next(now_ns, observed),
             Self::Passes(engine) => engine.next(now_ns, observed),
+        }
+    }
+
+    /// The guest runs at the destination, which pulls what it lacks.
+    pub fn postcopy_started(&mut self) {
+        match self {
+            Self::Qemu(engine) => engine.postcopy_started(),
+            Self::Passes(_) => unreachable!("engines of passes never switch to post-copy"),
         }
     }
 

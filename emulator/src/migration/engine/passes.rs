@@ -127,7 +127,7 @@ impl PassEngine {
                 timeout_ns: now_ns.saturating_add(params.timeout.saturating_mul(NS_PER_MS)),
                 strategy: params.timeout_strategy,
             },
-            EngineKind::StopAndCopy | EngineKind::Qemu => Rule::StopAndCopy,
+            EngineKind::StopAndCopy | EngineKind::Qemu | EngineKind::PostCopy => Rule::StopAndCopy,
         };
         let stop_bytes = match rule {
             Rule::Xen | Rule::XenLegacy => stop_pages.saturating_sub(1) * PAGE_BYTES,

@@ -11,6 +11,11 @@
 //!     └── no credit: SleepUntil the window's end, counters, Decide
 //! ```
 //!
+//! Post-copy, once asked for, is begun by the next decision, whatever is left (`must_precopy` of RAM is
+//! 0 under `postcopy-ram`): StartPostcopy. From then on the log is not read any more, windows have the
+//! credit of `max-postcopy-bandwidth`, requests go without credit, and it is complete when no page is
+//! left.
+//!
 //! The remarkable points: it decides in the middle of a pass, every slice; the log is read only
 //! when the *estimate* falls under the threshold; the threshold comes from one 100 ms sample of
 //! the bytes the socket accepted. QEMU computes the bandwidth in floating point; the products here
@@ -23,9 +28,11 @@ use super::step::{
     CLOCK_CHECK_PAGES, NS_PER_MS, Observed, PAGE_BYTES, Slice, Statistics, Step, saturate,
 };
 use super::throttle::AutoConverge;
-use crate::migration::params::MigrationParams;
+use crate::migration::params::{EngineKind, MigrationParams, PostcopyParams};
 use crate::migration::record::Decision;
 
+#[cfg(test)]
+mod postcopy_tests;
 #[cfg(test)]
 mod tests;
 
@@ -71,6 +78,38 @@ enum State {
     Completing,
 }
 
+/// When to switch to post-copy, and whether that is done.
+#[derive(Debug, Clone, Copy)]
+struct Postcopy {
+    params: PostcopyParams,
+    /// Monotonic instant of virsh's `--timeout-postcopy`.
+    timeout_ns: Option<u64>,
+    asked: bool,
+    pulling: bool,
+}
+
+impl Postcopy {
+    fn new(params: &MigrationParams, now_ns: u64) -> Self {
+        let timeout = params.postcopy.timeout;
+        Self {
+            params: params.postcopy,
+            timeout_ns: timeout.map(|ms| now_ns.saturating_add(ms.saturating_mul(NS_PER_MS))),
+            asked: params.engine == EngineKind::PostCopy,
+            pulling: false,
+        }
+    }
+
+    /// Whether the order has come by now. libvirt gives it when it hears of the second sync, which
+    /// ends the first pass; so the decision after that one is the first to know.
+    fn look(&mut self, now_ns: u64, syncs: u64, ordered: bool) {
+        let first_pass = self.params.after_precopy && syncs >= SYNCS_OF_FIRST_PASS;
+        self.asked |= ordered || first_pass || self.timeout_ns.is_some_and(|at| now_ns >= at);
+    }
+}
+
+/// The setup's, and the one after the first pass.
+const SYNCS_OF_FIRST_PASS: u64 = 2;
+
 /// The decision core.
 #[derive(Debug, Clone)]
 pub struct QemuEngine {
@@ -90,6 +129,7 @@ pub struct QemuEngine {
     decision: Option<Decision>,
     converge: Option<AutoConverge>,
     throttle: Option<u8>,
+    postcopy: Postcopy,
     accepted_bytes: u64,
 }
 
@@ -133,6 +173,7 @@ impl QemuEngine {
             converge: (params.auto_converge.enabled)
                 .then(|| AutoConverge::new(params.auto_converge, now_ns / NS_PER_MS)),
             throttle: None,
+            postcopy: Postcopy::new(params, now_ns),
             accepted_bytes: observed.accepted_bytes,
         }
     }
@@ -152,6 +193,9 @@ impl QemuEngine {
     /// What to do at `now_ns`. The caller does it before it asks again.
     pub fn next(&mut self, now_ns: u64, observed: &Observed) -> Step {
         self.accepted_bytes = observed.accepted_bytes;
+        if self.postcopy.pulling {
+            return self.pull(now_ns, observed);
+        }
         let syncs = self.statistics.dirty_sync_count;
         let between = matches!(self.state, State::Decide | State::AfterSlice);
         if let Some(converge) = self.converge.as_mut().filter(|_| between)
@@ -174,12 +218,39 @@ impl QemuEngine {
                 self.state = State::Decide;
             }
         }
+        self.postcopy.look(now_ns, syncs, observed.start_postcopy);
         let estimate_bytes = observed.dirty_pages * PAGE_BYTES;
         if estimate_bytes < self.statistics.threshold_bytes {
             self.state = State::Exact { estimate_bytes };
             return Step::Sync;
         }
         self.judge(now_ns, None, observed)
+    }
+
+    /// The guest runs at the destination: windows have another credit from now on.
+    pub fn postcopy_started(&mut self) {
+        self.postcopy.pulling = true;
+        self.max_bandwidth = self.postcopy.params.max_bandwidth;
+        self.state = State::Decide;
+    }
+
+    /// `migration_iteration_run` and the wait after it, in post-copy.
+    fn pull(&mut self, now_ns: u64, observed: &Observed) -> Step {
+        if self.state == State::AfterSlice {
+            self.update_counters(now_ns, observed);
+            if !self.has_credit(observed.accepted_bytes) && !observed.urgent {
+                return Step::SleepUntil((self.window_begin_ms + WINDOW_MS) * NS_PER_MS);
+            }
+        }
+        if observed.dirty_pages == 0 {
+            return Step::Complete;
+        }
+        self.state = State::AfterSlice;
+        Step::SendSlice(Slice::new(
+            now_ns,
+            self.check_pages,
+            self.credit_end_bytes(),
+        ))
     }
 
     /// A sync of the dirty log ended: the setup's, one asked for by [`Step::Sync`], or the final.
@@ -223,7 +294,8 @@ impl QemuEngine {
     /// `complete_ready`, else one more slice.
     fn judge(&mut self, now_ns: u64, estimate_bytes: Option<u64>, observed: &Observed) -> Step {
         let pending_bytes = observed.dirty_pages * PAGE_BYTES;
-        let switchover = pending_bytes <= self.statistics.threshold_bytes;
+        let postcopy = self.postcopy.asked;
+        let switchover = postcopy || pending_bytes <= self.statistics.threshold_bytes;
         if switchover || estimate_bytes.is_some() {
             self.decision = Some(Decision {
                 at_ns: now_ns,
@@ -233,6 +305,9 @@ impl QemuEngine {
                 threshold_bytes: self.statistics.threshold_bytes,
                 switchover,
             });
+        }
+        if postcopy {
+            return Step::StartPostcopy;
         }
         if switchover {
             self.state = State::Completing;

@@ -19,6 +19,10 @@ pub struct Observed {
     pub accepted_bytes: u64,
     /// Pages (normal and zero) put into the stream since the beginning.
     pub sent_pages: u64,
+    /// Post-copy: whether it was asked for (`migrate-start-postcopy`).
+    pub start_postcopy: bool,
+    /// Post-copy: whether the destination waits for pages, which go whatever the window's credit.
+    pub urgent: bool,
 }
 
 /// What to do next.
@@ -33,8 +37,12 @@ pub enum Step {
     SendPass(Pass),
     /// The window's credit is spent: wait until this monotonic instant, ask again.
     SleepUntil(u64),
-    /// Stop the guest, sync, send everything left with no rate limit, then the device state.
+    /// Stop the guest, sync, send everything left with no rate limit, then the device state; while
+    /// pages are pulled: nothing is left, end the stream.
     Complete,
+    /// Stop the guest, sync, tell the destination which pages it lacks, hand the device state over and
+    /// let it run there; report it with `postcopy_started`, ask again.
+    StartPostcopy,
     /// The engine's own time limit passed: an error, the guest goes on at the source.
     GiveUp,
 }

@@ -115,6 +115,9 @@ pub enum Refused {
     /// `migrate_caps_check`.
     #[error("Multifd is not compatible with xbzrle")]
     MultifdXbzrle,
+    /// `migrate_caps_check` of QEMU 10.0; 10.1 allows it.
+    #[error("Postcopy is not yet compatible with multifd")]
+    MultifdPostcopy,
     /// Of a channel's number: `migrate_params_check`.
     #[error("Parameter 'multifd_channels' expects a value between 1 and 255")]
     Channels,

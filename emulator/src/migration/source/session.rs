@@ -4,6 +4,7 @@
 //! (`wire`), batches the transport's; `send` walks the bitmap.
 
 mod log;
+mod pull;
 mod send;
 
 use std::io::{ErrorKind, Read};
@@ -22,7 +23,8 @@ use crate::migration::ownership::{SourceAction, SourceEvent, SourceSide};
 use crate::migration::params::MigrationParams;
 use crate::migration::params::Reprotect;
 use crate::migration::record::{
-    BytesByKind, Decision, ParameterStep, Phase, PhaseSpan, Round, ThrottleStep, XbzrleReport,
+    BytesByKind, Decision, ParameterStep, Phase, PhaseSpan, PostcopySource, Round, ThrottleStep,
+    XbzrleReport,
 };
 use crate::migration::transport::{PageStream, Progress, prepare_socket};
 use crate::migration::wire::cloud_hypervisor::{self as cloud, Request};
@@ -67,6 +69,7 @@ pub(super) struct Session<'a> {
     sections: u64,
     published_ns: u64,
     pub(super) throttles: Vec<ThrottleStep>,
+    pub(super) postcopy: Option<PostcopySource>,
     /// As they are now.
     params: MigrationParams,
     pub(super) changes: Vec<ParameterStep>,
@@ -101,7 +104,7 @@ impl<'a> Session<'a> {
             job,
             observer,
             out: PageStream::new(&job.socket, &job.control, job.batch_pages, job.deadline_ns)
-                .watching(job.sockets(), traffic),
+                .watching(job.channels.iter().map(|channel| &channel.socket), traffic),
             encoder: Encoder::default(),
             multifd,
             data,
@@ -133,6 +136,7 @@ impl<'a> Session<'a> {
             sections: 0,
             published_ns: begin_ns,
             throttles: Vec::new(),
+            postcopy: None,
             params: job.params.clone(),
             changes: Vec::new(),
             suspended: None,
@@ -141,8 +145,13 @@ impl<'a> Session<'a> {
 
     pub(super) fn run(&mut self) -> Result<(), SourceError> {
         self.phase(Phase::Handshake, Self::handshake)?;
-        self.phase(Phase::Rounds, Self::rounds)?;
+        let postcopy = self.phase(Phase::Rounds, Self::rounds)?;
         let stopped_at = self.phase(Phase::Pause, Self::pause)?;
+        if postcopy {
+            let last = self.phase(Phase::State, |session| session.package(stopped_at))?;
+            self.phase(Phase::Switchover, |session| session.hand_over(last))?;
+            return self.phase(Phase::Pull, Self::pull);
+        }
         self.phase(Phase::FinalRound, |session| session.final_round(stopped_at))?;
         self.phase(Phase::State, Self::state)?;
         self.phase(Phase::Switchover, Self::switchover)
@@ -169,6 +178,9 @@ impl<'a> Session<'a> {
 
     /// Header, RAM list, dirty log. The first sync finds every page.
     fn handshake(&mut self) -> Result<(), SourceError> {
+        if self.job.params.may_postcopy() {
+            self.job.control.allow_postcopy();
+        }
         self.job.control.attach(self.job.sockets())?;
         for socket in self.job.sockets() {
             prepare_socket(socket, self.job.congestion.as_deref()).map_err(SourceError::Io)?;
@@ -179,6 +191,7 @@ impl<'a> Session<'a> {
             memory_check: self.job.memory.check(),
             ram_pages: self.job.memory.pages(),
             return_path: self.job.params.waits_for_destination(),
+            postcopy: self.job.params.may_postcopy(),
             format: self.format,
             streams: self.job.params.streams(),
         };
@@ -202,8 +215,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Pages while the guest runs, until the engine says to stop it.
-    fn rounds(&mut self) -> Result<(), SourceError> {
+    /// Pages while the guest runs, until the engine says to stop it: whether for post-copy.
+    fn rounds(&mut self) -> Result<bool, SourceError> {
         loop {
             self.out.may_go_on()?;
             if let Some(multifd) = &self.multifd {
@@ -221,7 +234,8 @@ impl<'a> Session<'a> {
                 Step::SendSlice(slice) => self.send_section(slice, false)?,
                 Step::SendPass(pass) => self.send_pass(pass)?,
                 Step::SleepUntil(at_ns) => self.job.control.wait_until(at_ns)?,
-                Step::Complete => return Ok(()),
+                Step::Complete => return Ok(false),
+                Step::StartPostcopy => return Ok(true),
                 Step::GiveUp => {
                     let ms = self.job.params.timeout;
                     return Err(SourceError::Timeout { ms });
@@ -354,7 +368,7 @@ impl<'a> Session<'a> {
     fn read(&self, into: &mut [u8], deadline_ns: Option<u64>) -> Result<(), SourceError> {
         let mut filled = 0;
         while filled < into.len() {
-            match (&self.job.socket).read(&mut into[filled..]) {
+            match self.out.socket().read(&mut into[filled..]) {
                 Ok(0) if deadline_ns.is_none() && self.job.control.is_cancelled() => {
                     return Err(SourceError::Cancelled);
                 }
@@ -404,7 +418,9 @@ impl<'a> Session<'a> {
         }
         match error {
             _ if self.side == SourceSide::Dead => SourceEnd::Crashed,
-            _ if self.side == SourceSide::Undecided => SourceEnd::Undecided,
+            _ if self.side == SourceSide::Undecided || self.side.is_pulled_from() => {
+                SourceEnd::Undecided
+            }
             SourceError::Cancelled | SourceError::Deadline => SourceEnd::Cancelled,
             _ => SourceEnd::Failed,
         }
@@ -549,6 +565,8 @@ impl<'a> Session<'a> {
             dirty_pages: self.remaining_pages,
             accepted_bytes: self.out.accepted(),
             sent_pages: self.sent_pages - self.delta_pages + found + normal + zero,
+            start_postcopy: self.job.control.wants_postcopy(),
+            urgent: false,
         }
     }
 

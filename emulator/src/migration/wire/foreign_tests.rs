@@ -11,6 +11,7 @@ fn header(format: Format) -> Header {
         memory_check: 0xABCD,
         ram_pages: 64,
         return_path: true,
+        postcopy: false,
         format,
         streams: Streams::default(),
     }

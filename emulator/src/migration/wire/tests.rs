@@ -8,6 +8,7 @@ const HEADER: Header = Header {
     memory_check: 0xABCD,
     ram_pages: 64,
     return_path: true,
+    postcopy: false,
     format: Format::Qemu,
     streams: Streams {
         multifd: 0,

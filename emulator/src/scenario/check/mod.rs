@@ -16,6 +16,8 @@ mod moves;
 mod network;
 mod orchestrator;
 mod places;
+mod postcopy;
+mod probes;
 mod room;
 mod services;
 mod streams;
@@ -182,10 +184,12 @@ fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
     let flows = moves::flows(root, &vms.names, network.outside);
     let duration_ns = duration.and_then(|(ns, _)| ns);
     let services = services::read(root, text, &vms.names, network.outside);
+    let internet = network.spec.internet;
+    let probes = probes::read(root, &vms.names, &machines.names, internet);
     let migrations = moves::planned(root, &machines.names, &vms.names, duration_ns);
     spots.events = events::read(root, folder, &machines, &network, duration_ns);
-    let mut migration = moves::parameters(root);
-    let orchestrator = orchestrator::read(root, &mut migration);
+    let mut migration = moves::parameters(root, &vms.list);
+    let orchestrator = orchestrator::read(root, &mut migration, &vms.list);
     let faults = faults::read(root, &network, &migration, duration_ns);
     let balancer = moves::balancer(root);
     spots.vms = vms.spans;
@@ -201,6 +205,7 @@ fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
         vms: vms.list,
         flows,
         services,
+        probes,
         network: network.spec,
         balancer,
         migrations,

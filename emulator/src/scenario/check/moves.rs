@@ -1,14 +1,14 @@
 //! What moves: tenant flows, the balancer, migrations and their parameters.
 
-use super::{Names, each, streams};
+use super::{Names, each, postcopy, streams};
 use crate::balance::policy::{POLICIES, PolicySpec};
 use crate::ids::{HostId, VmId};
 use crate::migration::params::{
-    AutoConvergeParams, ENGINES, MigrationParams, Reprotect, TIMEOUT_STRATEGIES,
+    AnnounceParams, AutoConvergeParams, ENGINES, MigrationParams, Reprotect, TIMEOUT_STRATEGIES,
 };
 use crate::scenario::problem::{NetworkProblem, ProblemKind};
 use crate::scenario::raw::{Table, Value};
-use crate::scenario::{BalancerSpec, Endpoint, FlowSpec, INTERNET, PlannedMigration};
+use crate::scenario::{BalancerSpec, Endpoint, FlowSpec, INTERNET, PlannedMigration, VmSpec};
 use crate::units::show_time;
 use std::collections::BTreeMap;
 use traces::units::NS_PER_MS;
@@ -106,10 +106,14 @@ const ENGINE_OPTIONS: &[&str] = &[
     "cpu-throttle-increment",
     "max-cpu-throttle",
     "cpu-throttle-tailslow",
+    "announce-initial",
+    "announce-max",
+    "announce-rounds",
+    "announce-step",
 ];
 
 /// `[migration]`: QEMU's names, with units where QEMU has bare numbers.
-pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
+pub(super) fn parameters(root: &Table<'_>, vms: &[VmSpec]) -> MigrationParams {
     let base = MigrationParams::default();
     let Some(value) = root.get("migration") else {
         return base;
@@ -158,15 +162,19 @@ pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
             .and_then(|v| v.word("timeout strategy", TIMEOUT_STRATEGIES))
             .unwrap_or(base.timeout_strategy),
         auto_converge: auto_converge(table),
+        postcopy: postcopy::parameters(table),
+        announce: announce(table),
         ..base.clone()
     };
     let read = |table: &Table<'_>| {
         let mut params = read(table);
         streams::read(table, &mut params);
         streams::refuse(table, &params);
+        postcopy::refuse(table, &params, vms);
         ENGINE_OPTIONS
             .iter()
             .chain(streams::OPTIONS)
+            .chain(postcopy::OPTIONS)
             .filter(|option| !params.engine.has(option))
             .filter_map(|option| table.get(option))
             .for_each(|value| {
@@ -210,7 +218,35 @@ fn auto_converge(table: &Table<'_>) -> AutoConvergeParams {
     }
 }
 
-fn bandwidth(table: &Table<'_>, key: &'static str) -> Option<u64> {
+/// QEMU's own bounds (`migrate_params_check`).
+const ANNOUNCE_MS_MAX: u64 = 100_000;
+const ANNOUNCE_ROUNDS_MAX: u32 = 1000;
+const ANNOUNCE_STEP_MS: std::ops::RangeInclusive<u64> = 1..=10_000;
+
+fn announce(table: &Table<'_>) -> AnnounceParams {
+    let base = AnnounceParams::default();
+    let time = |key, bounds: std::ops::RangeInclusive<u64>| {
+        let value = table.get(key)?;
+        let found = ms(&value)?;
+        if !bounds.contains(&found) {
+            let text = format!("{} ms to {} ms, as in QEMU", bounds.start(), bounds.end());
+            value.out_of_bounds(format!("{found} ms"), text);
+        }
+        Some(found)
+    };
+    let rounds = table.get("announce-rounds");
+    AnnounceParams {
+        announce_initial: time("announce-initial", 0..=ANNOUNCE_MS_MAX)
+            .unwrap_or(base.announce_initial),
+        announce_max: time("announce-max", 0..=ANNOUNCE_MS_MAX).unwrap_or(base.announce_max),
+        announce_rounds: rounds
+            .and_then(|v| v.small(0..=ANNOUNCE_ROUNDS_MAX))
+            .unwrap_or(base.announce_rounds),
+        announce_step: time("announce-step", ANNOUNCE_STEP_MS).unwrap_or(base.announce_step),
+    }
+}
+
+pub(super) fn bandwidth(table: &Table<'_>, key: &'static str) -> Option<u64> {
     table.get(key).and_then(|value| value.bytes_per_second())
 }
 

@@ -1,12 +1,14 @@
 //! Who has patience with migrations: `[orchestrator]`.
 
 use super::moves::ms;
+use super::postcopy;
 use crate::migration::params::{EngineKind, MigrationParams};
 use crate::orchestrator::{
     KubevirtParams, LibvirtParams, NovaParams, OnTimeout, OrchestratorSpec, TimeoutAction,
 };
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
+use crate::scenario::{Backing, VmSpec};
 
 #[derive(Debug, Clone, Copy)]
 enum Policy {
@@ -32,11 +34,16 @@ const ON_TIMEOUT: &[(&str, OnTimeout)] = &[
 ];
 
 /// Reads the orchestrator; what it sets of migrations is set in `params`.
-pub(super) fn read(root: &Table<'_>, params: &mut MigrationParams) -> OrchestratorSpec {
+pub(super) fn read(
+    root: &Table<'_>,
+    params: &mut MigrationParams,
+    vms: &[VmSpec],
+) -> OrchestratorSpec {
     let Some(value) = root.get("orchestrator") else {
         return OrchestratorSpec::Timeout;
     };
     let qemu = params.engine == EngineKind::Qemu;
+    let resident = vms.iter().any(|vm| vm.memory == Backing::Resident);
     let timed = params.completion_timeout.is_some();
     let read = |table: &Table<'_>| {
         let policy = table.need("policy", "policy = \"kubevirt\"")?;
@@ -60,10 +67,10 @@ pub(super) fn read(root: &Table<'_>, params: &mut MigrationParams) -> Orchestrat
                 of: vec![EngineKind::Qemu.name()],
             });
         }
-        if spec.wants_postcopy() {
-            policy.note(ProblemKind::OneOf {
+        if spec.wants_postcopy() && resident {
+            policy.note(ProblemKind::Refused {
                 key: "policy".to_owned(),
-                choices: "policies without post-copy, which no engine has yet, of which",
+                why: postcopy::NOT_RESIDENT.to_owned(),
             });
         }
         if timed && !matches!(spec, OrchestratorSpec::Timeout) {
@@ -82,6 +89,8 @@ pub(super) fn read(root: &Table<'_>, params: &mut MigrationParams) -> Orchestrat
         }
         params.auto_converge.enabled |= of.allow_auto_converge;
     }
+    // libvirt's flag that allows it is QEMU's capability.
+    params.postcopy.ram |= spec.wants_postcopy();
     spec
 }
 

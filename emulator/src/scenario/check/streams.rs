@@ -67,6 +67,7 @@ pub(super) fn refuse(table: &Table<'_>, params: &MigrationParams) {
         return;
     };
     let key = match refused {
+        Refused::MultifdPostcopy => "multifd",
         Refused::MultifdXbzrle | Refused::CacheSize => "xbzrle",
         Refused::Channels => "multifd-channels",
         Refused::ZlibLevel => "multifd-zlib-level",
@@ -74,6 +75,9 @@ pub(super) fn refuse(table: &Table<'_>, params: &MigrationParams) {
         Refused::Connections => "connections",
     };
     if let Some(value) = table.get(key) {
-        value.note(ProblemKind::Refused { reason: refused });
+        value.note(ProblemKind::Refused {
+            key: value.key.clone(),
+            why: refused.to_string(),
+        });
     }
 }

@@ -20,7 +20,9 @@ fn told(step: &Step, dirty: u64) -> String {
         Step::Sync => "sync".to_owned(),
         Step::Complete => format!("complete {dirty}"),
         Step::GiveUp => format!("give up {dirty}"),
-        Step::SendSlice(_) | Step::SleepUntil(_) => panic!("an engine of passes: {step:?}"),
+        Step::SendSlice(_) | Step::SleepUntil(_) | Step::StartPostcopy => {
+            panic!("an engine of passes: {step:?}")
+        }
     }
 }
 
@@ -171,6 +173,7 @@ fn cloud_hypervisor_takes_the_bandwidth_of_the_pass_before() {
         dirty_pages: 0,
         accepted_bytes: 4_098_000,
         sent_pages: 1000,
+        ..Observed::default()
     };
     assert_eq!(engine.next(2 * SECOND, &seen), Step::Sync);
     engine.synced(2 * SECOND, 600);
@@ -186,6 +189,7 @@ fn cloud_hypervisor_takes_the_bandwidth_of_the_pass_before() {
         dirty_pages: 0,
         accepted_bytes: 4_098_000 + 2_458_816,
         sent_pages: 1600,
+        ..Observed::default()
     };
     let later = 2 * SECOND + SECOND / 8;
     assert_eq!(engine.next(later, &seen), Step::Sync);

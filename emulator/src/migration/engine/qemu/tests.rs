@@ -16,6 +16,7 @@ fn observed(dirty_pages: u64, accepted_bytes: u64) -> Observed {
         dirty_pages,
         accepted_bytes,
         sent_pages: accepted_bytes / 4104,
+        ..Observed::default()
     }
 }
 
@@ -265,6 +266,7 @@ fn a_window_of_a_real_qemu_is_reproduced_to_the_byte() {
         dirty_pages: 90_000 - sent,
         accepted_bytes,
         sent_pages: sent,
+        ..Observed::default()
     };
     engine.next(107 * MS, &seen);
     assert_eq!(engine.statistics().mbps.to_string(), "196.99469158878506");
@@ -407,6 +409,7 @@ fn migrate_at(
             dirty_pages: left,
             accepted_bytes: link.accepted,
             sent_pages: sent,
+            ..Observed::default()
         };
         match engine.next(link.now_ns, &seen) {
             Step::Sync => {
@@ -415,7 +418,7 @@ fn migrate_at(
                 engine.synced(link.now_ns, new, left);
             }
             Step::SleepUntil(until) => link.advance(until),
-            Step::SendPass(_) | Step::GiveUp => panic!("not QEMU's"),
+            Step::SendPass(_) | Step::GiveUp | Step::StartPostcopy => panic!("not QEMU's"),
             Step::SendSlice(mut slice) => {
                 while left > 0 && slice.has_credit(link.accepted) {
                     at = next_dirty(&dirty, at);

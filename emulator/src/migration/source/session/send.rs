@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use super::{Session, SourceError};
 use crate::clock::mono_ns;
 use crate::migration::engine::step::{PAGE_BYTES, Pass, Slice};
+use crate::migration::ownership::SourceSide;
 use crate::migration::params::ZeroPageDetection;
 use crate::migration::source::Fault;
 use crate::migration::source::content::{Content, ZEROS, content};
@@ -213,6 +214,22 @@ impl<'a> Session<'a> {
         self.send_whole(page, content)
     }
 
+    /// A page whose bit is cleared already and that the running guest may wait for: a mark, or whole.
+    pub(super) fn put_pulled(&mut self, page: u32) -> Result<(), SourceError> {
+        if self.loses(page) {
+            return Ok(());
+        }
+        match self.content(page, true) {
+            Content::Zero => {
+                let encoder = &mut self.encoder;
+                self.out.bytes.header += self.out.put(|bytes| encoder.zero_page(page, bytes));
+                self.round.zero_pages += 1;
+                self.sent()
+            }
+            content => self.send_whole(page, content),
+        }
+    }
+
     fn send_whole(&mut self, page: u32, content: Content<'a>) -> Result<(), SourceError> {
         let encoder = &mut self.encoder;
         self.out.bytes.header += self.out.put(|bytes| encoder.page_header(page, bytes));
@@ -303,16 +320,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn flush(&mut self) -> Result<(), SourceError> {
+    pub(super) fn flush(&mut self) -> Result<(), SourceError> {
         self.batch_time = None;
         self.out.flush()?;
         let now = mono_ns();
         if now >= self.published_ns + super::PUBLISH_NS {
             self.published_ns = now;
-            let status = if self.round.paused {
-                "device"
-            } else {
-                "active"
+            let status = match self.side {
+                SourceSide::Handed => "postcopy-device",
+                SourceSide::Serving => "postcopy-active",
+                _ if self.round.paused => "device",
+                _ => "active",
             };
             self.publish(status);
         }
@@ -344,7 +362,7 @@ impl<'a> Session<'a> {
 }
 
 /// First and one past the last page of each run of set bits.
-fn ranges(bits: &Bitmap) -> Vec<(u32, u32)> {
+pub(super) fn ranges(bits: &Bitmap) -> Vec<(u32, u32)> {
     let mut ranges: Vec<(u32, u32)> = Vec::new();
     let mut next = bits.next_set(0);
     while let Some(page) = next {

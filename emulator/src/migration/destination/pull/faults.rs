@@ -1,0 +1,364 @@
+//! A guest that runs while pages are missing, and the thread that asks for those it waits for.
+//!
+//! Inside: what the two threads of a destination share, the requests, and how long they took. Never
+//! inside: reading the stream, what pages hold.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::mono_ns;
+use crate::migration::destination::{DestinationError, DestinationJob};
+use crate::migration::guest::Standing;
+use crate::migration::record::{LATENCY_BUCKETS, PostcopyDestination};
+use crate::migration::upcoming::{Limit, Upcoming};
+use crate::migration::usage::ThreadMeter;
+use crate::migration::wire::{encode_shut, postcopy};
+use replay::{Bitmap, GuestTime, VmState};
+
+pub(super) const NS_PER_MS: u64 = 1_000_000;
+/// Without news the thread looks so often: its only other reason to wake is a change.
+pub(super) const LOOK_NS: u64 = 20_000_000;
+/// The guest's time is asked for at least once in so many pages.
+const LOOK_PAGES: usize = 64;
+
+/// The guest waits for a page.
+#[derive(Debug, Clone, Copy)]
+struct Blocked {
+    page: u32,
+    since_ns: u64,
+}
+
+struct State<'a> {
+    upcoming: Upcoming<'a>,
+    limit: Limit,
+    blocked: Option<Blocked>,
+    over: bool,
+    /// Versions of the pages that came on the connection for requested ones.
+    urgent: Vec<(u32, u64)>,
+    /// The guest's time when it was last asked for.
+    time: GuestTime,
+    /// When each missing page was placed, in the guest's time.
+    placed: Vec<(u32, GuestTime)>,
+    figures: PostcopyDestination,
+}
+
+/// The way back to the source; `None` while there is no connection.
+struct Back {
+    socket: Option<TcpStream>,
+    named: bool,
+}
+
+/// Shared by the thread that reads the stream and the one that asks.
+pub(super) struct Pull<'a> {
+    job: &'a DestinationJob,
+    state: Mutex<State<'a>>,
+    changed: Condvar,
+    back: Mutex<Back>,
+}
+
+/// What became of the thread that asks.
+pub(super) struct Ran {
+    pub(super) resumed_ns: Option<u64>,
+    pub(super) error: Option<DestinationError>,
+    pub(super) cpu_ns: u64,
+    pub(super) run_queue_ns: u64,
+}
+
+impl<'a> Pull<'a> {
+    pub(super) fn new(job: &'a DestinationJob, missing: Bitmap, at: GuestTime) -> Self {
+        let figures = PostcopyDestination {
+            missing_pages: missing.count(),
+            latency_dist: vec![0; LATENCY_BUCKETS],
+            ..PostcopyDestination::default()
+        };
+        let upcoming = Upcoming::new(job.memory.model(), missing, at);
+        Self {
+            job,
+            state: Mutex::new(State {
+                upcoming,
+                limit: Limit::NONE,
+                blocked: None,
+                over: false,
+                urgent: Vec::new(),
+                time: at,
+                placed: Vec::new(),
+                figures,
+            }),
+            changed: Condvar::new(),
+            back: Mutex::new(Back {
+                socket: None,
+                named: false,
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<'a>> {
+        // Every method leaves `State` consistent before it can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lacks(&self, page: u32) -> bool {
+        self.lock().upcoming.missing().get(page)
+    }
+
+    pub(super) fn left(&self) -> u64 {
+        self.lock().upcoming.left()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.lock().over
+    }
+
+    pub(super) fn came_twice(&self) {
+        self.lock().figures.came_twice += 1;
+    }
+
+    /// The pages that are here.
+    pub(super) fn received(&self) -> Bitmap {
+        let state = self.lock();
+        let missing = state.upcoming.missing();
+        let all = 0..missing.len();
+        let mut received = Bitmap::new(missing.len());
+        received.set_words(|word| !missing.word_within(word, &all));
+        received
+    }
+
+    pub(super) fn end(&self) {
+        self.lock().over = true;
+        self.changed.notify_all();
+    }
+
+    /// The same, on the connection for requested pages.
+    pub(super) fn placed_urgent(&self, page: u32, version: u64) {
+        self.lock().urgent.push((page, version));
+        self.placed(page);
+    }
+
+    /// The versions that came there.
+    pub(super) fn take_urgent(&self) -> Vec<(u32, u64)> {
+        std::mem::take(&mut self.lock().urgent)
+    }
+
+    /// Waits until no page is missing: whether that was before an instant.
+    pub(super) fn wait_for_last(&self, until_ns: u64) -> bool {
+        let mut state = self.lock();
+        while state.upcoming.left() > 0 {
+            let left = until_ns.saturating_sub(mono_ns());
+            if left == 0 {
+                return false;
+            }
+            let waited = self.changed.wait_timeout(state, Duration::from_nanos(left));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// A missing page is there: whoever waits for it goes on.
+    pub(super) fn placed(&self, page: u32) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let now_ns = mono_ns();
+        state.upcoming.arrived(page);
+        if state.upcoming.left() == 0 {
+            state.figures.whole_ns = Some(now_ns);
+            self.changed.notify_all();
+        }
+        let limit = state.upcoming.limit();
+        let waited = state.blocked.filter(|blocked| blocked.page == page);
+        let goes_on = limit != state.limit || waited.is_some();
+        // Asking costs more than placing a page of zeros does, so not for each.
+        let looks = goes_on || state.placed.len().is_multiple_of(LOOK_PAGES);
+        let standing = looks.then(|| self.job.guest.standing());
+        if let Some(Standing::Running { time, .. } | Standing::Stopped { time, .. }) = standing {
+            state.time = time;
+        }
+        state.placed.push((page, state.time));
+        if !goes_on {
+            return;
+        }
+        if let Some(blocked) = waited {
+            state.blocked = None;
+            let took_ns = now_ns.saturating_sub(blocked.since_ns);
+            state.figures.waited(took_ns);
+        }
+        if let Some(Standing::Stopped { since_ns, .. }) = standing {
+            state.figures.blocktime_ns += now_ns.saturating_sub(since_ns);
+        }
+        state.limit = limit;
+        self.job.guest.run_within(limit);
+        drop(guard);
+        self.changed.notify_all();
+    }
+
+    /// Lets the guest run, then asks for what it waits for, until all pages are there.
+    pub(super) fn run(&self, state: VmState) -> Ran {
+        let meter = ThreadMeter::start();
+        let (resumed_ns, error) = match self.start(state) {
+            Ok(resumed_ns) => {
+                self.watch();
+                (Some(resumed_ns), None)
+            }
+            Err(error) => {
+                self.end();
+                // The promise first, then the word of it; who reads the stream is woken by its end.
+                let committed = self.job.control.gate.abandon();
+                assert!(!committed, "nobody else commits this migration");
+                self.say(|bytes, _| bytes.extend_from_slice(&encode_shut(1)));
+                let _ = self.job.control.abandon();
+                (None, Some(error))
+            }
+        };
+        let (cpu_ns, run_queue_ns) = meter.used_ns();
+        Ran {
+            resumed_ns,
+            error,
+            cpu_ns,
+            run_queue_ns,
+        }
+    }
+
+    /// Loads the state and commits. On an error the guest was not started and never will be; otherwise it
+    /// runs here, and the PONG of the package's PING tells the source so.
+    fn start(&self, state: VmState) -> Result<u64, DestinationError> {
+        let loaded_ns = mono_ns();
+        {
+            let mut state = self.lock();
+            state.upcoming.look_ahead();
+            state.limit = state.upcoming.limit();
+            self.job.guest.run_within(state.limit);
+        }
+        let control = &self.job.control;
+        control.wait_until(loaded_ns + self.job.load_time_ms * NS_PER_MS)?;
+        let guest = &self.job.guest;
+        control.may_go_on()?;
+        let resumed_ns = control
+            .gate
+            .commit(|| guest.commit_and_resume(state))?
+            .ok_or(DestinationError::Abandoned)?;
+        guest.resumed();
+        self.say(|bytes, _| postcopy::pong(postcopy::PACKAGE_PING, bytes));
+        Ok(resumed_ns)
+    }
+
+    fn watch(&self) {
+        let mut guard = self.lock();
+        while !guard.over {
+            let state = &mut *guard;
+            let now_ns = mono_ns();
+            let until_ns = match self.job.guest.standing() {
+                Standing::Gone => return,
+                Standing::Running { time, until_ns } => {
+                    if state.upcoming.is_short(time) {
+                        self.look_ahead(state);
+                    }
+                    until_ns.min(now_ns + LOOK_NS)
+                }
+                Standing::Stopped { .. } if state.blocked.is_some() => now_ns + LOOK_NS,
+                Standing::Stopped {
+                    clock, since_ns, ..
+                } => {
+                    let late_ns = now_ns.saturating_sub(since_ns);
+                    if let Some(page) = state.upcoming.awaited(clock) {
+                        state.blocked = Some(Blocked { page, since_ns });
+                        state.figures.requests += 1;
+                        state.figures.asked_late_ns_sum += late_ns;
+                        drop(guard);
+                        self.ask(page);
+                        guard = self.lock();
+                        continue;
+                    }
+                    // The end of what is known of its accesses: this thread was late to look on.
+                    state.figures.held_ns += late_ns;
+                    self.look_ahead(state);
+                    now_ns
+                }
+            };
+            let wait = Duration::from_nanos(until_ns.saturating_sub(mono_ns()));
+            if !wait.is_zero() {
+                let waited = self.changed.wait_timeout(guard, wait);
+                guard = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+
+    fn look_ahead(&self, state: &mut State<'_>) {
+        state.upcoming.look_ahead();
+        state.limit = state.upcoming.limit();
+        self.job.guest.run_within(state.limit);
+    }
+
+    /// The account, once nothing more will come.
+    pub(super) fn conclude(self, stopped_at: GuestTime) -> PostcopyDestination {
+        let state = self
+            .state
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        let model = self.job.memory.model();
+        let touched = |&&(page, at): &&(u32, GuestTime)| {
+            model.written_in(page, stopped_at, at) || model.read_in(page, stopped_at, at)
+        };
+        PostcopyDestination {
+            never_came: state.upcoming.left(),
+            overrun: state.placed.iter().filter(touched).count() as u64,
+            ..state.figures
+        }
+    }
+
+    fn back(&self) -> MutexGuard<'_, Back> {
+        self.back.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn connect(&self, socket: &TcpStream) -> std::io::Result<()> {
+        let socket = Some(socket.try_clone()?);
+        *self.back() = Back {
+            socket,
+            named: false,
+        };
+        Ok(())
+    }
+
+    pub(super) fn disconnect(&self) {
+        self.back().socket = None;
+    }
+
+    /// Best effort: a connection that does not take it is broken, which whoever reads it finds out.
+    pub(super) fn say(&self, put: impl FnOnce(&mut Vec<u8>, &mut bool)) {
+        let mut back = self.back();
+        let back = &mut *back;
+        let Some(socket) = &mut back.socket else {
+            return;
+        };
+        let mut bytes = Vec::with_capacity(32);
+        put(&mut bytes, &mut back.named);
+        if socket.write_all(&bytes).is_err() {
+            back.socket = None;
+        }
+    }
+
+    fn ask(&self, page: u32) {
+        self.say(|bytes, named| postcopy::request(page, std::mem::replace(named, true), bytes));
+    }
+
+    /// The page that the guest waited for when the connection broke.
+    pub(super) fn ask_again(&self) {
+        let blocked = self.lock().blocked;
+        if let Some(Blocked { page, .. }) = blocked {
+            self.ask(page);
+        }
+    }
+}
+
+impl PostcopyDestination {
+    /// A page that was asked for is there after so long.
+    fn waited(&mut self, ns: u64) {
+        self.latency_ns_sum += ns;
+        self.latency_ns_max = self.latency_ns_max.max(ns);
+        let us = (ns / 1_000).max(1);
+        let bucket = (us.ilog2() as usize).min(LATENCY_BUCKETS - 1);
+        if let Some(count) = self.latency_dist.get_mut(bucket) {
+            *count += 1;
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! Post-copy over loopback: the guest runs without most of its pages, and gets each in its last version.
+
+use super::*;
+use crate::migration::channels::Channel;
+use crate::migration::params::EngineKind;
+use crate::migration::record::Phase;
+use crate::migration::wire::postcopy::{self as wire, Command};
+use std::io::Write;
+use std::net::Shutdown;
+
+const PAGES: u64 = 16_384;
+
+/// Slow enough that pages are missing when they are touched: 26 MB at 20 MB/s.
+fn post_copy() -> MigrationParams {
+    MigrationParams {
+        engine: EngineKind::PostCopy,
+        postcopy: PostcopyParams {
+            ram: true,
+            max_bandwidth: 20_000_000,
+            recover_interval: 20,
+            recover_timeout: 5_000,
+            stall_timeout: 2_000,
+            ..PostcopyParams::default()
+        },
+        ..MigrationParams::default()
+    }
+}
+
+/// Pre-copy at a rate at which a guest of this kind never converges, which switches.
+fn hybrid() -> MigrationParams {
+    let post_copy = post_copy();
+    MigrationParams {
+        postcopy: PostcopyParams {
+            after_precopy: true,
+            ..post_copy.postcopy
+        },
+        ..params()
+    }
+}
+
+/// Both ends, with a port where the source may dial again; `during` runs beside them.
+struct Both {
+    source: SourceJob,
+    destination: DestinationJob,
+}
+
+impl Both {
+    fn new(world: &World, params: MigrationParams) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let client = TcpStream::connect(at).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let postcopy = params.postcopy;
+        let mut source = world.source_job(params, client);
+        source.redial = Some(Box::new(move || TcpStream::connect(at)));
+        let destination = DestinationJob {
+            postcopy,
+            recover: Some(listener),
+            ..world.destination_job(server)
+        };
+        Self {
+            source,
+            destination,
+        }
+    }
+
+    fn run(
+        self,
+        during: impl FnOnce(&SourceControl, &DestinationControl) + Send,
+    ) -> (SourceOutcome, DestinationOutcome) {
+        let controls = (
+            Arc::clone(&self.source.control),
+            Arc::clone(&self.destination.control),
+        );
+        let Self {
+            source,
+            destination,
+        } = self;
+        std::thread::scope(|scope| {
+            // Its port closes with it, as an agent's.
+            let receiving = scope.spawn(move || run_destination(&destination));
+            scope.spawn(move || during(&controls.0, &controls.1));
+            let sent = run_source(&source, &NoObserver);
+            drop(source);
+            (sent, receiving.join().unwrap())
+        })
+    }
+}
+
+/// The main connection behind a link of `bytes_per_s` with room for a megabyte and what sockets hold.
+fn slow_link(bytes_per_s: u64) -> (TcpStream, TcpStream) {
+    let (client, near) = pair();
+    let (far, server) = pair();
+    let (near_back, far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+    let forward = |mut from: TcpStream, mut to: TcpStream, bytes_per_s: Option<u64>| {
+        std::thread::spawn(move || {
+            let mut chunk = vec![0; 16 * 1024];
+            let mut at_ns = mono_ns();
+            while let Ok(bytes @ 1..) = from.read(&mut chunk) {
+                if let Some(rate) = bytes_per_s {
+                    at_ns = at_ns.max(mono_ns()) + bytes as u64 * 1_000_000_000 / rate;
+                    crate::clock::sleep_until(at_ns);
+                }
+                if to.write_all(&chunk[..bytes]).is_err() {
+                    break;
+                }
+            }
+            let _ = to.shutdown(Shutdown::Write);
+        })
+    };
+    forward(near, far, Some(bytes_per_s));
+    forward(far_back, near_back, None);
+    (client, server)
+}
+
+/// Pulls over a slow link with much in its buffers, with a connection for requested pages or without.
+fn pulled(preempt: bool) -> (SourceOutcome, DestinationOutcome) {
+    let world = World::new(2.0);
+    let params = MigrationParams {
+        postcopy: PostcopyParams {
+            preempt,
+            max_bandwidth: 0,
+            ..post_copy().postcopy
+        },
+        ..post_copy()
+    };
+    let ids = params.channels();
+    assert_eq!(ids.len(), usize::from(preempt));
+    let (client, server) = slow_link(13_000_000);
+    let mut source = world.source_job(params, client);
+    let mut destination = world.destination_job(server);
+    for id in ids {
+        let (here, there) = pair();
+        source.channels.push(Channel { id, socket: here });
+        destination.channels.push(Channel { id, socket: there });
+    }
+    Both {
+        source,
+        destination,
+    }
+    .run(|_, _| {})
+}
+
+#[test]
+fn requested_pages_overtake_what_is_in_the_buffers() {
+    let mean = |received: &DestinationOutcome| {
+        let postcopy = received.report.postcopy.as_ref().unwrap();
+        assert!(postcopy.requests >= 4, "{postcopy:?}");
+        assert_eq!(postcopy.came_twice, 0, "each page crosses once");
+        postcopy.latency_ns_sum / postcopy.requests
+    };
+    let (sent, received) = pulled(true);
+    assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+    assert_pulled(&received);
+    let postcopy = sent.report.postcopy.as_ref().unwrap();
+    assert!(postcopy.preempt_bytes > 0 && postcopy.preempt_bytes < postcopy.postcopy_bytes);
+    assert_eq!(sent.report.bytes.total(), received.report.received_bytes);
+    let overtaking = mean(&received);
+    let (sent, received) = pulled(false);
+    assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+    assert_pulled(&received);
+    assert_eq!(sent.report.postcopy.as_ref().unwrap().preempt_bytes, 0);
+    let queueing = mean(&received);
+    // A megabyte or more stands before a page that queues: 80 ms against the time of a page.
+    assert!(4 * overtaking < queueing, "{overtaking} ns, {queueing} ns");
+}
+
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let until = mono_ns() + 10_000_000_000;
+    while !done() {
+        assert!(mono_ns() < until, "{what} never came");
+        crate::clock::sleep_until(mono_ns() + 1_000_000);
+    }
+}
+
+fn assert_pulled(received: &DestinationOutcome) {
+    assert_verified(received, 0);
+    let postcopy = received.report.postcopy.as_ref().unwrap();
+    assert_eq!(postcopy.never_came, 0);
+    assert_eq!(postcopy.overrun, 0, "no page was touched before it came");
+}
+
+#[test]
+fn an_idle_guest_is_pulled_byte_by_byte() {
+    let world = World::new(0.0);
+    let (sent, received) = Both::new(&world, post_copy()).run(|_, _| {});
+    assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+    assert_eq!(sent.side, SourceSide::Released);
+    assert_pulled(&received);
+    let report = &sent.report;
+    let postcopy = report.postcopy.as_ref().unwrap();
+    assert_eq!(report.bytes.total(), received.report.received_bytes);
+    assert_eq!((report.precopy_bytes, report.downtime_bytes), (0, 0));
+    // 4104 a page, 9 a zero page, the block's name once; 8 a section's end.
+    let pages = 4096 * 4104 + (PAGES - 4096) * 9 + 7;
+    let sections = (postcopy.postcopy_bytes - pages) / 8;
+    assert_eq!(postcopy.postcopy_bytes, pages + 8 * sections);
+    // Header, OPEN_RETURN_PATH, ADVISE, RAM list; one DISCARD of all RAM; three PINGs; PACKAGED, LISTEN, RUN;
+    // the marks of sections, and the end.
+    let list = 1 + 4 + 4 + 8 + 8 + 7 + 8 + 8 + 5;
+    let setup = 48 + 5 + 21 + list;
+    let package = 9 + 5 + 9 + 5;
+    let control = setup + (5 + 9 + 16) + 9 + package + 9 + 18 * sections + 1;
+    assert_eq!(report.bytes.control, control);
+    assert_eq!(report.bytes.device, post_copy().device_state_bytes);
+    assert_eq!(postcopy.discarded_pages, PAGES);
+    assert_eq!((postcopy.discarded_ranges, postcopy.requests), (1, 0));
+    assert_eq!(report.dirty_sync_count, 2, "setup's and the last");
+    let phases: Vec<Phase> = report.phases.iter().map(|span| span.phase).collect();
+    let expected = [
+        Phase::Handshake,
+        Phase::Rounds,
+        Phase::Pause,
+        Phase::State,
+        Phase::Switchover,
+        Phase::Pull,
+    ];
+    assert_eq!(phases, expected);
+    // The outage is over long before the pull is.
+    let resumed = received.report.resumed_ns.unwrap();
+    assert!(postcopy.package_ns < resumed && resumed < report.end_ns - 300_000_000);
+}
+
+#[test]
+fn a_writing_guest_waits_for_each_page_it_touches_and_no_version_is_lost() {
+    let world = World::new(2.0);
+    let (sent, received) = Both::new(&world, post_copy()).run(|_, _| {});
+    assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+    assert_pulled(&received);
+    let (asked, served) = (
+        received.report.postcopy.as_ref().unwrap(),
+        sent.report.postcopy.as_ref().unwrap(),
+    );
+    // 5,000 writes a second on 2,560 pages that come in about 0.8 s: most are touched first.
+    assert!(asked.requests > 50, "{asked:?}");
+    assert_eq!(
+        asked.requests, served.requests,
+        "each request is one message"
+    );
+    assert_eq!(asked.latency_dist.iter().sum::<u64>(), asked.requests);
+    assert!(asked.blocktime_ns >= asked.latency_ns_sum, "{asked:?}");
+    assert!(asked.latency_ns_max * asked.requests >= asked.latency_ns_sum);
+    assert_eq!(asked.came_twice, 0, "each page is sent once");
+    assert_eq!(asked.missing_pages, PAGES);
+    assert!(world.destination.runs() && !world.source.runs());
+    // It goes on from where it ran, and is not held by anything any more.
+    assert_eq!(world.running.load(Ordering::SeqCst), 1);
+    assert_eq!(*world.destination.limit.lock().unwrap(), Limit::NONE);
+}
+
+#[test]
+fn a_pre_copy_that_does_not_converge_switches_after_its_first_pass() {
+    let world = World::new(20.0);
+    let (sent, received) = Both::new(&world, hybrid()).run(|_, _| {});
+    assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+    assert_pulled(&received);
+    let report = &sent.report;
+    let postcopy = report.postcopy.as_ref().unwrap();
+    assert_eq!(
+        report.dirty_sync_count, 3,
+        "setup's, the one after the first pass, the last"
+    );
+    assert!(report.precopy_bytes > 4000 * 4104);
+    assert!(postcopy.discarded_pages < 4096 && postcopy.discarded_pages > 1000);
+    let missing = received.report.postcopy.as_ref().unwrap().missing_pages;
+    assert_eq!(missing, postcopy.discarded_pages);
+    assert!(report.decisions.last().unwrap().switchover);
+}
+
+#[test]
+fn an_order_switches_while_it_runs_and_needs_the_capability() {
+    let world = World::new(20.0);
+    let with = MigrationParams {
+        postcopy: PostcopyParams {
+            after_precopy: false,
+            ..hybrid().postcopy
+        },
+        ..hybrid()
+    };
+    let (sent, received) = Both::new(&world, with).run(|source, _| {
+        wait_until("the first pass", || source.progress().round > 0);
+        assert!(source.start_postcopy());
+    });
+    assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+    assert_pulled(&received);
+    assert!(sent.report.postcopy.is_some());
+    // Without postcopy-ram QEMU refuses the order.
+    let world = World::new(0.0);
+    let (sent, received) = Both::new(&world, params()).run(|source, _| {
+        wait_until("the start", || source.progress().status == "active");
+        assert!(!source.start_postcopy());
+    });
+    assert_verified(&received, 0);
+    assert!(sent.report.postcopy.is_none() && received.report.postcopy.is_none());
+}
+
+#[test]
+fn a_pre_copy_that_converges_is_no_post_copy() {
+    let world = World::new(0.0);
+    let allowed = MigrationParams {
+        postcopy: PostcopyParams {
+            after_precopy: false,
+            ..hybrid().postcopy
+        },
+        ..hybrid()
+    };
+    let (sent, received) = Both::new(&world, allowed).run(|_, _| {});
+    assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+    assert_verified(&received, 0);
+    assert!(sent.report.postcopy.is_none() && received.report.postcopy.is_none());
+}
+
+#[test]
+fn post_copy_cannot_be_cancelled() {
+    let world = World::new(2.0);
+    let (sent, received) = Both::new(&world, post_copy()).run(|source, destination| {
+        wait_until("the commit", || {
+            destination.side() == DestinationSide::Committed
+        });
+        assert!(!source.cancel_is_possible());
+        assert!(!source.cancel());
+    });
+    assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+    assert_pulled(&received);
+}
+
+#[test]
+fn a_cut_connection_is_taken_up_again_and_nothing_is_lost() {
+    for by_source in [true, false] {
+        let world = World::new(2.0);
+        let (sent, received) = Both::new(&world, post_copy()).run(|source, destination| {
+            // Pages that are not zero come first: the first 4096.
+            for left in [15_400, 13_400] {
+                wait_until("the pull", || {
+                    let progress = source.progress();
+                    progress.status == "postcopy-active" && progress.remaining_bytes < left * 4096
+                });
+                let broken = if by_source {
+                    source.pause_postcopy()
+                } else {
+                    destination.pause_postcopy()
+                };
+                assert!(broken);
+            }
+        });
+        assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+        assert_eq!(sent.side, SourceSide::Released);
+        assert_pulled(&received);
+        let interruptions = &sent.report.postcopy.as_ref().unwrap().interruptions;
+        assert_eq!(interruptions.len(), 2, "{interruptions:?}");
+        assert!(
+            interruptions
+                .iter()
+                .all(|one| one.to_ns.is_some() && one.tries >= 1)
+        );
+        assert!(world.destination.runs() && !world.source.runs());
+    }
+}
+
+/// Nobody listens any more: the guest is lost, and each end says so.
+#[test]
+fn a_destination_that_dies_in_the_pull_takes_the_guest_with_it() {
+    let world = World::new(2.0);
+    let mut both = Both::new(&world, post_copy());
+    both.destination.recover = None;
+    let (mut sent, received) = both.run(|source, destination| {
+        wait_until("the pull", || source.progress().status == "postcopy-active");
+        assert!(destination.pause_postcopy());
+    });
+    assert_eq!(sent.end, SourceEnd::Undecided, "{:?}", sent.report.error);
+    assert_eq!(sent.side, SourceSide::Interrupted);
+    assert!(sent.report.error.as_ref().unwrap().contains("interrupted"));
+    assert!(matches!(
+        received.error,
+        Some(DestinationError::NotRecovered { .. })
+    ));
+    assert!(received.report.is_lost());
+    // Not even a wrong word lets it run again here.
+    sent.resolve(&*world.source, false);
+    assert!(!world.source.runs());
+    sent.resolve(&*world.source, true);
+    assert_eq!(sent.side, SourceSide::Released);
+    assert_eq!(world.running.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_source_that_dies_in_the_pull_is_not_waited_for_longer_than_told() {
+    let world = World::new(2.0);
+    let mut both = Both::new(&world, post_copy());
+    both.source.redial = None;
+    let (sent, received) = both.run(|source, destination| {
+        wait_until("the pull", || source.progress().status == "postcopy-active");
+        assert!(source.pause_postcopy());
+        // What the manager says of a source whose host has gone.
+        assert!(destination.abandon(), "it had committed");
+    });
+    assert_eq!(sent.end, SourceEnd::Undecided);
+    assert!(received.report.is_lost());
+    let postcopy = received.report.postcopy.as_ref().unwrap();
+    assert!(postcopy.never_came > 0 && postcopy.whole_ns.is_none());
+    assert_eq!(world.running.load(Ordering::SeqCst), 0);
+    assert!(!world.source.runs(), "the source never resumes");
+}
+
+#[test]
+fn a_destination_that_cannot_commit_leaves_the_guest_at_the_source() {
+    let world = World::new(2.0);
+    let mut both = Both::new(&world, post_copy());
+    both.destination.guest = Arc::new(TestGuest {
+        refuse: true,
+        running: Arc::clone(&world.running),
+        clock: Mutex::new((None, 0)),
+        throttled: Mutex::default(),
+        limit: Mutex::default(),
+    });
+    let (mut sent, received) = both.run(|_, _| {});
+    assert!(matches!(received.error, Some(DestinationError::Refused(_))));
+    assert!(received.report.postcopy.is_none());
+    if sent.end == SourceEnd::Undecided {
+        // The word of it was lost with the connection: the manager knows.
+        sent.resolve(&*world.source, false);
+    }
+    assert_eq!(sent.side, SourceSide::Running, "{:?}", sent.report.error);
+    world.next_migration_succeeds();
+}
+
+/// Before the package's last byte a failure is a failure like any other.
+#[test]
+fn a_connection_cut_before_the_package_leaves_the_guest_at_the_source() {
+    let world = World::new(2.0);
+    let (client, server) = pair();
+    drop(server);
+    let source = world.source_job(post_copy(), client);
+    let sent = run_source(&source, &NoObserver);
+    assert_eq!(sent.end, SourceEnd::Failed);
+    assert_eq!(sent.side, SourceSide::Running);
+    world.next_migration_succeeds();
+}
+
+#[test]
+fn a_link_that_goes_silent_is_given_up_after_the_stall_timeout() {
+    let world = World::new(0.0);
+    let mut params = post_copy();
+    params.postcopy.stall_timeout = 300;
+    params.postcopy.recover_tries = 2;
+    let (client, mut server) = pair();
+    let source = SourceJob {
+        redial: Some(Box::new(|| Err(std::io::ErrorKind::TimedOut.into()))),
+        ..world.source_job(params, client)
+    };
+    let sent = std::thread::scope(|scope| {
+        // Reads what comes until the guest is said to run, and then nothing.
+        scope.spawn(move || {
+            let mut decoder = Decoder::default();
+            let mut bytes = Vec::new();
+            let mut chunk = [0; 4096];
+            'read: loop {
+                while let Some((taken, event)) = decoder.decode(&bytes).unwrap() {
+                    let run = event == Event::Postcopy(Command::Run);
+                    bytes.drain(..taken);
+                    if run {
+                        break 'read;
+                    }
+                }
+                let read = server.read(&mut chunk).unwrap();
+                bytes.extend_from_slice(&chunk[..read]);
+            }
+            let mut pong = Vec::new();
+            wire::pong(wire::PACKAGE_PING, &mut pong);
+            server.write_all(&pong).unwrap();
+            crate::clock::sleep_until(mono_ns() + 1_500_000_000);
+            let _ = server.shutdown(Shutdown::Both);
+        });
+        run_source(&source, &NoObserver)
+    });
+    assert_eq!(sent.end, SourceEnd::Undecided, "{:?}", sent.report.error);
+    assert_eq!(sent.side, SourceSide::Interrupted);
+    let interruptions = &sent.report.postcopy.as_ref().unwrap().interruptions;
+    assert_eq!((interruptions.len(), interruptions[0].tries), (1, 2));
+    assert_eq!(interruptions[0].to_ns, None);
+}
+
+/// Each mistake of the source is seen by a destination that believes nothing but guest time.
+#[test]
+fn mistakes_of_a_post_copy_fail_verification() {
+    // Told of nothing that it lacks, the destination keeps versions that are stale.
+    let world = World::new(20.0);
+    let mut both = Both::new(&world, hybrid());
+    both.source.faults = vec![Fault::SkipDiscard];
+    let (_, received) = both.run(|_, _| {});
+    let stale = received.report.verification.as_ref().unwrap().bad;
+    assert!(stale > 1000, "{stale} stale pages");
+    // Pages that never come leave the guest without them: it is lost, not run on.
+    let world = World::new(2.0);
+    let mut both = Both::new(&world, post_copy());
+    both.source.faults = vec![Fault::LosePages {
+        after: 1000,
+        pages: 32,
+        put_back: false,
+    }];
+    let (_, received) = both.run(|_, _| {});
+    assert!(received.report.is_lost(), "{:?}", received.report.error);
+    assert_eq!(received.report.postcopy.as_ref().unwrap().never_came, 32);
+}
