@@ -7,7 +7,7 @@ use super::image;
 use super::input::RealRun;
 use crate::lone::{Company, Lone, Writes, classes};
 use crate::migration::params::{
-    AutoConvergeParams, MigrationParams, MultifdParams, Reprotect, XbzrleParams,
+    AutoConvergeParams, MigrationParams, MultifdParams, PostcopyParams, Reprotect, XbzrleParams,
 };
 use crate::scenario::Backing;
 use netmodel::flow;
@@ -46,7 +46,7 @@ pub(super) const WORD_CHANGED: ContentProfile = ContentProfile {
 /// Why a mode cannot be replayed; `None` if it can.
 pub(super) fn unlike_any(mode: &str) -> Option<String> {
     match mode {
-        "precopy" | "auto-converge" | "multifd" | "xbzrle" => None,
+        "precopy" | "auto-converge" | "multifd" | "xbzrle" | "postcopy" => None,
         mode => Some(format!("mode {mode} is not emulated")),
     }
 }
@@ -59,7 +59,8 @@ pub(super) fn params(line: &Line) -> MigrationParams {
     let cache = line.xbzrle_cache_mib.filter(|mib| *mib > 0);
     MigrationParams {
         downtime_limit: line.downtime_limit_ms,
-        return_path: line.return_path,
+        // Post-copy opens one by itself.
+        return_path: line.return_path || mode("postcopy"),
         // The runs were made under TCG.
         reprotect: Reprotect::AtSync,
         load_time: image::LOAD_TIME_MS,
@@ -67,6 +68,12 @@ pub(super) fn params(line: &Line) -> MigrationParams {
         auto_converge: AutoConvergeParams {
             enabled: mode("auto-converge"),
             ..base.auto_converge
+        },
+        postcopy: PostcopyParams {
+            ram: mode("postcopy"),
+            // Switched with migrate-start-postcopy after the first full pass.
+            after_precopy: mode("postcopy"),
+            ..base.postcopy
         },
         multifd: MultifdParams {
             enabled: mode("multifd"),
