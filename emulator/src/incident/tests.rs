@@ -50,8 +50,9 @@ fn a_log_says_what_to_emulate() {
         incident.max_bandwidth, None,
         "nothing says that it was a limit"
     );
-    // 1 Gbit/s of payload; 1538 bytes carry 1448.
-    assert!((incident.rate.bps() as f64 / (1e9 * 1538.0 / 1448.0) - 1.0).abs() < 1e-6);
+    // 3,051 pages of 4,104 bytes in 100 ms; 1538 bytes carry 1448.
+    let sent = 3051.0 * 4104.0 * 10.0 * 8.0;
+    assert!((incident.rate.bps() as f64 / (sent * 1538.0 / 1448.0) - 1.0).abs() < 1e-6);
     assert_eq!(
         incident.cancel_after_ms,
         Some(20_000),
@@ -87,7 +88,7 @@ fn a_last_burst_tells_a_limit_from_a_link() {
     last.downtime_bytes = Some(10_000_000);
     last.precopy_bytes = Some(1);
     let incident = Incident::of(&log, &[]).unwrap();
-    assert_eq!(incident.max_bandwidth, Some(125_000_000));
+    assert_eq!(incident.max_bandwidth, Some(125_213_040));
     // 500 MB/s.
     assert!((incident.rate.bps() as f64 / (4e9 * 1538.0 / 1448.0) - 1.0).abs() < 1e-6);
     assert_eq!(incident.scale(1_100_000_000), 4);

@@ -85,6 +85,9 @@ fn modes_set_their_capability_and_nothing_else() {
     let channels = lone(&multifd, 1).params.multifd;
     assert!(channels.enabled && channels.channels == 4);
     assert_eq!(channels.compression, Compression::Zstd);
+    let pulled = lone(&json!({"mode": "postcopy"}), 1).params;
+    assert!(pulled.postcopy.ram && pulled.postcopy.after_precopy && pulled.return_path);
+    assert!(!of("precopy").postcopy.ram && !of("precopy").return_path);
     let xbzrle = lone(&json!({"mode": "xbzrle", "xbzrle_cache_mib": 128}), 1).params;
     assert!(xbzrle.xbzrle.enabled && !xbzrle.multifd.enabled);
     assert_eq!(xbzrle.xbzrle.cache_size, 128 << 20);
