@@ -143,11 +143,9 @@ fn never_two(events: &Seen, what: &str) {
     let mut placed = BTreeSet::new();
     for event in order {
         match &event.kind {
-            EventKind::Placed { vm, host } => {
-                // The first says where it begins; later ones where it has come to.
-                if placed.insert(vm.0) {
-                    running.entry(vm.0).or_default().insert(host.0);
-                }
+            // The first says where it begins; later ones where it has come to.
+            EventKind::Placed { vm, host } if placed.insert(vm.0) => {
+                running.entry(vm.0).or_default().insert(host.0);
             }
             EventKind::GuestRuns { vm, host, runs } => {
                 let on = running.entry(vm.0).or_default();

@@ -102,7 +102,7 @@ fn scatter(name: &str, unit: &'static str, figure: Figure, comparisons: &[Compar
     for c in comparisons {
         families.entry(family(c)).or_default().extend(both(c));
     }
-    diagonal(name, unit, families)
+    diagonal(name, unit, &families)
 }
 
 fn models(comparisons: &[Comparison]) -> Plot {
@@ -132,11 +132,11 @@ fn models(comparisons: &[Comparison]) -> Plot {
                 .push((real, guess.total_time_ms));
         }
     }
-    diagonal("total time", "ms", who)
+    diagonal("total time", "ms", &who)
 }
 
 /// Points by name, and the line on which both are the same.
-fn diagonal(name: &str, unit: &'static str, points: BTreeMap<&str, Vec<(f64, f64)>>) -> Plot {
+fn diagonal(name: &str, unit: &'static str, points: &BTreeMap<&str, Vec<(f64, f64)>>) -> Plot {
     let drawn = || {
         points
             .values()

@@ -243,7 +243,7 @@ impl Driver<'_> {
         &mut self,
         fault: u32,
         (named, host): (Vec<LinkId>, HostId),
-        patch: Option<Patch>,
+        patch: Option<Box<Patch>>,
         restored_after_ns: Option<u64>,
     ) -> Result<(), RunError> {
         let links = if named.is_empty() {

@@ -110,6 +110,7 @@ impl World {
         self.destination == DestinationSide::Committed
     }
 
+    #[expect(clippy::too_many_lines, reason = "an arm for each act")]
     fn after(self, act: Act) -> Option<Self> {
         let loading = self.destination_alive && self.destination == DestinationSide::Loading;
         let pulling = self.destination_alive && self.committed() && self.through.is_none();

@@ -114,12 +114,11 @@ const ENGINE_OPTIONS: &[&str] = &[
 
 /// `[migration]`: QEMU's names, with units where QEMU has bare numbers.
 pub(super) fn parameters(root: &Table<'_>, vms: &[VmSpec]) -> MigrationParams {
-    let base = MigrationParams::default();
     let Some(value) = root.get("migration") else {
-        return base;
+        return MigrationParams::default();
     };
     let read = |table: &Table<'_>| {
-        let mut params = scalars(table, base.clone());
+        let mut params = scalars(table);
         streams::read(table, &mut params);
         streams::refuse(table, &params);
         postcopy::refuse(table, &params, vms);
@@ -132,7 +131,8 @@ pub(super) fn parameters(root: &Table<'_>, vms: &[VmSpec]) -> MigrationParams {
 }
 
 /// What is one value each.
-fn scalars(table: &Table<'_>, base: MigrationParams) -> MigrationParams {
+fn scalars(table: &Table<'_>) -> MigrationParams {
+    let base = MigrationParams::default();
     MigrationParams {
         engine: table
             .get("engine")

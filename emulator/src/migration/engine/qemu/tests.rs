@@ -399,9 +399,7 @@ fn migrate_at(
         jitter: seed << 32,
     };
     let mut dirty = vec![true; 65_536];
-    let mut left = PAGES;
-    let mut sent = 0;
-    let mut at = 0;
+    let (mut left, mut sent, mut at) = (PAGES, 0, 0);
     let mut engine = QemuEngine::new(params, 0, &Observed::default());
     engine.synced(0, 0, left);
     loop {
