@@ -164,48 +164,15 @@ impl Lone {
     /// crosses exactly one link each way. A rate kept at the source is the way out's alone.
     #[must_use]
     pub fn scenario(&self) -> Scenario {
-        let open = LinkSpec {
-            overhead_bytes: self.link.overhead_bytes,
-            ..LinkSpec::default()
-        };
         let moving = 1 + self.company.more_vms;
         // The ends of flows are VMs that do nothing else.
         let idle_bytes = u64::from(self.company.flows) * PAGE_SIZE;
         let ram_bytes = u64::from(moving) * self.ram_bytes + idle_bytes;
         let host = |name: &str| HostSpec::new(name, moving, ram_bytes);
-        let (cpu, writes, traces) = self.writes.sources(self.cpu_milli);
-        let vm = VmSpec {
-            name: "vm".to_owned(),
-            vcpus: 1,
-            weight: 1,
-            ram_bytes: self.ram_bytes,
-            resident_bytes: self.resident_bytes,
-            resident_high_bytes: self.resident_high_bytes,
-            cpu: vec![CpuDemand {
-                source: cpu,
-                ..CpuDemand::constant(0)
-            }],
-            writes,
-            content: self.content,
-            memory: self.memory,
-            offset_ns: 0,
-            work: Work::Service,
-            host: HostId(0),
-        };
+        let (vm, traces) = self.vm();
         let mut vms = several(&vm, moving);
         let flows = self.company.flows(&vm, &mut vms);
-        let cable = Cable {
-            up: self.link,
-            down: match self.link.is_shaped_at_source() {
-                true => self.link.in_fabric(),
-                false => self.link,
-            },
-        };
-        let topology = Topology::star([
-            ("source".to_owned(), cable),
-            ("destination".to_owned(), Cable::symmetric(open)),
-        ])
-        .expect("two hosts of different names on one switch");
+        let topology = self.topology();
         let (schedule, change_ns) = self.company.schedule(&topology, self.warm_up_ns);
         Scenario {
             name: "migrate".to_owned(),
@@ -239,6 +206,49 @@ impl Lone {
             faults: self.faults.clone(),
             orchestrator: OrchestratorSpec::Timeout,
         }
+    }
+
+    /// The VM that moves, and the traces it names.
+    fn vm(&self) -> (VmSpec, BTreeMap<String, TraceSource>) {
+        let (cpu, writes, traces) = self.writes.sources(self.cpu_milli);
+        let vm = VmSpec {
+            name: "vm".to_owned(),
+            vcpus: 1,
+            weight: 1,
+            ram_bytes: self.ram_bytes,
+            resident_bytes: self.resident_bytes,
+            resident_high_bytes: self.resident_high_bytes,
+            cpu: vec![CpuDemand {
+                source: cpu,
+                ..CpuDemand::constant(0)
+            }],
+            writes,
+            content: self.content,
+            memory: self.memory,
+            offset_ns: 0,
+            work: Work::Service,
+            host: HostId(0),
+        };
+        (vm, traces)
+    }
+
+    fn topology(&self) -> Topology {
+        let open = LinkSpec {
+            overhead_bytes: self.link.overhead_bytes,
+            ..LinkSpec::default()
+        };
+        let cable = Cable {
+            up: self.link,
+            down: match self.link.is_shaped_at_source() {
+                true => self.link.in_fabric(),
+                false => self.link,
+            },
+        };
+        Topology::star([
+            ("source".to_owned(), cable),
+            ("destination".to_owned(), Cable::symmetric(open)),
+        ])
+        .expect("two hosts of different names on one switch")
     }
 
     /// Runs it in a machine of its own; `out` gets the run directory. A record for each VM that moves.

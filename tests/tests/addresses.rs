@@ -109,9 +109,10 @@ fn a_server_that_moves_keeps_its_connections_and_is_seen_away_as_long_as_it_was(
         seen_ms > outage_ms - 10.0 && seen_ms < outage_ms + 250.0,
         "{seen_ms} ms seen, {outage_ms} ms paused"
     );
+    // One a millisecond, and those that were on their way when it stopped: two links of 1 ms each way and what waits there.
     let lost = record.probes[0].lost.expect("it was probed");
     assert!(
-        f64::from(lost) <= seen_ms + 1.0,
+        f64::from(lost) <= seen_ms + 50.0,
         "{lost} lost in {seen_ms} ms"
     );
     // Whoever asked in the outage waited for it, and for TCP to send again: 200 ms, 400 ms, … after the first time.

@@ -226,7 +226,7 @@ impl Probe {
     }
 
     /// One packet and when the kernel received it, on the monotonic clock.
-    fn receive(&self, buffer: &mut [u8], space: &mut Vec<u8>) -> Option<(u64, usize)> {
+    fn receive(&self, buffer: &mut [u8], space: &mut [u8]) -> Option<(u64, usize)> {
         let mut parts = [IoSliceMut::new(buffer)];
         let fd = self.socket.as_raw_fd();
         let message =

@@ -174,14 +174,16 @@ fn zstd_page(
         let at = out.len();
         zstd.run(&mut input, &mut OutBuffer::around_pos(out, at))?;
     }
-    while last {
+    if !last {
+        return Ok(());
+    }
+    loop {
         out.reserve(PAGE_BYTES);
         let at = out.len();
         if zstd.flush(&mut OutBuffer::around_pos(out, at))? == 0 {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 /// Unpacks the pages of a channel.

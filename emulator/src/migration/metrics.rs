@@ -221,17 +221,7 @@ pub fn assemble(parts: RecordParts) -> MigrationRecord {
     };
     let end_ns = parts.released_ns.or(source.map(|report| report.end_ns));
     let outage = observed_outage_ms(source, destination);
-    let verified = destination
-        .and_then(|report| {
-            report
-                .verification
-                .as_ref()
-                .map(|all| (all, report.bad_on_receipt))
-        })
-        .is_some_and(|(all, bad_on_receipt)| all.pages > 0 && all.bad == 0 && bad_on_receipt == 0)
-        && destination
-            .and_then(|report| report.postcopy.as_ref())
-            .is_none_or(|postcopy| postcopy.never_came == 0 && postcopy.overrun == 0);
+    let verified = destination.is_some_and(is_verified);
     let error = parts
         .error
         .or_else(|| source.and_then(|report| report.error.clone()))
@@ -283,6 +273,15 @@ pub fn assemble(parts: RecordParts) -> MigrationRecord {
         source_report: parts.source_report,
         destination_report: parts.destination_report,
     }
+}
+
+/// Whether every page arrived in its right version, and none was touched before it had.
+fn is_verified(report: &DestinationReport) -> bool {
+    let compared = report.verification.as_ref();
+    let postcopy = report.postcopy.as_ref();
+    compared.is_some_and(|all| all.pages > 0 && all.bad == 0)
+        && report.bad_on_receipt == 0
+        && postcopy.is_none_or(|postcopy| postcopy.never_came == 0 && postcopy.overrun == 0)
 }
 
 /// What kind of migration it turned out to be.

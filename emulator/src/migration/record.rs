@@ -575,6 +575,18 @@ pub struct ProbeRecord {
     pub interval_ms: f64,
 }
 
+impl MigrationRecord {
+    /// Whether the engine left its links idle of itself: under a cap, or while a post-copy had no connection.
+    #[must_use]
+    pub fn pauses_on_purpose(&self) -> bool {
+        let served = self.source_report.as_ref();
+        let pulled = served.and_then(|report| report.postcopy.as_ref());
+        let capped = self.params.postcopy.max_bandwidth > 0;
+        self.params.max_bandwidth > 0
+            || pulled.is_some_and(|pulled| capped || !pulled.interruptions.is_empty())
+    }
+}
+
 /// What the emulation itself added to a migration while it was under way (DESIGN §5).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ErrorBudget {

@@ -182,7 +182,7 @@ pub fn judge(
     ))
 }
 
-/// What an agent (DESIGN §10: 3 MiB unique) and an idle VM (64 KiB) may take.
+/// What an agent (DESIGN §10: 3 MiB unique), the process of a VM with an address of its own, and an idle VM (64 KiB) may take.
 const AGENT_BYTES: u64 = 3 << 20;
 const VM_BYTES: u64 = 64 << 10;
 
@@ -192,7 +192,8 @@ pub fn memory_lacks(scenario: &Scenario, available_bytes: u64) -> Option<String>
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let (hosts, vms) = (count(scenario.hosts.len()), count(scenario.vms.len()));
     let ram = resident_bytes(scenario);
-    let needed = hosts
+    let processes = hosts.saturating_add(count(super::ports(scenario).len()));
+    let needed = processes
         .saturating_mul(AGENT_BYTES)
         .saturating_add(vms.saturating_mul(VM_BYTES))
         .saturating_add(ram);

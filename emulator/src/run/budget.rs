@@ -29,7 +29,7 @@ pub fn sending(source: &SourceReport) -> Option<Sending> {
 pub fn budget(record: &MigrationRecord, path: &[&LinkCalibration], seen: &PathSeen) -> ErrorBudget {
     let us = |ns: u64| ns as f64 / 1e3;
     let limited = record.source_report.as_ref().map(|source| {
-        let capped = record.params.max_bandwidth > 0;
+        let capped = record.pauses_on_purpose();
         emulator_limited_share(source, capped)
     });
     ErrorBudget {

@@ -511,14 +511,9 @@ impl<'a> Driver<'a> {
             FromAgent::SinkReady { .. }
             | FromAgent::FlowBytes(_)
             | FromAgent::FlowClosed { .. } => self.heard_traffic(message).await,
-            FromAgent::ServerReady { .. } | FromAgent::Answered { .. } => {
-                self.heard_service(message).await
-            }
-            FromAgent::Probed {
-                migration,
-                probe,
-                seen,
-            } => self.probed(migration, probe, seen),
+            FromAgent::ServerReady { .. }
+            | FromAgent::Answered { .. }
+            | FromAgent::Probed { .. } => self.heard_service(message).await,
             FromAgent::Struck { fault, at_ns } => self.in_effect(fault, at_ns).await,
             FromAgent::FaultDue {
                 migration,

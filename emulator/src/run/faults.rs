@@ -12,6 +12,7 @@ use crate::event::{Event, EventKind};
 use crate::ids::{HostId, MigrationId};
 use crate::migration::faults::{Action, End, FaultStruck, Hold, HoldAt, PlannedFault, When};
 use crate::migration::record::Phase;
+use netmodel::schedule::Patch;
 use netmodel::topology::LinkId;
 use replay::clock::{MonoNs, TraceNs};
 
@@ -166,28 +167,10 @@ impl Driver<'_> {
             End::Source => source,
             End::Destination => destination,
         };
-        let agent = |end, blow| {
-            let strike = ToAgent::Strike {
-                fault,
-                migration,
-                end,
-                blow,
-            };
-            (host_of(end), strike)
-        };
-        let blow = match planned.action {
-            Action::VmCrash { of } => {
-                let (host, strike) = agent(of, AgentBlow::Crash);
-                return self.tell(host, strike).await;
-            }
-            Action::ConnectionReset { of } => {
-                let (host, strike) = agent(of, AgentBlow::Reset);
-                return self.tell(host, strike).await;
-            }
-            Action::DestinationRefuses => {
-                let (host, strike) = agent(End::Destination, AgentBlow::Refuse);
-                return self.tell(host, strike).await;
-            }
+        let (end, blow) = match planned.action {
+            Action::VmCrash { of } => (of, AgentBlow::Crash),
+            Action::ConnectionReset { of } => (of, AgentBlow::Reset),
+            Action::DestinationRefuses => (End::Destination, AgentBlow::Refuse),
             Action::Cancel => {
                 self.cancel_one(migration).await?;
                 return self.in_effect(fault, mono_ns()).await;
@@ -206,36 +189,77 @@ impl Driver<'_> {
                 silence_ns,
                 fenced,
             } => {
-                let host = host_of(of);
-                if !fenced {
-                    self.unfenced.insert(host);
-                }
-                Blow::PowerLoss {
-                    host,
-                    links: self.links_of(host),
-                    silence_ns,
-                }
+                return self
+                    .lose_power(fault, host_of(of), silence_ns, fenced)
+                    .await;
             }
             Action::LinkCut {
                 links,
-                restored_after_ns,
-            } => Blow::Links {
-                links: self.or_links_of(links, source),
-                patch: None,
-                restored_after_ns,
-            },
+                restored_after_ns: after,
+            } => return self.strike_links(fault, (links, source), None, after).await,
             Action::LinkChange {
                 links,
                 patch,
-                restored_after_ns,
-            } => Blow::Links {
-                links: self.or_links_of(links, source),
-                patch: Some(patch),
-                restored_after_ns,
-            },
+                restored_after_ns: after,
+            } => {
+                let patch = Some(patch);
+                return self
+                    .strike_links(fault, (links, source), patch, after)
+                    .await;
+            }
         };
-        let strike = ToMachine::Strike { fault, blow };
-        Ok(self.machine.send(&strike).await?)
+        let strike = ToAgent::Strike {
+            fault,
+            migration,
+            end,
+            blow,
+        };
+        self.tell(host_of(end), strike).await
+    }
+
+    async fn lose_power(
+        &mut self,
+        fault: u32,
+        host: HostId,
+        silence_ns: u64,
+        fenced: bool,
+    ) -> Result<(), RunError> {
+        if !fenced {
+            self.unfenced.insert(host);
+        }
+        let blow = Blow::PowerLoss {
+            host,
+            links: self.links_of(host),
+            silence_ns,
+        };
+        Ok(self
+            .machine
+            .send(&ToMachine::Strike { fault, blow })
+            .await?)
+    }
+
+    /// Strikes links; if none are named, those of a host.
+    async fn strike_links(
+        &mut self,
+        fault: u32,
+        (named, host): (Vec<LinkId>, HostId),
+        patch: Option<Patch>,
+        restored_after_ns: Option<u64>,
+    ) -> Result<(), RunError> {
+        let links = if named.is_empty() {
+            self.links_of(host)
+        } else {
+            named
+        };
+        let blow = Blow::Links {
+            links,
+            patch,
+            restored_after_ns,
+        };
+        Ok(self
+            .machine
+            .send(&ToMachine::Strike { fault, blow })
+            .await?)
     }
 
     /// Both links of a host.
@@ -245,14 +269,6 @@ impl Driver<'_> {
             crate::scenario::net_host(host),
         );
         vec![topology.uplink(host).id, topology.downlink(host).id]
-    }
-
-    fn or_links_of(&self, links: Vec<LinkId>, host: HostId) -> Vec<LinkId> {
-        if links.is_empty() {
-            self.links_of(host)
-        } else {
-            links
-        }
     }
 
     /// The machine has done its part.

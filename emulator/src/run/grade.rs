@@ -255,7 +255,7 @@ pub fn migration_grade(
         worst.calibration(link);
     }
     match &record.error_budget {
-        Some(budget) => worst.budget(budget, record.params.max_bandwidth > 0),
+        Some(budget) => worst.budget(budget, record.pauses_on_purpose()),
         // One that never began has nothing to vouch for.
         None if record.source_report.is_none() => {}
         None => worst.add(Grade::Invalid, || {

@@ -149,7 +149,7 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// A process said something of a service.
+    /// A process said something of a service, or of a probe.
     pub(super) async fn heard_service(&mut self, message: FromAgent) -> Result<(), RunError> {
         match message {
             FromAgent::ServerReady {
@@ -189,6 +189,11 @@ impl Driver<'_> {
                     connections,
                 })
             }
+            FromAgent::Probed {
+                migration,
+                probe,
+                seen,
+            } => self.probed(migration, probe, seen),
             _ => Ok(()),
         }
     }
@@ -211,7 +216,7 @@ impl Driver<'_> {
     }
 
     /// A prober said what it saw of a move.
-    pub(super) fn probed(
+    fn probed(
         &mut self,
         migration: MigrationId,
         probe: ProbeId,

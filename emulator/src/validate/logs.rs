@@ -26,16 +26,16 @@ pub struct Logged {
 /// Most that a link carries here: of a faster one space is divided until it does.
 pub const CARRIED_BPS: u64 = 1_100_000_000;
 
+/// A migration, and what its log tells of it.
+pub type Read = (MigrationLog, Result<Incident, IncidentError>);
+
 /// Migrations of one file: their curves from `curve`, else each from the other migrations of its file, else its own.
 ///
 /// Several migrations of one guest in one file are repeats; a curve from the others makes no use of what it has to foretell.
 ///
 /// # Errors
 /// When the file is no log of migrations.
-pub fn read(
-    file: &Path,
-    curve: &[MigrationLog],
-) -> Result<Vec<(MigrationLog, Result<Incident, IncidentError>)>, ImportError> {
+pub fn read(file: &Path, curve: &[MigrationLog]) -> Result<Vec<Read>, ImportError> {
     let logs = migration_logs(file)?;
     let each = logs.iter().enumerate().map(|(n, log)| {
         let others = logs.iter().enumerate().filter(|(other, _)| *other != n);

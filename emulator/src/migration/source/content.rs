@@ -13,7 +13,7 @@ use crate::migration::wire::PAGE_BYTES;
 pub(super) static ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
 
 /// What a page holds.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Content<'a> {
     Zero,
     Data(Stamp, &'a [u8]),

@@ -301,17 +301,7 @@ impl Decoder {
             return Ok(None);
         };
         if word == FLAG_EOS {
-            let Some(mark) = input.get(8..13) else {
-                return Ok(None);
-            };
-            if !is_footer(mark, RAM_SECTION) {
-                return self.unexpected("the RAM section's footer", u64::from(mark[0]));
-            }
-            self.place = Place::Between {
-                finished_ram: last,
-                has_state: self.pulling,
-            };
-            return Ok(Some((13, Event::SectionEnd)));
+            return self.end_of_section(input, last);
         }
         if word == FLAG_MULTIFD_FLUSH && self.streams.multifd > 0 {
             return Ok(Some((8, Event::MultifdFlush)));
@@ -371,6 +361,20 @@ impl Decoder {
         };
         self.named = true;
         Ok(Some((8 + name_bytes + length, event)))
+    }
+
+    fn end_of_section(&mut self, input: &[u8], last: bool) -> Decoded<'static> {
+        let Some(mark) = input.get(8..13) else {
+            return Ok(None);
+        };
+        if !is_footer(mark, RAM_SECTION) {
+            return self.unexpected("the RAM section's footer", u64::from(mark[0]));
+        }
+        self.place = Place::Between {
+            finished_ram: last,
+            has_state: self.pulling,
+        };
+        Ok(Some((13, Event::SectionEnd)))
     }
 
     fn state<'a>(&mut self, input: &'a [u8]) -> Decoded<'a> {

@@ -176,10 +176,7 @@ fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
     let mut vms = guests::read(root, text, &machines, &traces);
     spots.placing = room::settle(root, &machines, &mut vms);
     if let Some(at) = vms.names.spot(INTERNET).filter(|_| network.outside) {
-        let (name, what) = (INTERNET.to_owned(), network::OUTSIDE);
-        let reserved = NetworkProblem::Reserved { name, what };
-        root.log
-            .add(&(at..at + INTERNET.len() + 2), reserved.into());
+        reserved(root, at);
     }
     let flows = moves::flows(root, &vms.names, network.outside);
     let duration_ns = duration.and_then(|(ns, _)| ns);
@@ -213,21 +210,29 @@ fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
         orchestrator,
         faults,
     };
-    let events = spots
-        .events
-        .as_ref()
-        .filter(|events| !events.wait_for_files());
-    if let (Some(events), true) = (events, root.log.is_empty()) {
+    let events = spots.events.as_ref();
+    if let Some(events) = events.filter(|events| !events.wait_for_files() && root.log.is_empty()) {
         let resolved = events.resolve(&mut scenario.network);
         resolved.unwrap_or_else(|problems| root.log.extend(problems));
     }
-    // Links have been checked where they are declared; this finds what else k makes too small.
-    if let (Some(scale), true) = (scale, root.log.is_empty()) {
-        super::scale::apply(&scenario, k)
-            .map_err(|error| scale.note(error.into()))
-            .ok();
+    if let Some(scale) = scale.filter(|_| root.log.is_empty()) {
+        carried(&scale, &scenario);
     }
     Some(Checked { scenario, spots })
+}
+
+/// A VM has the name of what is outside.
+fn reserved(root: &Table<'_>, at: usize) {
+    let (name, what) = (INTERNET.to_owned(), network::OUTSIDE);
+    let problem = NetworkProblem::Reserved { name, what };
+    root.log.add(&(at..at + INTERNET.len() + 2), problem.into());
+}
+
+/// Links have been checked where they are declared; this finds what else k makes too small.
+fn carried(scale: &Value<'_>, scenario: &Scenario) {
+    if let Err(error) = super::scale::apply(scenario, scenario.scale) {
+        scale.note(error.into());
+    }
 }
 
 const PACES: &[(&str, Pace)] = &[("warp", Pace::Warp), ("real", Pace::Real)];

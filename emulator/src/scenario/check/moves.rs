@@ -118,7 +118,22 @@ pub(super) fn parameters(root: &Table<'_>, vms: &[VmSpec]) -> MigrationParams {
     let Some(value) = root.get("migration") else {
         return base;
     };
-    let read = |table: &Table<'_>| MigrationParams {
+    let read = |table: &Table<'_>| {
+        let mut params = scalars(table, base.clone());
+        streams::read(table, &mut params);
+        streams::refuse(table, &params);
+        postcopy::refuse(table, &params, vms);
+        refuse_other_engines(table, &params);
+        params
+    };
+    value
+        .table("[migration]", "a table", read)
+        .unwrap_or_default()
+}
+
+/// What is one value each.
+fn scalars(table: &Table<'_>, base: MigrationParams) -> MigrationParams {
+    MigrationParams {
         engine: table
             .get("engine")
             .and_then(|v| v.word("engine", ENGINES))
@@ -164,32 +179,25 @@ pub(super) fn parameters(root: &Table<'_>, vms: &[VmSpec]) -> MigrationParams {
         auto_converge: auto_converge(table),
         postcopy: postcopy::parameters(table),
         announce: announce(table),
-        ..base.clone()
-    };
-    let read = |table: &Table<'_>| {
-        let mut params = read(table);
-        streams::read(table, &mut params);
-        streams::refuse(table, &params);
-        postcopy::refuse(table, &params, vms);
-        ENGINE_OPTIONS
-            .iter()
-            .chain(streams::OPTIONS)
-            .chain(postcopy::OPTIONS)
-            .filter(|option| !params.engine.has(option))
-            .filter_map(|option| table.get(option))
-            .for_each(|value| {
-                let of = ENGINES.iter().filter(|(_, kind)| kind.has(&value.key));
-                value.note(ProblemKind::NotOfEngine {
-                    key: value.key.clone(),
-                    engine: params.engine.name(),
-                    of: of.map(|(name, _)| *name).collect(),
-                });
-            });
-        params
-    };
-    value
-        .table("[migration]", "a table", read)
-        .unwrap_or_default()
+        ..base
+    }
+}
+
+/// Notes every option that another engine has and this one has not.
+fn refuse_other_engines(table: &Table<'_>, params: &MigrationParams) {
+    let options = ENGINE_OPTIONS.iter().chain(streams::OPTIONS);
+    let foreign = options
+        .chain(postcopy::OPTIONS)
+        .filter(|option| !params.engine.has(option))
+        .filter_map(|option| table.get(option));
+    for value in foreign {
+        let of = ENGINES.iter().filter(|(_, kind)| kind.has(&value.key));
+        value.note(ProblemKind::NotOfEngine {
+            key: value.key.clone(),
+            engine: params.engine.name(),
+            of: of.map(|(name, _)| *name).collect(),
+        });
+    }
 }
 
 fn auto_converge(table: &Table<'_>) -> AutoConvergeParams {
