@@ -15,7 +15,7 @@ use netmodel::link::{LinkSpec, Loss, MTU, ShaperAt};
 use netmodel::units::{BitRate, ByteSize, Probability};
 use std::time::Duration;
 use traces::class::{ClassPhase, Coupling, PageClass, PhasedClasses};
-use traces::content::{ContentProfile, Rewrite};
+use traces::content::ContentProfile;
 use traces::units::{PAGE_SIZE, round_u32, round_u64};
 
 /// How long the guest has been writing when a migration begins, at least.
@@ -27,19 +27,6 @@ pub(super) const REPEATED_LINE: ContentProfile = ContentProfile {
     incompressible_share: 0.0,
     zlib_ratio: Some(28.1),
     zstd_ratio: Some(48.8),
-    ..ContentProfile::RANDOM
-};
-
-/// Random pages of which a write changes 16 bytes somewhere: XBZRLE would say how far they are (2 bytes, but for
-/// the first 127), how many (1), and which, 19 in all; pages whose stamp changes with every write come as near as this
-/// with one run.
-pub(super) const WORD_CHANGED: ContentProfile = ContentProfile {
-    rewrite: Rewrite {
-        unchanged_share: 0.0,
-        overflow_share: 0.0,
-        xbzrle_bytes: 16.6,
-        changed_runs: 1.0,
-    },
     ..ContentProfile::RANDOM
 };
 
@@ -208,8 +195,8 @@ impl Configuration {
         let pages = round_u32(((line.ws_mib << 20) / PAGE_SIZE) as f64);
         let content = match line.left() {
             Some(Left::Comp) => Some(REPEATED_LINE),
-            Some(Left::Word) => Some(WORD_CHANGED),
-            Some(Left::Random) | None => None,
+            // Random pages but for their deltas, which only XBZRLE sees.
+            Some(Left::Random | Left::Word) | None => None,
         };
         let pattern = line.pattern();
         let written =
