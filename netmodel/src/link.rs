@@ -417,7 +417,7 @@ mod tests {
         assert_eq!(spec.gso_bytes(), GSO_LARGEST);
         let text = spec.to_string();
         assert!(
-            text.contains("by TBF on the sender's device, burst 125kB"),
+            text.contains("by TBF on the sender's device, burst 125KB"),
             "{text}"
         );
         let plain = LinkSpec::with_rate(rate);

@@ -128,6 +128,8 @@ pub enum Action {
     Cancel,
     /// `migrate-set-parameters`.
     SetParameters(ParameterChange),
+    /// `migrate-start-postcopy`.
+    StartPostcopy,
 }
 
 impl Action {
@@ -144,6 +146,7 @@ impl Action {
             Self::DestinationRefuses => "destination-refuses",
             Self::Cancel => "cancel",
             Self::SetParameters(_) => "set-parameters",
+            Self::StartPostcopy => "start-postcopy",
         }
     }
 

@@ -180,6 +180,10 @@ impl Driver<'_> {
                 self.tell(source, set).await?;
                 return self.in_effect(fault, mono_ns()).await;
             }
+            Action::StartPostcopy => {
+                self.tell(source, ToAgent::StartPostcopy(migration)).await?;
+                return self.in_effect(fault, mono_ns()).await;
+            }
             Action::ControllerCrash { down_ns } => {
                 self.in_effect(fault, mono_ns()).await?;
                 return self.controller_crashes(down_ns);

@@ -145,6 +145,10 @@ fn mistakes_are_named() {
              parameters = { max-bandwidth = \"1MB/s\" }",
             "xen",
         ),
+        (
+            "[[faults]]\nmigration = 1\nafter = \"1s\"\ndo = \"start-postcopy\"",
+            "postcopy-ram = true",
+        ),
         ("[orchestrator]\npolicy = \"kubevrt\"", "kubevirt"),
         (
             "[orchestrator]\npolicy = \"nova\"\n[migration]\nengine = \"xen\"",

@@ -137,6 +137,53 @@ pub fn fit_curve(
     Some((classes, error))
 }
 
+/// A measurement that is linear in the sizes of classes: what was found, and which share of the pages of each rate of
+/// [`RATES`] was to be found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Pages.
+    pub pages: f64,
+    /// By rate.
+    pub shares: [f64; RATES.len()],
+}
+
+impl Found {
+    /// What classes of a fit let expect; those of other rates count as none.
+    #[must_use]
+    pub fn expected(&self, classes: &[PageClass]) -> f64 {
+        let of = |class: &PageClass| {
+            let rate = RATES
+                .iter()
+                .position(|&rate| rate.total_cmp(&class.rate).is_eq());
+            rate.map_or(0.0, |rate| f64::from(class.pages) * self.shares[rate])
+        };
+        classes.iter().map(of).sum()
+    }
+}
+
+/// Fits classes to such measurements of a guest of `pages` pages. `None` when nothing was found. The error is that on what was
+/// fitted.
+#[must_use]
+pub fn fit_found(found: &[Found], pages: u32, coupling: Coupling) -> Option<(Vec<PageClass>, f64)> {
+    let some = || found.iter().filter(|found| found.pages > 0.0);
+    let points: Vec<Point> = some()
+        .map(|found| Point {
+            x: 0.0,
+            pages: found.pages,
+            cores: 0.0,
+            weight: 1.0,
+            basis: found.shares,
+        })
+        .collect();
+    if points.is_empty() {
+        return None;
+    }
+    let classes = fit(&points, pages, coupling);
+    let off = some().map(|found| (found.expected(&classes) / found.pages - 1.0).abs());
+    let error = off.sum::<f64>() / points.len() as f64;
+    Some((classes, error))
+}
+
 /// The longest stretch in which every second dirties at least a tenth of the busiest second's pages:
 /// where the recorded program was under load. `None` when nothing was written.
 ///

@@ -25,6 +25,7 @@ enum Kind {
     DestinationRefuses,
     Cancel,
     SetParameters,
+    StartPostcopy,
 }
 
 const KINDS: &[(&str, Kind)] = &[
@@ -37,6 +38,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("destination-refuses", Kind::DestinationRefuses),
     ("cancel", Kind::Cancel),
     ("set-parameters", Kind::SetParameters),
+    ("start-postcopy", Kind::StartPostcopy),
 ];
 
 const ENDS: &[(&str, End)] = &[("source", End::Source), ("destination", End::Destination)];
@@ -164,6 +166,13 @@ fn action(
         },
         Kind::DestinationRefuses => Action::DestinationRefuses,
         Kind::Cancel => Action::Cancel,
+        Kind::StartPostcopy => {
+            if !params.postcopy.ram {
+                let allowed = "what a migration without `postcopy-ram = true` can do";
+                said.out_of_bounds("start-postcopy", allowed);
+            }
+            Action::StartPostcopy
+        }
         Kind::SetParameters => {
             if params.engine != EngineKind::Qemu {
                 said.note(ProblemKind::NotOfEngine {
