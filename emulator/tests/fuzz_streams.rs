@@ -8,6 +8,12 @@
 //!
 //! `MIGBED_FUZZ=10000` sets how many streams are tried, a fixed sequence; 600 without it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "tests: whatever fails fails the test, and its steps are read in order"
+)]
+
 use migbed::clock::mono_ns;
 use migbed::migration::destination::{
     DestinationControl, DestinationJob, DestinationOutcome, run_destination,

@@ -121,6 +121,7 @@ fn action(
     links: &BTreeMap<&str, LinkId>,
     params: &MigrationParams,
 ) -> Option<Action> {
+    let which = || table.need("of", "of = \"source\"")?.word("end", ENDS);
     let end = |default: End| {
         table
             .get("of")
@@ -132,11 +133,9 @@ fn action(
         value.map_or(Some(None), |v| v.some_time_ns().map(Some))
     };
     Some(match kind {
-        Kind::VmCrash => Action::VmCrash {
-            of: table.need("of", "of = \"source\"")?.word("end", ENDS)?,
-        },
+        Kind::VmCrash => Action::VmCrash { of: which()? },
         Kind::HostPowerLoss => Action::HostPowerLoss {
-            of: table.need("of", "of = \"source\"")?.word("end", ENDS)?,
+            of: which()?,
             silence_ns: time("silence", SILENCE_NS)?,
             fenced: table.get("fenced").map_or(Some(true), |v| v.boolean())?,
         },
