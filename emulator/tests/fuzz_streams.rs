@@ -412,7 +412,8 @@ fn told(memory: &GuestMemory, stream: &[u8]) -> Option<(BTreeMap<u32, Option<u64
                 let own = header.migration == 1
                     && header.vm_key == memory.vm_key()
                     && header.memory_check == memory.check()
-                    && header.ram_pages == memory.pages();
+                    && header.ram_pages == memory.pages()
+                    && header.streams == Streams::default();
                 if !own {
                     return None;
                 }
