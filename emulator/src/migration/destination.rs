@@ -8,10 +8,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{Builder, Scope};
-use std::time::Duration;
 
 use replay::content::xbzrle::XbzrleError;
 use replay::{GuestTime, VmState};
@@ -20,10 +18,10 @@ use thiserror::Error;
 use super::channels::Channel;
 use super::codec::CodecError;
 use super::guest::{CommitRefused, DestinationGuest, GuestMemory};
-use super::ownership::{CommitGate, DestinationSide};
+use super::ownership::DestinationSide;
 use super::params::PostcopyParams;
 use super::record::DestinationReport;
-use super::transport::{Broken, prepare_socket, reset_when_closed};
+use super::transport::{prepare_socket, reset_when_closed};
 use super::usage::ThreadMeter;
 use super::wire::cloud_hypervisor::encode_answer;
 use super::wire::hello::ChannelKind;
@@ -37,11 +35,13 @@ use channel::Shared;
 use pages::Pages;
 
 mod channel;
+mod control;
 mod data;
 mod multifd;
 mod pages;
-
 mod pull;
+
+pub use control::DestinationControl;
 
 /// Large enough that a read takes what the kernel has gathered, small enough to stay in a cache.
 const BUFFER_BYTES: usize = 512 * 1024;
@@ -51,6 +51,7 @@ const _: () = assert!(
 );
 /// What is on its way from a source that has gone comes within this, or never.
 const GIVEN_UP_SILENCE_MS: u64 = 1_000;
+
 /// What a destination is to take in.
 pub struct DestinationJob {
     /// Number of the migration in the run.
@@ -195,152 +196,6 @@ pub enum DestinationError {
     /// The agent could not commit.
     #[error(transparent)]
     Refused(#[from] CommitRefused),
-}
-
-/// Lets the control plane abandon a migration at its destination.
-#[derive(Debug, Default)]
-pub struct DestinationControl {
-    gate: CommitGate,
-    /// Post-copy: the source has gone, nobody will connect again.
-    given_up: AtomicBool,
-    /// Post-copy: pages are missing, or were a moment ago.
-    pulls: AtomicBool,
-    sockets: Mutex<Vec<TcpStream>>,
-    changed: Condvar,
-    struck: Mutex<Struck>,
-}
-
-/// What faults did to it.
-#[derive(Debug, Default)]
-struct Struck {
-    broken: Option<Broken>,
-    refusal: Option<String>,
-}
-
-impl DestinationControl {
-    /// Promises that the guest will never start here, unless it has: whether it had committed. One that
-    /// has, and still lacks pages, is lost once what is on its way has come.
-    #[must_use]
-    pub fn abandon(&self) -> bool {
-        let committed = self.gate.abandon();
-        if !committed {
-            let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-            for socket in &*sockets {
-                // A socket that is no longer connected needs no shutdown.
-                let _ = socket.shutdown(Shutdown::Both);
-            }
-            self.changed.notify_all();
-        } else {
-            self.given_up.store(true, Ordering::Release);
-            self.changed.notify_all();
-        }
-        committed
-    }
-
-    /// Whether nobody will connect again.
-    fn is_given_up(&self) -> bool {
-        self.given_up.load(Ordering::Acquire)
-    }
-
-    /// Breaks it as a fault does: whether the guest runs here already, which a reset does not change.
-    /// The thread finds out at its next look, at most 100 ms later.
-    #[must_use]
-    pub fn break_off(&self, how: Broken) -> bool {
-        if how == Broken::Reset && self.pause_postcopy() {
-            return true; // and is taken up again
-        }
-        let mut struck = self.struck();
-        if struck.broken != Some(Broken::Crashed) {
-            struck.broken = Some(how);
-        }
-        drop(struck);
-        let committed = self.gate.abandon();
-        self.changed.notify_all();
-        committed
-    }
-
-    /// Has it refuse the guest, for that reason, unless the guest runs here already.
-    pub fn refuse(&self, reason: String) {
-        self.struck().refusal = Some(reason);
-    }
-
-    fn struck(&self) -> std::sync::MutexGuard<'_, Struck> {
-        self.struck.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn broken(&self) -> Option<Broken> {
-        self.struck().broken
-    }
-
-    fn may_go_on(&self) -> Result<(), DestinationError> {
-        if self.broken() == Some(Broken::Crashed) {
-            return Err(DestinationError::Crashed);
-        }
-        let refusal = self.struck().refusal.clone();
-        match refusal {
-            Some(reason) if self.side() != DestinationSide::Committed => {
-                Err(CommitRefused { reason }.into())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Why it ended: a fault's own error, where one broke it.
-    fn explain(&self, error: DestinationError) -> DestinationError {
-        match self.broken() {
-            Some(Broken::Crashed) => DestinationError::Crashed,
-            Some(Broken::Reset) => DestinationError::Reset,
-            Some(Broken::PeerGone) | None => error,
-        }
-    }
-
-    /// Where it stands.
-    #[must_use]
-    pub fn side(&self) -> DestinationSide {
-        self.gate.side()
-    }
-
-    /// Takes note of all connections of the migration: abandoning it shuts them down.
-    fn attach(&self, sockets: Vec<TcpStream>) {
-        *self.sockets.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
-    }
-
-    /// Waits a little, less if something is asked of it.
-    fn wait_for_change(&self, ns: u64) {
-        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        let _waited = self.changed.wait_timeout(sockets, Duration::from_nanos(ns));
-    }
-
-    /// QMP's `migrate-pause` at this end: breaks the connection of a post-copy that pulls. `false` if it
-    /// does not.
-    pub fn pause_postcopy(&self) -> bool {
-        let pulls = self.pulls.load(Ordering::Acquire) && self.side() == DestinationSide::Committed;
-        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        for socket in sockets.iter().filter(|_| pulls) {
-            // A socket that is no longer connected needs no shutdown.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-        pulls
-    }
-
-    /// Waits until an instant unless it is abandoned meanwhile.
-    fn wait_until(&self, at_ns: u64) -> Result<(), DestinationError> {
-        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if self.side() == DestinationSide::Abandoned {
-                return Err(DestinationError::Abandoned);
-            }
-            let left = at_ns.saturating_sub(mono_ns());
-            if left == 0 {
-                return Ok(());
-            }
-            sockets = self
-                .changed
-                .wait_timeout(sockets, Duration::from_nanos(left))
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-    }
 }
 
 /// How it ended.

@@ -21,16 +21,18 @@ use super::usage::ThreadMeter;
 use super::wire::WireError;
 use crate::resident::Ram;
 use data::Data;
-use multifd::{Multifd, get};
+use multifd::Multifd;
 use session::Session;
+use traffic::get;
 
 mod content;
 mod data;
 mod multifd;
 mod session;
+mod traffic;
 mod xbzrle;
 
-pub(super) use multifd::Traffic;
+pub(super) use traffic::Traffic;
 
 /// What a source is to send.
 pub struct SourceJob {

@@ -10,11 +10,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, Scope};
 
 use super::content::{Content, ZEROS, content};
-use super::multifd::{Traffic, add};
+use super::traffic::{Traffic, add};
 use super::{SourceError, SourceJob};
 use crate::migration::channels::Channel;
 use crate::migration::transport::{POLL, PageStream};
-use crate::migration::usage::ThreadMeter;
 use crate::migration::wire::PAGE_BYTES;
 use crate::migration::wire::cloud_hypervisor::{self as cloud, RECORD_BYTES, Request};
 use crate::migration::wire::hello::{ChannelKind, HELLO_BYTES};
@@ -176,19 +175,17 @@ struct Sender<'a> {
 
 impl Sender<'_> {
     fn run(&self) {
-        let meter = ThreadMeter::start();
-        if let Err(error) = self.send() {
-            let mut work = self.shared.lock();
-            // What the others fail with when all are shut down tells nothing.
-            if !work.quit {
-                work.error.get_or_insert(error);
+        self.traffic.metered(|| {
+            if let Err(error) = self.send() {
+                let mut work = self.shared.lock();
+                // What the others fail with when all are shut down tells nothing.
+                if !work.quit {
+                    work.error.get_or_insert(error);
+                }
+                drop(work);
+                self.shared.changed.notify_all();
             }
-            drop(work);
-            self.shared.changed.notify_all();
-        }
-        let (cpu_ns, run_queue_ns) = meter.used_ns();
-        add(&self.traffic.cpu_ns, cpu_ns);
-        add(&self.traffic.run_queue_ns, run_queue_ns);
+        });
     }
 
     fn send(&self) -> Result<(), SourceError> {

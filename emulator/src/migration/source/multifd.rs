@@ -9,47 +9,19 @@
 //! inside: which pages are sent, when to synchronise.
 
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, Scope};
 
 use super::content::{Content, ZEROS, content, copy};
+use super::traffic::{Traffic, add};
 use super::{SourceError, SourceJob};
 use crate::migration::channels::Channel;
 use crate::migration::codec::{self, Packer};
 use crate::migration::params::ZeroPageDetection;
 use crate::migration::transport::{POLL, PageStream};
-use crate::migration::usage::ThreadMeter;
 use crate::migration::wire::PAGE_BYTES;
 use crate::migration::wire::hello::{ChannelKind, HELLO_BYTES};
 use crate::migration::wire::multifd::{FLAG_SYNC, Packet, put_header, set_data_bytes};
-
-/// What channels have sent, and used.
-#[derive(Debug, Default)]
-pub(in crate::migration) struct Traffic {
-    /// Bytes the sockets have accepted, whole packets.
-    pub(in crate::migration) accepted: AtomicU64,
-    pub(super) normal_pages: AtomicU64,
-    pub(super) zero_pages: AtomicU64,
-    /// Bytes of pages, as they were sent.
-    pub(super) data_bytes: AtomicU64,
-    /// Headers of packets with pages.
-    pub(super) header_bytes: AtomicU64,
-    /// Hellos and SYNC packets.
-    pub(super) control_bytes: AtomicU64,
-    pub(super) cpu_ns: AtomicU64,
-    pub(super) run_queue_ns: AtomicU64,
-}
-
-/// Adds to a counter.
-pub(super) fn add(counter: &AtomicU64, amount: u64) {
-    counter.fetch_add(amount, Ordering::Relaxed);
-}
-
-/// Reads a counter.
-pub(super) fn get(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
@@ -267,19 +239,17 @@ struct Sender<'a> {
 
 impl Sender<'_> {
     fn run(&self) {
-        let meter = ThreadMeter::start();
-        if let Err(error) = self.send() {
-            let mut slots = self.shared.lock();
-            // What the others fail with when all are shut down tells nothing.
-            if !slots.quit {
-                slots.error.get_or_insert(error);
+        self.traffic.metered(|| {
+            if let Err(error) = self.send() {
+                let mut slots = self.shared.lock();
+                // What the others fail with when all are shut down tells nothing.
+                if !slots.quit {
+                    slots.error.get_or_insert(error);
+                }
+                drop(slots);
+                self.shared.ready.notify_one();
             }
-            drop(slots);
-            self.shared.ready.notify_one();
-        }
-        let (cpu_ns, run_queue_ns) = meter.used_ns();
-        add(&self.traffic.cpu_ns, cpu_ns);
-        add(&self.traffic.run_queue_ns, run_queue_ns);
+        });
     }
 
     fn send(&self) -> Result<(), SourceError> {

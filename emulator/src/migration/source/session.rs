@@ -13,7 +13,8 @@ use log::Log;
 use replay::{Bitmap, GuestTime, Reprotect as LogReprotect};
 
 use super::data::Data;
-use super::multifd::{Multifd, Traffic, get};
+use super::multifd::Multifd;
+use super::traffic::{Traffic, get};
 use super::xbzrle::Xbzrle;
 use super::{Fault, Observer, SourceEnd, SourceError, SourceJob};
 use crate::clock::mono_ns;
