@@ -7,11 +7,9 @@ mod company;
 use crate::ids::{HostId, VmId};
 use crate::migration::faults::PlannedFault;
 use crate::migration::params::MigrationParams;
-use crate::migration::record::MigrationRecord;
 use crate::orchestrator::OrchestratorSpec;
-use crate::results::RunDir;
 use crate::run::progress::Show;
-use crate::run::{self, RunRequest, Unusable};
+use crate::run::{self, RunOutcome, RunRequest, Unusable};
 use crate::scenario::inputs::{Inputs, unfit};
 use crate::scenario::{
     Backing, BalancerSpec, CpuDemand, CpuSource, HostSpec, NetworkSpec, Pace, PlannedMigration,
@@ -255,7 +253,7 @@ impl Lone {
     ///
     /// # Errors
     /// As [`run::run`]; also when the recording cannot be used, when the VM's RAM cannot hold it, and when it did not get as far as a record.
-    pub fn run(&self, out: &Path, show: Show) -> Result<(Vec<MigrationRecord>, RunDir)> {
+    pub fn run(&self, out: &Path, show: Show) -> Result<RunOutcome> {
         let scenario = self.scenario();
         let inputs = Inputs::load(&scenario).map_err(|errors| {
             let errors: Vec<_> = errors.into_iter().map(|(_, e)| e.to_string()).collect();
@@ -277,7 +275,7 @@ impl Lone {
         if got < wanted as usize {
             bail!("the run ended before its migrations did: {got} of {wanted}");
         }
-        Ok((outcome.migrations, outcome.dir))
+        Ok(outcome)
     }
 }
 

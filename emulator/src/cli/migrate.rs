@@ -180,10 +180,11 @@ impl MigrateArgs {
             // Best effort: what the run printed matters more than a leftover.
             let _ = std::fs::remove_dir_all(&out);
         }
-        let (records, _) = result?;
-        let record = records.first().expect("one VM, one record");
+        let outcome = result?;
+        let record = outcome.migrations.first().expect("one VM, one record");
         self.tell(record)?;
         Ok(match record.status {
+            _ if outcome.interrupted => Exit::Interrupted,
             Status::Completed if record.verified => Exit::Done,
             _ => Exit::Failed,
         })

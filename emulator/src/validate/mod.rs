@@ -76,7 +76,7 @@ pub fn emulate(configuration: &Configuration, seed: u64, out: &Path) -> Result<V
 
 /// Emulates a migration, or several at once; pages and bytes are those of the full size.
 fn emulate_lone(lone: &Lone, out: &Path) -> Result<Vec<Emulated>> {
-    let (records, _) = lone.run(out, Show::Quiet)?;
+    let records = lone.run(out, Show::Quiet)?.migrations;
     let k = f64::from(lone.scale);
     let mut emulated: Vec<Emulated> = records
         .into_iter()
