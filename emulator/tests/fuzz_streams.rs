@@ -261,11 +261,7 @@ fn recorded(engine: EngineKind, memory: &GuestMemory) -> (Vec<u8>, Vec<u8>) {
     let back = tap(middle_out, middle_in);
     std::thread::scope(|scope| {
         let (there, back) = (scope.spawn(there), scope.spawn(back));
-        let receiving = scope.spawn(|| {
-            let outcome = run_destination(&destination);
-            drop(destination);
-            outcome
-        });
+        let receiving = scope.spawn(move || run_destination(destination));
         let sent = run_source(&source, &NoObserver);
         assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
         drop(source);
@@ -469,12 +465,12 @@ fn fed(memory: &GuestMemory, stream: &[u8], closes: bool) -> (DestinationOutcome
             let mut answers = Vec::new();
             let _ = (&client).read_to_end(&mut answers);
         });
-        let outcome = run_destination(&job);
+        let control = Arc::clone(&job.control);
+        let outcome = run_destination(job);
         assert_eq!(
             outcome.report.resumed_ns.is_some(),
-            job.control.side() == DestinationSide::Committed
+            control.side() == DestinationSide::Committed
         );
-        drop(job);
         outcome
     });
     let committed = guest.committed.lock().unwrap().take();

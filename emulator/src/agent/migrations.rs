@@ -475,7 +475,7 @@ impl IncomingThread {
                     // Closed with the job: whoever dials then is refused, and knows that it is over.
                     recover: Some(listener),
                 };
-                run_destination(&job).report
+                run_destination(job).report
             }
             Err(error) => never_began(chain(&error)),
         };

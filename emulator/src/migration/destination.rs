@@ -207,13 +207,15 @@ pub struct DestinationOutcome {
     pub error: Option<DestinationError>,
 }
 
-/// Receives one migration. Blocks until it has ended and every page is compared.
+/// Receives one migration. Blocks until it has ended and every page is compared. Its connections close
+/// with it: a source that fills the buffers of one that nobody reads is told so by nothing else.
 ///
 /// Ownership: until [`DestinationGuest::commit_and_resume`] succeeds the source owns the guest,
 /// and every error of this function promises that the guest was not started here and will not be.
 /// After it the guest is here whatever happens to the connection, so nothing fails any more.
 #[must_use]
-pub fn run_destination(job: &DestinationJob) -> DestinationOutcome {
+pub fn run_destination(job: DestinationJob) -> DestinationOutcome {
+    let job = &job;
     let meter = ThreadMeter::start();
     let (pages, shared) = (Pages::new(&job.memory, job.ram.as_ref()), Shared::default());
     let (mut report, error, stopped_at, again) = std::thread::scope(|scope| {

@@ -326,7 +326,7 @@ impl World {
         let (mut source, destination) = self.jobs(params);
         source.faults = faults.to_vec();
         std::thread::scope(|scope| {
-            let receiving = scope.spawn(|| run_destination(&destination));
+            let receiving = scope.spawn(move || run_destination(destination));
             let sent = run_source(&source, &NoObserver);
             drop(source);
             (sent, receiving.join().unwrap())
@@ -456,7 +456,7 @@ fn auto_converge_throttles_step_by_step_and_lets_go_at_the_end() {
     source.deadline_ns = Some(mono_ns() + 5_500_000_000);
     let destination = world.destination_job(server);
     let sent = std::thread::scope(|scope| {
-        scope.spawn(|| run_destination(&destination));
+        scope.spawn(move || run_destination(destination));
         let sent = run_source(&source, &NoObserver);
         drop(source);
         sent
@@ -528,8 +528,9 @@ fn cancelling_leaves_the_guest_at_the_source() {
         client,
     );
     let destination = world.destination_job(server);
+    let destinations = Arc::clone(&destination.control);
     let (sent, received, took_ns) = std::thread::scope(|scope| {
-        let receiving = scope.spawn(|| run_destination(&destination));
+        let receiving = scope.spawn(move || run_destination(destination));
         let sending = scope.spawn(|| run_source(&source, &NoObserver));
         while source.control.progress().transferred_bytes < 1_000_000 {
             std::thread::yield_now();
@@ -546,7 +547,7 @@ fn cancelling_leaves_the_guest_at_the_source() {
     );
     assert!(took_ns < 1_000_000_000, "cancelled within {took_ns} ns");
     assert!(received.report.resumed_ns.is_none());
-    assert_eq!(destination.control.side(), DestinationSide::Abandoned);
+    assert_eq!(destinations.side(), DestinationSide::Abandoned);
     assert_eq!(source.control.progress().status, "cancelled");
     world.next_migration_succeeds();
 }
@@ -564,7 +565,7 @@ fn a_guest_that_never_converges_is_given_up_at_the_deadline() {
     source.deadline_ns = Some(mono_ns() + 1_000_000_000);
     let destination = world.destination_job(server);
     let sent = std::thread::scope(|scope| {
-        scope.spawn(|| run_destination(&destination));
+        scope.spawn(move || run_destination(destination));
         run_source(&source, &NoObserver)
     });
     assert_eq!(sent.end, SourceEnd::Cancelled);
@@ -649,7 +650,7 @@ fn a_source_that_vanishes_leaves_no_guest_at_the_destination() {
         stream.resize(bytes, 0);
         std::io::Write::write_all(&mut &client, &stream).unwrap();
         drop(client);
-        let received = run_destination(&world.destination_job(server));
+        let received = run_destination(world.destination_job(server));
         assert!(received.error.is_some(), "{bytes} bytes");
         assert!(received.report.verification.is_none());
         assert!(!world.destination.runs());
@@ -664,7 +665,7 @@ fn another_guests_stream_is_refused_and_the_guest_stays() {
     let source = world.source_job(params(), client);
     let destination = other.destination_job(server);
     let (sent, received) = std::thread::scope(|scope| {
-        let receiving = scope.spawn(move || run_destination(&destination));
+        let receiving = scope.spawn(move || run_destination(destination));
         (run_source(&source, &NoObserver), receiving.join().unwrap())
     });
     assert!(matches!(
@@ -707,7 +708,7 @@ fn an_abandoned_destination_never_starts_the_guest() {
     destination.load_time_ms = 30_000;
     let control: Arc<DestinationControl> = Arc::clone(&destination.control);
     let (sent, received) = std::thread::scope(|scope| {
-        let receiving = scope.spawn(|| run_destination(&destination));
+        let receiving = scope.spawn(move || run_destination(destination));
         let progress: Arc<SourceControl> = Arc::clone(&source.control);
         let sending = scope.spawn(|| run_source(&source, &NoObserver));
         while progress.progress().status != "device" || progress.cancel_is_possible() {
@@ -759,12 +760,13 @@ fn a_source_that_falls_silent_is_given_up() {
     let (client, server) = pair();
     let mut job = world.destination_job(server);
     job.silence_limit_ms = 200;
-    let received = run_destination(&job);
+    let control = Arc::clone(&job.control);
+    let received = run_destination(job);
     assert!(matches!(
         received.error,
         Some(DestinationError::Silence { ms: 200, offset: 0 })
     ));
-    assert_eq!(job.control.side(), DestinationSide::Abandoned);
+    assert_eq!(control.side(), DestinationSide::Abandoned);
     drop(client);
 }
 
@@ -811,7 +813,7 @@ fn damaged(ram: Option<Arc<Ram>>) -> DestinationOutcome {
                 at += bytes;
             }
         });
-        let receiving = scope.spawn(|| run_destination(&destination));
+        let receiving = scope.spawn(move || run_destination(destination));
         let sent = run_source(&source, &NoObserver);
         assert_eq!(sent.end, SourceEnd::Completed);
         receiving.join().unwrap()

@@ -99,7 +99,7 @@ fn deltas_of_resident_memory_meet_what_the_destination_holds() {
     (source.ram, destination.ram) = (Some(Arc::clone(&ram)), Some(Arc::clone(&into)));
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let receiving = scope.spawn(|| run_destination(&destination));
+        let receiving = scope.spawn(move || run_destination(destination));
         // Versions as guest time has them, until the guest is stopped.
         scope.spawn(|| {
             let mut before = 0;

@@ -241,7 +241,7 @@ fn a_connection_of_cloud_hypervisors_that_dies_ends_it() {
     // Closed before its first chunk.
     drop(destination.channels.remove(1));
     let (sent, received) = std::thread::scope(|scope| {
-        let receiving = scope.spawn(|| run_destination(&destination));
+        let receiving = scope.spawn(move || run_destination(destination));
         let sent = run_source(&source, &NoObserver);
         drop(source);
         (sent, receiving.join().unwrap())

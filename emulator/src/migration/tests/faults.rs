@@ -136,7 +136,7 @@ fn struck(world: &World, params: MigrationParams, at: Phase, blow: Blow) -> Owne
         ..world.destination_job(server)
     };
     let (mut sent, received) = std::thread::scope(|scope| {
-        let receiving = scope.spawn(move || run_destination(&destination));
+        let receiving = scope.spawn(move || run_destination(destination));
         let sent = run_source(&source, &*striker);
         drop(source);
         (sent, receiving.join().unwrap())
@@ -296,7 +296,7 @@ fn a_suspended_guest_converges_and_its_outage_counts_from_there() {
     let source = world.source_job(slow, client);
     let destination = world.destination_job(server);
     let (sent, received) = std::thread::scope(|scope| {
-        let receiving = scope.spawn(|| run_destination(&destination));
+        let receiving = scope.spawn(move || run_destination(destination));
         let sending = scope.spawn(|| run_source(&source, &NoObserver));
         while source.control.progress().round < 1 && !sending.is_finished() {
             std::thread::yield_now();
@@ -324,7 +324,7 @@ fn parameters_changed_on_the_way_take_effect_on_the_way() {
     let destination = world.destination_job(server);
     let began_ns = mono_ns();
     let sent = std::thread::scope(|scope| {
-        scope.spawn(|| run_destination(&destination));
+        scope.spawn(move || run_destination(destination));
         let sending = scope.spawn(|| run_source(&source, &NoObserver));
         while source.control.progress().transferred_bytes < 200_000 {
             std::thread::yield_now();

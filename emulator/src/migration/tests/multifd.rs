@@ -157,7 +157,7 @@ fn resident_memory_goes_over_channels_too() {
     }
     let into = Arc::new(Ram::new(world.memory.pages()).unwrap());
     (source.ram, destination.ram) = (Some(ram), Some(Arc::clone(&into)));
-    let (sent, received) = run(source, &destination);
+    let (sent, received) = run(source, destination);
     assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
     assert_eq!(received.report.torn_on_receipt, 0);
     let (mut got, mut zeros) = ([0; 4096], 0);
@@ -173,9 +173,9 @@ fn resident_memory_goes_over_channels_too() {
 }
 
 /// Runs both ends to their end.
-fn run(source: SourceJob, destination: &DestinationJob) -> (SourceOutcome, DestinationOutcome) {
+fn run(source: SourceJob, destination: DestinationJob) -> (SourceOutcome, DestinationOutcome) {
     std::thread::scope(|scope| {
-        let receiving = scope.spawn(|| run_destination(destination));
+        let receiving = scope.spawn(move || run_destination(destination));
         let sent = run_source(&source, &NoObserver);
         drop(source);
         (sent, receiving.join().unwrap())
@@ -213,7 +213,7 @@ fn a_channel_that_dies_ends_the_migration_and_the_guest_stays() {
             // A channel that ends between packets shows at the next meeting.
             socket.shutdown(how).unwrap();
         });
-        let (sent, received) = run(source, &destination);
+        let (sent, received) = run(source, destination);
         killer.join().unwrap();
         let error = &sent.report.error;
         assert_eq!(
@@ -240,7 +240,7 @@ fn a_cancel_while_a_channel_blocks_ends_all_of_them() {
             crate::clock::sleep_until(mono_ns() + 1_000_000_000);
             assert!(control.cancel());
         });
-        run(source, &destination)
+        run(source, destination)
     });
     drop(unread);
     assert_eq!(sent.end, SourceEnd::Cancelled, "{:?}", sent.report.error);
@@ -258,7 +258,7 @@ fn an_abandoned_destination_lets_all_channels_go() {
             crate::clock::sleep_until(mono_ns() + 300_000_000);
             assert!(!control.abandon());
         });
-        run(source, &destination)
+        run(source, destination)
     });
     assert_eq!(sent.end, SourceEnd::Failed);
     assert!(matches!(received.error, Some(DestinationError::Abandoned)));
@@ -271,7 +271,7 @@ fn the_deadline_holds_while_channels_block() {
     let (mut source, mut destination) = world.jobs(channels(2, Compression::None));
     let unread = destination.channels.pop().unwrap();
     source.deadline_ns = Some(mono_ns() + 1_000_000_000);
-    let (sent, _) = run(source, &destination);
+    let (sent, _) = run(source, destination);
     drop(unread);
     assert_eq!(sent.end, SourceEnd::Cancelled, "{:?}", sent.report.error);
     world.next_migration_succeeds();
@@ -282,7 +282,7 @@ fn a_destination_told_otherwise_refuses() {
     let world = World::new(0.0);
     let (source, mut destination) = world.jobs(channels(2, Compression::None));
     destination.streams.compression = Compression::Zstd;
-    let (sent, received) = run(source, &destination);
+    let (sent, received) = run(source, destination);
     assert_eq!(sent.end, SourceEnd::Failed);
     let error = received.error.map(|error| error.to_string()).unwrap();
     assert!(
@@ -298,7 +298,7 @@ fn silence_on_all_connections_ends_a_destination() {
     let (source, mut destination) = world.jobs(channels(2, Compression::None));
     destination.silence_limit_ms = 300;
     let began_ns = mono_ns();
-    let received = run_destination(&destination);
+    let received = run_destination(destination);
     assert!(matches!(
         received.error,
         Some(DestinationError::Silence { .. })

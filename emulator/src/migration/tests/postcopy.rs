@@ -7,6 +7,7 @@ use crate::migration::record::Phase;
 use crate::migration::wire::postcopy::{self as wire, Command};
 use std::io::Write;
 use std::net::Shutdown;
+use std::sync::atomic::AtomicU32;
 
 const PAGES: u64 = 16_384;
 
@@ -78,7 +79,7 @@ impl Both {
         } = self;
         std::thread::scope(|scope| {
             // Its port closes with it, as an agent's.
-            let receiving = scope.spawn(move || run_destination(&destination));
+            let receiving = scope.spawn(move || run_destination(destination));
             scope.spawn(move || during(&controls.0, &controls.1));
             let sent = run_source(&source, &NoObserver);
             drop(source);
@@ -329,19 +330,32 @@ fn post_copy_cannot_be_cancelled() {
 fn a_cut_connection_is_taken_up_again_and_nothing_is_lost() {
     for by_source in [true, false] {
         let world = World::new(2.0);
-        let (sent, received) = Both::new(&world, post_copy()).run(|source, destination| {
+        let mut params = post_copy();
+        params.postcopy.max_bandwidth = 8_000_000;
+        let mut both = Both::new(&world, params);
+        let dialled = Arc::new(AtomicU32::new(0));
+        let dial = both.source.redial.take().unwrap();
+        let counter = Arc::clone(&dialled);
+        both.source.redial = Some(Box::new(move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+            dial()
+        }));
+        let (sent, received) = both.run(|source, destination| {
             // Pages that are not zero come first: the first 4096.
             for left in [15_400, 13_400] {
                 wait_until("the pull", || {
                     let progress = source.progress();
                     progress.status == "postcopy-active" && progress.remaining_bytes < left * 4096
                 });
-                let broken = if by_source {
-                    source.pause_postcopy()
-                } else {
-                    destination.pause_postcopy()
-                };
-                assert!(broken);
+                let before = dialled.load(Ordering::SeqCst);
+                // The destination may still be about to commit.
+                wait_until("a connection to break", || match by_source {
+                    true => source.pause_postcopy(),
+                    false => destination.pause_postcopy(),
+                });
+                wait_until("the source to notice", || {
+                    dialled.load(Ordering::SeqCst) > before
+                });
             }
         });
         assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);

@@ -75,7 +75,7 @@ fn migrate(
         ..world.destination_job(server)
     };
     let (sent, received) = std::thread::scope(|scope| {
-        let receiving = scope.spawn(|| run_destination(&destination));
+        let receiving = scope.spawn(move || run_destination(destination));
         let sent = run_source(&source, &NoObserver);
         drop(source);
         (sent, receiving.join().unwrap())
