@@ -11,6 +11,7 @@ mod halves;
 mod nnls;
 mod phased;
 mod phases;
+mod reads;
 mod varied;
 
 pub use choose::{SetFit, fit_set};
@@ -18,6 +19,7 @@ pub use forms::{Form, FormScore, Forms, WindowError, compare_forms};
 pub use halves::{Direction, HalfWindow, Halves, WINDOWS_S, halves, varied_halves};
 pub use phased::fit_phases;
 pub use phases::{Phase, phases, steady_phase};
+pub use reads::{ReadClass, ReadFit, ReadWindow, Samples, fit_reads, read_windows};
 pub use varied::{Varied, fit_varied};
 
 use std::ops::Range;
