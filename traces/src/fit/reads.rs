@@ -43,8 +43,8 @@ pub struct ReadFit {
 const FASTEST: f64 = 5.0;
 /// Lengths a fit needs: two would fit any two classes.
 const LENGTHS: usize = 3;
-/// Lengths within a tenth are one.
-const ALIKE: f64 = 1.1;
+/// Lengths within a quarter are one: a sample comes with the first tick after its time.
+const ALIKE: f64 = 1.25;
 
 /// A recording's samples, by column, as far as they say what is read.
 #[derive(Debug, Clone, Copy)]
