@@ -234,8 +234,7 @@ const STEADY: [&str; 6] = [
 /// The others, from this second on, and how far off they may be: java compiles itself for a minute and collects garbage every
 /// 10 to 25 s, so that a half holds four or five collections; the shell's commands come every 12 s, each of six kinds three
 /// times; a stencil sweeps, and a class gives its shortest window too few pages.
-const UNEVEN: [(&str, u64, f64); 3] =
-    [("java", 60, 0.35), ("shell", 5, 0.35), ("stencil", 5, 0.2)];
+const UNEVEN: [(&str, u64, f64); 3] = [("java", 60, 0.35), ("shell", 5, 0.35), ("stencil", 5, 0.2)];
 
 /// The bar on our own recordings: a profile fitted on one half of the steady phase gives D(t) of the other half at 0.1, 1
 /// and 10 s within 20 %, both ways.

@@ -172,9 +172,9 @@ mod tests {
 
     #[test]
     fn classes_that_read_are_found_again() {
-        // 3,000 pages all the time, 8,000 at 0.04 a second, by hand: 3000 + 8000 (1 − e^(−0.04 w)).
+        // 3,000 pages all the time, 8,000 at 0.2 a second, by hand: 3000 + 8000 (1 − e^(−0.2 w)).
         let found = fit_reads(
-            &windows(4, |w| 3000.0 + 8000.0 * (1.0 - (-0.04 * w).exp())),
+            &windows(4, |w| 3000.0 + 8000.0 * (1.0 - (-0.2 * w).exp())),
             20_000,
         )
         .unwrap();
@@ -186,7 +186,7 @@ mod tests {
             near.map(|class| class.pages).sum()
         };
         assert!(at(FASTEST).abs_diff(3000) < 90, "{found:?}");
-        assert!(at(0.04).abs_diff(8000) < 400, "{found:?}");
+        assert!(at(0.2).abs_diff(8000) < 400, "{found:?}");
         assert!(found.in_sample_error < 0.01 && found.out_of_sample_error < 0.01);
         assert_eq!(found.windows, 20);
         // All pages read all the time: the fastest class alone, not one a window cannot tell from it.
