@@ -11,7 +11,7 @@
 //! ```text
 //! destinations   QEMU's, Xen's and Cloud Hypervisor's stream, deltas, channels   (`expect`, `packets`)
 //! hellos         what opens channels
-//! pulls          post-copy, its recovery, requested pages beside it
+//! pulls          post-copy and its recovery;  preempt   requested pages beside it
 //! answers        return paths and answers into a source;  requests   those of a post-copy
 //! ```
 //!
@@ -33,6 +33,7 @@ mod expect;
 mod guest;
 mod hellos;
 mod packets;
+mod preempt;
 mod pulls;
 mod requests;
 

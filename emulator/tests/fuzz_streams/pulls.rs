@@ -2,7 +2,7 @@
 //!
 //! Never inside: the source's half (`requests`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use migbed::migration::destination::{DestinationOutcome, run_destination};
 use migbed::migration::guest::GuestMemory;
 use migbed::migration::params::{EngineKind, MigrationParams, PostcopyParams};
 use migbed::migration::wire::postcopy::{self, Command};
-use migbed::migration::wire::{Decoder, Encoder, Event, Format, Header, PAGE_BYTES};
+use migbed::migration::wire::{Decoder, Encoder, Event, Format, Header};
 use replay::VmState;
 
 use crate::damage::mutated;
@@ -56,16 +56,20 @@ fn hybrid() -> MigrationParams {
 
 /// What the connections, one after the other, lead to.
 #[derive(Debug)]
-struct Pulled {
+pub(crate) struct Pulled {
     /// Of the guest that was let go, if it was.
-    state: Option<VmState>,
-    pages: Vec<Holds>,
+    pub(crate) state: Option<VmState>,
+    pub(crate) pages: Vec<Holds>,
     /// Nothing is missing.
     whole: bool,
 }
 
 /// Reads as a destination would, of which the guest is lost if pages are missing after the last connection.
-fn pulled(memory: &GuestMemory, params: &MigrationParams, connections: &[Vec<u8>]) -> Pulled {
+pub(crate) fn pulled(
+    memory: &GuestMemory,
+    params: &MigrationParams,
+    connections: &[Vec<u8>],
+) -> Pulled {
     let mut all = Pulled {
         state: None,
         pages: vec![Holds::Nothing; RAM_PAGES as usize],
@@ -106,10 +110,10 @@ fn pulled(memory: &GuestMemory, params: &MigrationParams, connections: &[Vec<u8>
                     }
                 }
                 Event::State(bytes) => state = postcard::from_bytes::<VmState>(bytes).ok(),
-                Event::Postcopy(Command::Run) => all.state = Some(state.expect("in its order")),
+                Event::Postcopy(Command::Run) => all.state = state.clone(),
                 Event::End if !runs => {
                     all.whole = !all.pages.contains(&Holds::Nothing);
-                    all.state = state.filter(|_| all.whole);
+                    all.state = state.clone().filter(|_| all.whole);
                     return all;
                 }
                 Event::End => {
@@ -131,7 +135,7 @@ fn pulled(memory: &GuestMemory, params: &MigrationParams, connections: &[Vec<u8>
 }
 
 /// A connection that takes the migration up again and brings every page, in some order.
-fn recovery(
+pub(crate) fn recovery(
     draw: &mut Draw,
     memory: &GuestMemory,
     params: &MigrationParams,
@@ -177,7 +181,7 @@ fn recovery(
 }
 
 /// Dials so often at once, says on each what there is to say, and tells the destination when nobody will call again.
-fn feed(
+pub(crate) fn feed(
     memory: &GuestMemory,
     params: &MigrationParams,
     connections: &[Vec<u8>],
@@ -220,7 +224,7 @@ fn feed(
 }
 
 /// What must hold of every end. Whether the guest runs.
-fn check(
+pub(crate) fn check(
     what: &str,
     memory: &GuestMemory,
     pages: &Possible,
@@ -344,89 +348,5 @@ fn no_post_copy_brings_a_guest_that_is_none() {
     assert!(recovered > 0, "no recovery was of use");
     println!(
         "{tries} post-copies into a destination: {refused} refused, {lost} lost and given up, {whole} whole, {recovered} whole after a recovery"
-    );
-}
-
-#[test]
-fn no_requested_page_is_taken_for_what_it_is_not() {
-    let memory = memory(8.0, random());
-    let mut params = post_copy(true);
-    params.postcopy.stall_timeout = 300;
-    let taped = recorded(&params, &memory);
-    let (main, beside) = (&taped[0], &taped[1]);
-    let mut marks = vec![0];
-    let (mut decoder, mut said) = (Decoder::pages_alone(RAM_PAGES), 0);
-    while let Ok(Some((taken, _))) = decoder.decode(&beside.there[marks[said]..]) {
-        marks.push(marks[said] + taken);
-        said += 1;
-    }
-    assert_eq!(marks[said], beside.there.len());
-    println!("{said} requested pages of {} bytes", PAGE_BYTES);
-    let (mut lost, mut whole, mut recovered) = (0, 0, 0);
-    let tries = tries() / 10;
-    for seed in 0..tries {
-        let mut draw = Draw(seed ^ 0x93EE);
-        let (damage, damaged) = mutated(&mut draw, &beside.there, &marks, &main.there);
-        let state = pulled(&memory, &params, std::slice::from_ref(&main.there))
-            .state
-            .unwrap();
-        let mut connections = vec![main.there.clone()];
-        let again = draw.below(2) == 0;
-        if again {
-            connections.push(recovery(&mut draw, &memory, &params, &state));
-        }
-        let closes = draw.below(2) == 0;
-        let what = format!("seed {seed}: {damage}, again {again}, closes {closes}");
-        let began_ns = mono_ns();
-        let (outcome, committed, guest) = feed(
-            &memory,
-            &params,
-            &connections,
-            Some((beside, &damaged, closes)),
-        );
-        assert!(mono_ns() - began_ns < HANG_NS, "{what}: it hung");
-        assert!(
-            committed.is_none_or(|committed| committed == state),
-            "{what}"
-        );
-        // Each page as any of the connections brought it.
-        let mut pages: BTreeMap<u32, BTreeSet<Holds>> = BTreeMap::new();
-        let (mut decoder, mut at) = (Decoder::pages_alone(RAM_PAGES), 0);
-        while let Ok(Some((taken, event))) = decoder.decode(&damaged[at..]) {
-            at += taken;
-            let (page, held) = match event {
-                Event::Page { page, bytes } => (page, Holds::of(&memory, page, bytes)),
-                Event::ZeroPage { page } => (page, Holds::Zero),
-                _ => break,
-            };
-            pages.entry(page).or_default().insert(held);
-        }
-        let mut on_main = pulled(&memory, &params, &connections).pages;
-        if again {
-            on_main = pulled(&memory, &params, &connections[1..]).pages;
-        }
-        for (page, held) in (0..).zip(on_main) {
-            pages.entry(page).or_default().insert(held);
-        }
-        let pages: Possible = pages.into_values().collect();
-        let runs = check(
-            &what,
-            &memory,
-            &pages,
-            (&outcome, committed.as_ref(), &guest),
-        );
-        assert!(
-            runs || !again || committed.is_none(),
-            "{what}: {:?}",
-            outcome.report.error
-        );
-        match (runs, again) {
-            (false, _) => lost += 1,
-            (true, true) => recovered += 1,
-            (true, false) => whole += 1,
-        }
-    }
-    println!(
-        "{tries} connections of requested pages: {lost} lost and given up, {whole} whole, {recovered} whole after a recovery"
     );
 }

@@ -99,7 +99,7 @@ fn no_word_of_a_post_copy_talks_a_source_into_anything() {
         let dialled = Mutex::new(dialled);
         job.redial = Some(Box::new(move || {
             let (client, server) = pair();
-            let refused = |_| std::io::ErrorKind::ConnectionRefused.into();
+            let refused = |_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
             dialled.lock().unwrap().try_send(server).map_err(refused)?;
             Ok(client)
         }));
