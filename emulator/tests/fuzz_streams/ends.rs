@@ -20,6 +20,9 @@ use crate::guest::Guest;
 /// Pages of a multifd packet here: so that there are many.
 pub(crate) const PACKET_PAGES: usize = 8;
 
+/// Longer than a busy computer keeps any thread waiting.
+pub(crate) const PATIENT_MS: u64 = 10_000;
+
 /// A few slices and a few passes.
 pub(crate) fn of_engine(engine: EngineKind) -> MigrationParams {
     MigrationParams {
@@ -145,9 +148,12 @@ pub(crate) fn recorded(params: &MigrationParams, memory: &GuestMemory) -> Vec<Ta
         (main, channels.collect::<Vec<_>>())
     };
     let (main, channels) = split(here);
-    let (source, _) = source_job(params, memory, main, channels);
+    let (mut source, _) = source_job(params, memory, main, channels);
+    // Nobody is damaged here, and everybody is waited for.
+    source.acknowledge_limit_ms = PATIENT_MS;
     let (main, channels) = split(there);
-    let (destination, _) = destination_job(params, memory, main, channels);
+    let (mut destination, _) = destination_job(params, memory, main, channels);
+    destination.silence_limit_ms = PATIENT_MS;
     std::thread::scope(|scope| {
         let receiving = scope.spawn(move || run_destination(destination));
         let sent = run_source(&source, &NoObserver);

@@ -13,7 +13,7 @@ use migbed::migration::params::{Compression, EngineKind, MigrationParams, Multif
 use migbed::migration::wire::hello::{HELLO_BYTES, Hello};
 
 use crate::draw::Draw;
-use crate::ends::{destination_job, fed, of_engine, recorded};
+use crate::ends::{PATIENT_MS, destination_job, fed, of_engine, recorded};
 use crate::guest::{VM, memory, random};
 use crate::{HANG_NS, tries};
 
@@ -126,7 +126,10 @@ fn only_the_channels_that_were_agreed_are_taken() {
                 return None;
             };
             let (main, channels) = (connections.main, connections.channels);
-            let (job, guest) = destination_job(&params, &memory, main, channels);
+            let (mut job, guest) = destination_job(&params, &memory, main, channels);
+            if trick != Trick::Twice {
+                job.silence_limit_ms = PATIENT_MS;
+            }
             let outcome = run_destination(job);
             for socket in &sockets {
                 let _ = socket.shutdown(Shutdown::Both);

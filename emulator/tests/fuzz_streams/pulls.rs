@@ -18,7 +18,7 @@ use replay::VmState;
 use crate::damage::mutated;
 use crate::destinations::boundaries;
 use crate::draw::Draw;
-use crate::ends::{Taped, destination_job, fed, of_engine, pair, recorded};
+use crate::ends::{PATIENT_MS, Taped, destination_job, fed, of_engine, pair, recorded};
 use crate::expect::{Holds, Possible, is_own, wrong};
 use crate::guest::{Guest, RAM_PAGES, memory, random};
 use crate::{HANG_NS, tries};
@@ -203,6 +203,7 @@ pub(crate) fn feed(
     let (mut job, guest) = destination_job(params, memory, server, channels.collect());
     drop(far);
     job.recover = Some(listener);
+    job.silence_limit_ms = PATIENT_MS;
     let control = Arc::clone(&job.control);
     let outcome = std::thread::scope(|scope| {
         scope.spawn(|| {
