@@ -76,6 +76,8 @@ const CASES: [Case; 8] = [
         &[
             "--postcopy",
             "--postcopy-after-precopy",
+            "--downtime-limit",
+            "20ms",
             "--write-rate",
             "4000",
         ],
@@ -276,7 +278,7 @@ fn connections_survive_however_pages_travel() {
         "multifd = true\nmultifd-channels = 3\nmultifd-compression = \"zstd\"",
         "engine = \"cloud-hypervisor\"\nconnections = 3",
         "engine = \"post-copy\"\npostcopy-preempt = true",
-        "postcopy-ram = true\npostcopy-after-precopy = true",
+        "postcopy-ram = true\npostcopy-after-precopy = true\ndowntime-limit = \"20ms\"",
     ];
     for way in ways {
         let sandbox = Sandbox::new();
