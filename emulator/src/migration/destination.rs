@@ -157,6 +157,12 @@ pub enum DestinationError {
         /// How many.
         gone: usize,
     },
+    /// Post-copy: a page that the guest may be waiting for is none.
+    #[error("page {page} came, and what came is no page of this guest")]
+    Damaged {
+        /// The page.
+        page: u32,
+    },
     /// Post-copy: the stream ended and pages were missing. The guest is lost.
     #[error("the stream ended and {pages} pages had not come; the guest is lost")]
     PagesMissing {
@@ -362,7 +368,9 @@ impl<'a> Receiver<'a> {
                 start += taken;
                 match event {
                     Event::Header(found) => header = Some(self.begin(found)?),
-                    Event::Page { page, bytes } => self.pages.take(page, bytes),
+                    Event::Page { page, bytes } => {
+                        self.pages.take(page, bytes);
+                    }
                     Event::ZeroPage { page } => self.pages.take_zero(page),
                     Event::Delta { page, encoding } => self.pages.take_delta(page, encoding)?,
                     Event::RamList | Event::MultifdFlush => self.meet()?,
@@ -370,6 +378,7 @@ impl<'a> Receiver<'a> {
                     Event::State(bytes) => state = Some(postcard::from_bytes(bytes)?),
                     Event::End => {
                         let (header, state) = header.zip(state).expect("the decoder keeps order");
+                        self.shared.close(self.job)?;
                         self.load()?;
                         return Ok(Received::Whole(header, state));
                     }
