@@ -37,6 +37,8 @@ pub struct Incident {
     pub max_bandwidth: Option<u64>,
     /// `downtime-limit`, ms.
     pub downtime_limit_ms: u64,
+    /// Whether it is of the QEMU that tells the pages of each round, whose loop is not QEMU's.
+    pub in_rounds: bool,
     /// Whether auto-converge was on.
     pub auto_converge: bool,
     /// `return-path`.
@@ -81,6 +83,10 @@ pub enum IncidentError {
 
 /// QEMU's own.
 const DOWNTIME_LIMIT_MS: u64 = 300;
+/// `page-count` is one QEMU's alone (8.1.2, patched): its source says so, and so do its 90 logs: none of 172 rounds with the guest
+/// running had fewer than 5058 pages, none of 90 with the guest stopped more than 4996.
+const IN_ROUNDS: &str = "engine qemu-rounds: the log tells the pages of each round, which only a QEMU does that sends each \
+                         round whole and stops the guest at 5000 pages, whatever the downtime-limit";
 /// A last burst so much faster than the rest was let off a limit; one that is not came over the same link.
 const LET_OFF: f64 = 1.25;
 /// No more of it is believed: a burst of some milliseconds fills buffers, and sets nothing but its own length.
@@ -105,11 +111,15 @@ impl Incident {
         let bytes_per_s = log.bytes_per_s().filter(|rate| *rate > 0.0);
         let bytes_per_s = bytes_per_s.ok_or_else(|| IncidentError::NoBandwidth { name: name() })?;
         let mut notes = Vec::new();
+        let in_rounds = !log.rounds.is_empty();
         let (limit_ms, how) = match log.downtime_limit_ms() {
             Some(ms) => (ms, "what QEMU expects before it has an estimate"),
             None => (DOWNTIME_LIMIT_MS, "QEMU's default, as the log does not say"),
         };
-        notes.push(format!("downtime-limit {limit_ms} ms: {how}"));
+        notes.push(match in_rounds {
+            true => IN_ROUNDS.to_owned(),
+            false => format!("downtime-limit {limit_ms} ms: {how}"),
+        });
         let nonzero_pages = log.nonzero_pages();
         notes.push(format!(
             "{nonzero_pages} of {} pages are not zero: all but what the first pass sent as zero",
@@ -150,6 +160,7 @@ impl Incident {
             rate,
             max_bandwidth,
             downtime_limit_ms: limit_ms,
+            in_rounds,
             auto_converge,
             return_path,
             cancel_after_ms: Some(cancel_after_ms),
@@ -183,14 +194,15 @@ impl Incident {
 
     fn params(&self) -> MigrationParams {
         let base = MigrationParams::default();
-        let stopped = self.curve.is_none();
+        let engine = match (self.curve.is_none(), self.in_rounds) {
+            (true, _) => EngineKind::StopAndCopy,
+            (false, true) => EngineKind::QemuRounds,
+            (false, false) => EngineKind::Qemu,
+        };
+        let limited = self.max_bandwidth.filter(|_| engine.has("max-bandwidth"));
         MigrationParams {
-            engine: if stopped {
-                EngineKind::StopAndCopy
-            } else {
-                EngineKind::Qemu
-            },
-            max_bandwidth: self.max_bandwidth.filter(|_| !stopped).unwrap_or(0),
+            engine,
+            max_bandwidth: limited.unwrap_or(0),
             downtime_limit: self.downtime_limit_ms,
             return_path: self.return_path,
             // The curve is what readings found, lazily re-armed as the log was: see `Curve::fit`.

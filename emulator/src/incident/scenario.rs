@@ -101,6 +101,8 @@ fn migration(out: &mut String, incident: &Incident) {
     let _ = writeln!(out, "return-path = {}", params.return_path);
     if params.engine.has("auto-converge") {
         let _ = writeln!(out, "auto-converge = {}", params.auto_converge.enabled);
+    }
+    if params.engine.has("reprotect") {
         out.push_str("reprotect = \"at-sync\" # what readings found is what the log, lazily re-armed, had seen\n");
     }
     match params.completion_timeout {

@@ -96,6 +96,23 @@ fn a_last_burst_tells_a_limit_from_a_link() {
 }
 
 #[test]
+fn a_log_with_pages_of_rounds_is_of_the_qemu_that_sends_rounds() {
+    let mut log = log();
+    log.completed = true;
+    (log.rounds, log.downtime_ms) = (vec![PAGES, 6000, 300], Some(20));
+    let incident = Incident::of(&log, &[]).unwrap();
+    assert_eq!(incident.lone(1, 4).params.engine, EngineKind::QemuRounds);
+    let text = scenario(&incident, 4);
+    assert!(text.contains("engine = \"qemu-rounds\"") && !text.contains("downtime-limit ="));
+    let loaded = scenario::parse(Path::new("incident.toml"), &text)
+        .unwrap_or_else(|error| panic!("{error}\n{text}"));
+    assert_eq!(loaded.migration, incident.lone(1, 4).scenario().migration);
+    log.rounds.clear();
+    let incident = Incident::of(&log, &[]).unwrap();
+    assert_eq!(incident.lone(1, 4).params.engine, EngineKind::Qemu);
+}
+
+#[test]
 fn what_is_written_under_a_throttle_says_nothing_of_what_would_be() {
     let mut throttled = log();
     for poll in &mut throttled.polls[100..] {
