@@ -198,6 +198,7 @@ fn source_job(
         units: EngineUnits {
             check_pages: 64,
             stop_pages: 10,
+            rounds_stop_pages: 10,
         },
         xen_batch_pages: 32,
         packet_pages: 128,

@@ -10,7 +10,9 @@ pub use bundle::bundle;
 pub use scenario::scenario;
 
 use crate::lone::{Company, Lone, Writes};
-use crate::migration::params::{AutoConvergeParams, EngineKind, MigrationParams, Reprotect};
+use crate::migration::params::{
+    AutoConvergeParams, EngineKind, MigrationParams, PostcopyParams, Reprotect,
+};
 use crate::scenario::Backing;
 use netmodel::flow::segment_payload;
 use netmodel::link::{LinkSpec, MTU, OVERHEAD_ETHERNET};
@@ -39,6 +41,8 @@ pub struct Incident {
     pub downtime_limit_ms: u64,
     /// Whether it is of the QEMU that tells the pages of each round, whose loop is not QEMU's.
     pub in_rounds: bool,
+    /// When the guest was switched to post-copy, ms.
+    pub postcopy_at_ms: Option<u64>,
     /// Whether auto-converge was on.
     pub auto_converge: bool,
     /// `return-path`.
@@ -69,9 +73,10 @@ pub enum IncidentError {
         /// Which migration.
         name: String,
     },
-    /// What is not emulated.
+    /// Post-copy without an end.
     #[error(
-        "{name}: the guest was switched to post-copy at {at_ms} ms, which is not emulated from a log"
+        "{name}: the guest was switched to post-copy at {at_ms} ms and the log does not tell the end, so nothing says what the link \
+         carries; it needs the answers up to `completed`, with ram.precopy-bytes"
     )]
     PostCopy {
         /// Which migration.
@@ -104,10 +109,6 @@ impl Incident {
         if log.ram_bytes == 0 {
             return Err(IncidentError::NoRam { name: name() });
         }
-        if let Some(at_ms) = log.postcopy_at_ms() {
-            let name = name();
-            return Err(IncidentError::PostCopy { name, at_ms });
-        }
         let bytes_per_s = log.bytes_per_s().filter(|rate| *rate > 0.0);
         let bytes_per_s = bytes_per_s.ok_or_else(|| IncidentError::NoBandwidth { name: name() })?;
         let mut notes = Vec::new();
@@ -125,7 +126,11 @@ impl Incident {
             "{nonzero_pages} of {} pages are not zero: all but what the first pass sent as zero",
             log.pages()
         ));
-        let (rate, max_bandwidth) = path(log, bytes_per_s, &mut notes);
+        let postcopy_at_ms = log.postcopy_at_ms();
+        let (rate, max_bandwidth) = match postcopy_at_ms {
+            Some(at_ms) => pulled(log, bytes_per_s, at_ms, &mut notes)?,
+            None => path(log, bytes_per_s, &mut notes),
+        };
         let curve = match log.was_stopped() {
             true => {
                 notes
@@ -161,6 +166,7 @@ impl Incident {
             max_bandwidth,
             downtime_limit_ms: limit_ms,
             in_rounds,
+            postcopy_at_ms,
             auto_converge,
             return_path,
             cancel_after_ms: Some(cancel_after_ms),
@@ -212,6 +218,11 @@ impl Incident {
                 enabled: self.auto_converge,
                 ..base.auto_converge
             },
+            postcopy: PostcopyParams {
+                ram: self.postcopy_at_ms.is_some(),
+                timeout: self.postcopy_at_ms,
+                ..base.postcopy
+            },
             ..base
         }
     }
@@ -249,25 +260,52 @@ impl Incident {
     }
 }
 
+/// What QEMU's figures are of payload is more on the wire, with headers.
+fn on_wire(bytes_per_s: f64) -> BitRate {
+    let wire = f64::from(MTU + OVERHEAD_ETHERNET) / segment_payload() as f64;
+    let bps = round_u64(bytes_per_s * 8.0 * wire).max(1);
+    BitRate::from_bps(bps).expect("not 0")
+}
+
+/// The link of a guest that was switched to post-copy, where no limit holds, and the limit before.
+fn pulled(
+    log: &MigrationLog,
+    bytes_per_s: f64,
+    at_ms: u64,
+    notes: &mut Vec<String>,
+) -> Result<(BitRate, Option<u64>), IncidentError> {
+    let no_end = || IncidentError::PostCopy {
+        name: log.name.clone(),
+        at_ms,
+    };
+    let pulled = log.pulled_bytes_per_s().ok_or_else(no_end)?;
+    let mbit = |bytes_per_s: f64| bytes_per_s * 8.0 / 1e6;
+    notes.push(format!(
+        "post-copy after {at_ms} ms; the link carries {:.0} Mbit/s, what came from then to the end on average, the search for zero pages \
+         included",
+        mbit(pulled)
+    ));
+    let limit = (pulled > LET_OFF * bytes_per_s).then(|| round_u64(bytes_per_s));
+    if limit.is_some() {
+        let before = mbit(bytes_per_s);
+        notes.push(format!("max-bandwidth {before:.0} Mbit/s: what QEMU sent with before"));
+    }
+    Ok((on_wire(pulled.max(bytes_per_s)), limit))
+}
+
 /// The link, and QEMU's limit where it was one: the last burst, sent with the guest stopped, knows no limit.
 fn path(log: &MigrationLog, bytes_per_s: f64, notes: &mut Vec<String>) -> (BitRate, Option<u64>) {
     let mbit = |bytes_per_s: f64| bytes_per_s * 8.0 / 1e6;
     let burst = log
         .burst_bytes_per_s()
         .filter(|burst| *burst > LET_OFF * bytes_per_s);
-    // QEMU's figures are payload; the wire carries headers too.
-    let wire = f64::from(MTU + OVERHEAD_ETHERNET) / segment_payload() as f64;
-    let rate = |bytes_per_s: f64| {
-        let bps = round_u64(bytes_per_s * 8.0 * wire).max(1);
-        BitRate::from_bps(bps).expect("not 0")
-    };
     let Some(burst) = burst.filter(|_| !log.was_stopped()) else {
         notes.push(format!(
             "the link carries {:.0} Mbit/s of payload, what QEMU sent with; whether that was the link or max-bandwidth the log does \
              not say",
             mbit(bytes_per_s)
         ));
-        return (rate(bytes_per_s), None);
+        return (on_wire(bytes_per_s), None);
     };
     let link = burst.min(BURST_MOST * bytes_per_s);
     notes.push(format!(
@@ -277,7 +315,7 @@ fn path(log: &MigrationLog, bytes_per_s: f64, notes: &mut Vec<String>) -> (BitRa
         mbit(burst),
         mbit(link)
     ));
-    (rate(link), Some(round_u64(bytes_per_s)))
+    (on_wire(link), Some(round_u64(bytes_per_s)))
 }
 
 /// What the guest wrote. Nothing in a log says how much CPU time it took: classes follow the CPU time of a guest that is always
@@ -292,12 +330,7 @@ fn written(
     let from = if others.is_empty() { own } else { others };
     let readings = |log: &MigrationLog| {
         let limit_ms = log.downtime_limit_ms().unwrap_or(limit_ms);
-        // A throttled guest wrote less than it does.
-        let throttled = log.polls.iter().find(|poll| poll.throttle.is_some());
-        let until_ms = throttled.map_or(f64::INFINITY, |poll| poll.at_ms as f64);
-        let all = log.syncs(limit_ms).into_iter();
-        all.filter(move |sync| sync.at_ms < until_ms)
-            .collect::<Vec<Sync>>()
+        log.syncs(limit_ms)
     };
     let syncs: Vec<Sync> = from.iter().flat_map(readings).collect();
     let names: Vec<&str> = from.iter().map(|log| log.name.as_str()).collect();

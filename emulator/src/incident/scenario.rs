@@ -105,6 +105,9 @@ fn migration(out: &mut String, incident: &Incident) {
     if params.engine.has("reprotect") {
         out.push_str("reprotect = \"at-sync\" # what readings found is what the log, lazily re-armed, had seen\n");
     }
+    if let Some(ms) = params.postcopy.timeout {
+        let _ = writeln!(out, "postcopy-ram = true\ntimeout-postcopy = \"{ms}ms\"");
+    }
     match params.completion_timeout {
         Some(0) | None => out.push_str("completion-timeout = \"never\"\n"),
         Some(ms) => {

@@ -98,6 +98,7 @@ impl Logged {
 
     fn mode(&self) -> &'static str {
         match (self.log.was_stopped(), self.log.has_throttle()) {
+            _ if self.incident.postcopy_at_ms.is_some() => "postcopy",
             (true, _) => "stop-and-copy",
             (false, true) => "auto-converge",
             (false, false) => "precopy",
@@ -119,8 +120,9 @@ impl Logged {
 
     fn real(&self) -> Measured {
         let (log, last) = (&self.log, self.log.last());
-        // Of one stopped before, QEMU's downtime is no outage: the guest stood still throughout.
-        let downtime_ms = log.downtime_ms.filter(|_| !log.was_stopped());
+        // Of one stopped before, QEMU's downtime is no outage: the guest stood still throughout. Of post-copy it is not the guest's.
+        let other = log.was_stopped() || self.incident.postcopy_at_ms.is_some();
+        let downtime_ms = log.downtime_ms.filter(|_| !other);
         Measured {
             completed: log.completed,
             total_time_ms: Some(last.at_ms as f64),

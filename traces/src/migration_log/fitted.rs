@@ -18,7 +18,7 @@ pub struct Curve {
     pub variation: Option<Variation>,
     /// Points it was fitted to.
     pub points: usize,
-    /// The shortest and the longest window among them, s.
+    /// The shortest and the longest window among them on the classes' clock, s.
     pub windows_s: (f64, f64),
 }
 
@@ -43,7 +43,8 @@ impl Curve {
     /// The curve through the readings of one or several migrations of a guest of `pages` pages.
     ///
     /// Their windows are those of the readings, so what QEMU's own way of re-arming the log leaves out is left out here: replay
-    /// it with the log re-armed at every reading, or it is left out twice. What the classes follow is `coupling`.
+    /// it with the log re-armed at every reading, or it is left out twice. What the classes follow is `coupling`: of CPU time a guest
+    /// has less while it is throttled, as [`Sync::clock_s`] counts it.
     ///
     /// # Errors
     /// When there is no reading to fit to.
@@ -53,16 +54,16 @@ impl Curve {
         pages: u64,
         coupling: Coupling,
     ) -> Result<Self, CurveError> {
-        let found = to_be_found(syncs);
+        let found = to_be_found(syncs, coupling);
         let most = round_u32(pages as f64);
         let none = || CurveError::NoSync {
             name: name.to_owned(),
         };
-        let fitted = fit_found(&by_length(syncs, &found), most, coupling);
+        let fitted = fit_found(&by_length(syncs, &found, coupling), most, coupling);
         let (classes, error) = fitted.ok_or_else(none)?;
-        let lengths = || syncs.iter().map(|sync| sync.window_s);
+        let lengths = || syncs.iter().map(|sync| sync.clock_s(coupling));
         Ok(Self {
-            variation: spread(syncs, &found, &classes),
+            variation: spread(syncs, &found, &classes, coupling),
             error,
             points: syncs.len(),
             windows_s: (
@@ -108,7 +109,7 @@ impl Curve {
 /// rate let κ be the share known to be dirty after a reading, all of them after the first. Of those a share u has not been
 /// sent when the log is read again, so 1 − κu can be found, and p = 1 − e^(−rt) of them were written: φ = (1 − κu) p, and
 /// κ becomes κu + φ. That pages of all rates are sent alike is taken for granted: they are sent in order of address.
-fn to_be_found(syncs: &[Sync]) -> Vec<Found> {
+fn to_be_found(syncs: &[Sync], coupling: Coupling) -> Vec<Found> {
     let mut known = [1.0; RATES.len()];
     let mut before_ms = f64::NEG_INFINITY;
     let each = syncs.iter().map(|sync| {
@@ -119,7 +120,7 @@ fn to_be_found(syncs: &[Sync]) -> Vec<Found> {
         let mut shares = [0.0; RATES.len()];
         for ((share, known), rate) in shares.iter_mut().zip(&mut known).zip(RATES) {
             let left = *known * sync.unsent;
-            *share = (1.0 - left) * -(-rate * sync.window_s).exp_m1();
+            *share = (1.0 - left) * -(-rate * sync.clock_s(coupling)).exp_m1();
             *known = left + *share;
         }
         Found {
@@ -132,7 +133,7 @@ fn to_be_found(syncs: &[Sync]) -> Vec<Found> {
 
 /// The mean of the readings whose windows are about as long (within a factor of √2): a migration that nearly converges reads its log
 /// a hundred times in short windows and a few times in long ones, and each length is to count once.
-fn by_length(syncs: &[Sync], found: &[Found]) -> Vec<Found> {
+fn by_length(syncs: &[Sync], found: &[Found], coupling: Coupling) -> Vec<Found> {
     let mut bins: BTreeMap<i64, Vec<&Found>> = BTreeMap::new();
     for (sync, found) in syncs
         .iter()
@@ -143,7 +144,7 @@ fn by_length(syncs: &[Sync], found: &[Found]) -> Vec<Found> {
             clippy::cast_possible_truncation,
             reason = "the logarithm of a number of seconds is far below 2^63"
         )]
-        let bin = (2.0 * sync.window_s.log2()).floor() as i64;
+        let bin = (2.0 * sync.clock_s(coupling).log2()).floor() as i64;
         bins.entry(bin).or_default().push(found);
     }
     let mean = |all: Vec<&Found>| {
@@ -160,11 +161,17 @@ fn by_length(syncs: &[Sync], found: &[Found]) -> Vec<Found> {
 
 /// How far what was found is spread about what the classes say, in windows no longer than twice the shortest half of them: log-normal,
 /// with the correlation from one such window to the next.
-fn spread(syncs: &[Sync], found: &[Found], classes: &[PageClass]) -> Option<Variation> {
-    let mut lengths: Vec<f64> = syncs.iter().map(|sync| sync.window_s).collect();
+fn spread(
+    syncs: &[Sync],
+    found: &[Found],
+    classes: &[PageClass],
+    coupling: Coupling,
+) -> Option<Variation> {
+    let window_s = |sync: &Sync| sync.clock_s(coupling);
+    let mut lengths: Vec<f64> = syncs.iter().map(window_s).collect();
     lengths.sort_by(f64::total_cmp);
     let median = *lengths.get(lengths.len() / 2)?;
-    let is_short = |sync: &Sync| sync.window_s <= 2.0 * median && sync.pages > 0.0;
+    let is_short = |sync: &Sync| window_s(sync) <= 2.0 * median && sync.pages > 0.0;
     let short = || syncs.iter().zip(found).filter(|(sync, _)| is_short(sync));
     let logs: Vec<f64> = short()
         .map(|(sync, found)| (sync.pages / found.expected(classes).max(1.0)).ln())
@@ -177,8 +184,8 @@ fn spread(syncs: &[Sync], found: &[Found], classes: &[PageClass]) -> Option<Vari
     let scatter = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
     // What not knowing the instants explains by itself: both ends of a window anywhere between two answers, evenly.
     let blur = |sync: &Sync| {
-        let more = unique_pages(classes, sync.window_s * 1.1)
-            / unique_pages(classes, sync.window_s).max(1.0);
+        let more = unique_pages(classes, window_s(sync) * 1.1)
+            / unique_pages(classes, window_s(sync)).max(1.0);
         let elasticity = more.ln() / 1.1_f64.ln();
         (elasticity * sync.blur_s / sync.window_s).powi(2) / 6.0
     };
@@ -215,6 +222,7 @@ mod tests {
             pages,
             unsent: 0.0,
             blur_s: 0.0,
+            throttled: 0.0,
         }
     }
 
@@ -226,7 +234,10 @@ mod tests {
             unsent,
             ..sync(at_s, 10.0, 1.0)
         };
-        let found = to_be_found(&[reading(10.0, 0.25), reading(20.0, 0.5), reading(5.0, 0.0)]);
+        let found = to_be_found(
+            &[reading(10.0, 0.25), reading(20.0, 0.5), reading(5.0, 0.0)],
+            Coupling::Time,
+        );
         let hot = |n: usize| found[n].shares[0];
         assert!((hot(0) - 0.75).abs() < 1e-9 && (hot(1) - 0.5).abs() < 1e-9);
         // Another migration: nothing unsent, all found.
@@ -293,6 +304,33 @@ mod tests {
                 .map(|c| u64::from(c.pages))
                 .sum::<u64>()
         );
+    }
+
+    /// 20,000 pages, each written 5 times a second of CPU time, read under throttles.
+    #[test]
+    fn readings_under_a_throttle_say_what_the_guest_writes_without() {
+        let throttles = [0.0, 0.2, 0.4, 0.6];
+        let windows = [0.1, 0.3, 1.0];
+        let mut at_s = 0.0;
+        let readings = windows.iter().flat_map(|window_s| throttles.map(|taken| (*window_s, taken)));
+        let syncs: Vec<Sync> = readings
+            .map(|(window_s, throttled)| {
+                at_s += window_s;
+                let cpu_s: f64 = window_s * (1.0 - throttled);
+                let pages = 20_000.0 * (1.0 - (-5.0 * cpu_s).exp());
+                Sync {
+                    throttled,
+                    ..sync(at_s, window_s, pages)
+                }
+            })
+            .collect();
+        let off = |coupling| {
+            let curve = Curve::fit("m", &syncs, 1 << 20, coupling).unwrap();
+            let found = unique_pages(&curve.classes, 0.1);
+            found / (20_000.0 * (1.0 - (-0.5_f64).exp())) - 1.0
+        };
+        assert!(off(Coupling::Cpu).abs() < 0.01, "{}", off(Coupling::Cpu));
+        assert!(off(Coupling::Time) < -0.1, "{}", off(Coupling::Time));
     }
 
     #[test]
