@@ -133,8 +133,11 @@ fn to_be_found(syncs: &[Sync], coupling: Coupling) -> Vec<Found> {
 
 /// The mean of the readings whose windows are about as long (within a factor of √2): a migration that nearly converges reads its log
 /// a hundred times in short windows and a few times in long ones, and each length is to count once.
+///
+/// Windows that are not known to a tenth are one group: sorted by a length that is mostly error, those taken for short hold as many pages
+/// as those taken for long, which looks like pages written all the time.
 fn by_length(syncs: &[Sync], found: &[Found], coupling: Coupling) -> Vec<Found> {
-    let mut bins: BTreeMap<i64, Vec<&Found>> = BTreeMap::new();
+    let mut bins: BTreeMap<Option<i64>, Vec<&Found>> = BTreeMap::new();
     for (sync, found) in syncs
         .iter()
         .zip(found)
@@ -145,6 +148,7 @@ fn by_length(syncs: &[Sync], found: &[Found], coupling: Coupling) -> Vec<Found> 
             reason = "the logarithm of a number of seconds is far below 2^63"
         )]
         let bin = (2.0 * sync.clock_s(coupling).log2()).floor() as i64;
+        let bin = (!is_blurred(sync)).then_some(bin);
         bins.entry(bin).or_default().push(found);
     }
     let mean = |all: Vec<&Found>| {
@@ -157,6 +161,11 @@ fn by_length(syncs: &[Sync], found: &[Found], coupling: Coupling) -> Vec<Found> 
         }
     };
     bins.into_values().map(mean).collect()
+}
+
+/// Whether the standard deviation of a window, both ends of which lie anywhere between two answers, is more than a tenth of it.
+fn is_blurred(sync: &Sync) -> bool {
+    sync.blur_s / 6.0_f64.sqrt() > 0.1 * sync.window_s
 }
 
 /// How far what was found is spread about what the classes say, in windows no longer than twice the shortest half of them: log-normal,
@@ -380,6 +389,31 @@ mod tests {
         };
         assert!(of(0.0).is_some());
         assert_eq!(of(0.4), None);
+    }
+
+    /// Pages written once a second, read every 0.2 to 0.6 s, and after 1 to 8, at instants that are told to 0.2 s.
+    #[test]
+    fn instants_that_are_not_known_make_no_hot_pages() {
+        let truth = [PageClass::new(40_000, 1.0)];
+        let polled = |at_s: f64| (at_s * 5.0).ceil() / 5.0;
+        let mut at_s = 0.0;
+        let mut read = |window_s: f64| {
+            let began_s = at_s;
+            at_s += window_s;
+            Sync {
+                blur_s: 0.2,
+                ..sync(at_s, polled(at_s) - polled(began_s), unique_pages(&truth, window_s))
+            }
+        };
+        let mut syncs: Vec<Sync> = (0..200_u32)
+            .map(|n| read(0.2 + f64::from(n * 7 % 41) / 100.0))
+            .filter(|sync| sync.window_s > 0.0)
+            .collect();
+        syncs.extend([1.0, 2.0, 4.0, 8.0].map(read));
+        let curve = Curve::fit("m", &syncs, 1 << 20, Coupling::Time).unwrap();
+        let hot = curve.classes.iter().filter(|class| class.rate > 10.0);
+        let hot: u32 = hot.map(|class| class.pages).sum();
+        assert!(hot < 400, "{:?}", curve.classes);
     }
 
     #[test]
