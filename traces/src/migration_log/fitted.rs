@@ -321,7 +321,9 @@ mod tests {
         let throttles = [0.0, 0.2, 0.4, 0.6];
         let windows = [0.1, 0.3, 1.0];
         let mut at_s = 0.0;
-        let readings = windows.iter().flat_map(|window_s| throttles.map(|taken| (*window_s, taken)));
+        let readings = windows
+            .iter()
+            .flat_map(|window_s| throttles.map(|taken| (*window_s, taken)));
         let syncs: Vec<Sync> = readings
             .map(|(window_s, throttled)| {
                 at_s += window_s;
@@ -402,7 +404,11 @@ mod tests {
             at_s += window_s;
             Sync {
                 blur_s: 0.2,
-                ..sync(at_s, polled(at_s) - polled(began_s), unique_pages(&truth, window_s))
+                ..sync(
+                    at_s,
+                    polled(at_s) - polled(began_s),
+                    unique_pages(&truth, window_s),
+                )
             }
         };
         let mut syncs: Vec<Sync> = (0..200_u32)

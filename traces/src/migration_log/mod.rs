@@ -259,7 +259,10 @@ pub(crate) mod tests {
     #[test]
     fn a_switch_to_post_copy_is_dated_by_what_was_sent_before() {
         let mut log = log();
-        assert_eq!((log.postcopy_at_ms(), log.pulled_bytes_per_s()), (None, None));
+        assert_eq!(
+            (log.postcopy_at_ms(), log.pulled_bytes_per_s()),
+            (None, None)
+        );
         for poll in &mut log.polls[3..] {
             (poll.postcopy, poll.precopy_bytes) = (true, Some(537_500_000));
         }

@@ -35,7 +35,8 @@ impl Sync {
 
 /// What auto-converge takes. It changes when the log is read, so what an answer says holds until the next reading.
 fn throttled(poll: Poll) -> f64 {
-    poll.throttle.map_or(0.0, |percent| percent.min(99) as f64 / 100.0)
+    poll.throttle
+        .map_or(0.0, |percent| percent.min(99) as f64 / 100.0)
 }
 
 impl MigrationLog {
