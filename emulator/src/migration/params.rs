@@ -253,11 +253,8 @@ impl EngineKind {
             | "postcopy-recover-interval"
             | "postcopy-recover-timeout" => matches!(self, Self::Qemu | Self::PostCopy),
             // They re-arm the log as they read it.
-<<<<<<< HEAD
             "reprotect" => matches!(self, Self::Qemu | Self::QemuRounds),
-=======
-            "reprotect" | "page-tables" => self == Self::Qemu,
->>>>>>> main
+            "page-tables" => self == Self::Qemu,
             "downtime-limit" => matches!(self, Self::Qemu | Self::CloudHypervisor),
             "timeout" | "timeout-strategy" => self == Self::CloudHypervisor,
             // Other guests announce themselves.
