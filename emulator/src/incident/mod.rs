@@ -288,7 +288,9 @@ fn pulled(
     let limit = (pulled > LET_OFF * bytes_per_s).then(|| round_u64(bytes_per_s));
     if limit.is_some() {
         let before = mbit(bytes_per_s);
-        notes.push(format!("max-bandwidth {before:.0} Mbit/s: what QEMU sent with before"));
+        notes.push(format!(
+            "max-bandwidth {before:.0} Mbit/s: what QEMU sent with before"
+        ));
     }
     Ok((on_wire(pulled.max(bytes_per_s)), limit))
 }

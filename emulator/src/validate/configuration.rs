@@ -238,20 +238,15 @@ impl Configuration {
     /// a migration, as they did: the golden section of seeds spreads them evenly.
     fn writes(&self, written: Vec<PageClass>, seed: u64) -> (Writes, u64) {
         let line = &self.line;
-<<<<<<< HEAD
-        // What the kernel writes into its pages is little: of 11,428 pages that were in the cache none took more as a delta
-        // than whole (`xbzrle_overflow` of set A's only run).
+        // What is written besides is little in a page: of 11,428 pages that were in the cache none took more as a delta than
+        // whole (`xbzrle_overflow` of set A's only run).
         let content = (line.mode == "xbzrle").then_some(CHANGED_WORD);
-        let background = image::background().map(|class| PageClass { content, ..class });
-        let background = background.to_vec();
-        let both = background.iter().copied().chain(written).collect();
-=======
-        let background = image::background().to_vec();
+        let little = |class: PageClass| PageClass { content, ..class };
+        let background = image::background().map(little).to_vec();
         // The books lie behind the working set; here before it, where they stay when nothing else is written.
-        let books = image::books(line).into_iter();
+        let books = image::books(line).into_iter().map(little);
         let both = background.iter().copied().chain(books).chain(written);
         let both = both.collect();
->>>>>>> main
         if line.on_ms == 0 {
             return (Writes::Classes(both), WARM_UP_NS);
         }

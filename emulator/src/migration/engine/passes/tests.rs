@@ -139,13 +139,7 @@ fn rounds_of_the_patched_qemu_end_at_five_thousand_pages_or_after_fifty() {
     );
     assert_eq!(
         run(&rounds, 10_000, &[5001, 5000], 0),
-        [
-            "round 10000",
-            "sync",
-            "round 5001",
-            "sync",
-            "complete 5000"
-        ]
+        ["round 10000", "sync", "round 5001", "sync", "complete 5000"]
     );
     let steps = run(&rounds, 10_000, &[6000], 0);
     let sent = steps.iter().filter(|step| step.starts_with("round"));
