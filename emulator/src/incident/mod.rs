@@ -1,9 +1,10 @@
 //! A migration that somebody watched, made an emulated one: what its log says of guest, link and options, and how that is known.
 //!
-//! Inside: the inputs (here), the scenario as text (`scenario`), the bundle (`bundle`). Never inside: reading logs and what
+//! Inside: the inputs (here), the link (`path`), the scenario as text (`scenario`), the bundle (`bundle`). Never inside: reading logs and what
 //! they say of the dirty log (`traces::migration_log`), running anything.
 
 mod bundle;
+mod path;
 mod scenario;
 
 pub use bundle::bundle;
@@ -14,13 +15,12 @@ use crate::migration::params::{
     AutoConvergeParams, EngineKind, MigrationParams, PostcopyParams, Reprotect,
 };
 use crate::scenario::Backing;
-use netmodel::flow::segment_payload;
-use netmodel::link::{LinkSpec, MTU, OVERHEAD_ETHERNET};
+use netmodel::link::LinkSpec;
 use netmodel::units::{BitRate, ByteSize};
 use traces::class::Coupling;
 use traces::content::ContentProfile;
 use traces::migration_log::{Curve, CurveError, MigrationLog, Sync};
-use traces::units::{PAGE_SIZE, round_u32, round_u64};
+use traces::units::{PAGE_SIZE, round_u32};
 
 /// What is emulated of a log.
 #[derive(Debug, Clone)]
@@ -92,10 +92,6 @@ const DOWNTIME_LIMIT_MS: u64 = 300;
 /// running had fewer than 5058 pages, none of 90 with the guest stopped more than 4996.
 const IN_ROUNDS: &str = "engine qemu-rounds: the log tells the pages of each round, which only a QEMU does that sends each \
                          round whole and stops the guest at 5000 pages, whatever the downtime-limit";
-/// A last burst so much faster than the rest was let off a limit; one that is not came over the same link.
-const LET_OFF: f64 = 1.25;
-/// No more of it is believed: a burst of some milliseconds fills buffers, and sets nothing but its own length.
-const BURST_MOST: f64 = 8.0;
 /// A completed one may take so much longer before it is called off, ms.
 const PATIENCE_MS: u64 = 60_000;
 
@@ -128,8 +124,8 @@ impl Incident {
         ));
         let postcopy_at_ms = log.postcopy_at_ms();
         let (rate, max_bandwidth) = match postcopy_at_ms {
-            Some(at_ms) => pulled(log, bytes_per_s, at_ms, &mut notes)?,
-            None => path(log, bytes_per_s, &mut notes),
+            Some(at_ms) => path::pulled(log, bytes_per_s, at_ms, &mut notes)?,
+            None => path::path(log, bytes_per_s, &mut notes),
         };
         let curve = match log.was_stopped() {
             true => {
@@ -258,66 +254,6 @@ impl Incident {
             company: Company::default(),
         }
     }
-}
-
-/// What QEMU's figures are of payload is more on the wire, with headers.
-fn on_wire(bytes_per_s: f64) -> BitRate {
-    let wire = f64::from(MTU + OVERHEAD_ETHERNET) / segment_payload() as f64;
-    let bps = round_u64(bytes_per_s * 8.0 * wire).max(1);
-    BitRate::from_bps(bps).expect("not 0")
-}
-
-/// The link of a guest that was switched to post-copy, where no limit holds, and the limit before.
-fn pulled(
-    log: &MigrationLog,
-    bytes_per_s: f64,
-    at_ms: u64,
-    notes: &mut Vec<String>,
-) -> Result<(BitRate, Option<u64>), IncidentError> {
-    let no_end = || IncidentError::PostCopy {
-        name: log.name.clone(),
-        at_ms,
-    };
-    let pulled = log.pulled_bytes_per_s().ok_or_else(no_end)?;
-    let mbit = |bytes_per_s: f64| bytes_per_s * 8.0 / 1e6;
-    notes.push(format!(
-        "post-copy after {at_ms} ms; the link carries {:.0} Mbit/s, what came from then to the end on average, the search for zero pages \
-         included",
-        mbit(pulled)
-    ));
-    let limit = (pulled > LET_OFF * bytes_per_s).then(|| round_u64(bytes_per_s));
-    if limit.is_some() {
-        let before = mbit(bytes_per_s);
-        notes.push(format!(
-            "max-bandwidth {before:.0} Mbit/s: what QEMU sent with before"
-        ));
-    }
-    Ok((on_wire(pulled.max(bytes_per_s)), limit))
-}
-
-/// The link, and QEMU's limit where it was one: the last burst, sent with the guest stopped, knows no limit.
-fn path(log: &MigrationLog, bytes_per_s: f64, notes: &mut Vec<String>) -> (BitRate, Option<u64>) {
-    let mbit = |bytes_per_s: f64| bytes_per_s * 8.0 / 1e6;
-    let burst = log
-        .burst_bytes_per_s()
-        .filter(|burst| *burst > LET_OFF * bytes_per_s);
-    let Some(burst) = burst.filter(|_| !log.was_stopped()) else {
-        notes.push(format!(
-            "the link carries {:.0} Mbit/s of payload, what QEMU sent with; whether that was the link or max-bandwidth the log does \
-             not say",
-            mbit(bytes_per_s)
-        ));
-        return (on_wire(bytes_per_s), None);
-    };
-    let link = burst.min(BURST_MOST * bytes_per_s);
-    notes.push(format!(
-        "max-bandwidth {:.0} Mbit/s: what QEMU sent with while the guest ran; its last burst came at {:.0}, of which {:.0} are taken for \
-         the link",
-        mbit(bytes_per_s),
-        mbit(burst),
-        mbit(link)
-    ));
-    (on_wire(link), Some(round_u64(bytes_per_s)))
 }
 
 /// What the guest wrote. Nothing in a log says how much CPU time it took: classes follow the CPU time of a guest that is always
