@@ -164,18 +164,20 @@ impl MigrationLog {
         if between.len() >= BETWEEN_ENOUGH {
             return median(between);
         }
-        let live = self
-            .polls
-            .iter()
-            .filter(|poll| !poll.postcopy && poll.syncs > 0);
+        let live = self.before_postcopy().iter().filter(|poll| poll.syncs > 0);
         let told = live.filter_map(|poll| poll.mbps).filter(|mbps| *mbps > 0.0);
         let told: Vec<f64> = told.map(|mbps| mbps * 1e6 / 8.0).collect();
         median(if told.is_empty() { between } else { told })
     }
 
+    /// The answers until the guest was switched to post-copy: all of them if it never was.
+    fn before_postcopy(&self) -> &[Poll] {
+        let switched = self.polls.iter().position(|poll| poll.postcopy);
+        &self.polls[..switched.unwrap_or(self.polls.len())]
+    }
+
     fn between(&self) -> impl Iterator<Item = f64> {
-        let live = self.polls.windows(2).filter(|pair| !pair[1].postcopy);
-        live.filter_map(|pair| {
+        self.before_postcopy().windows(2).filter_map(|pair| {
             let ms = pair[1]
                 .at_ms
                 .checked_sub(pair[0].at_ms)
@@ -276,6 +278,10 @@ pub(crate) mod tests {
         assert_eq!(log.nonzero_pages(), 4000);
         log.completed = false;
         assert_eq!(log.pulled_bytes_per_s(), None);
+        // The last answer says `completed`, and a rate that no limit held.
+        (log.polls[4].postcopy, log.polls[4].mbps) = (false, Some(9000.0));
+        (log.polls[0].mbps, log.polls[1].mbps, log.polls[2].mbps) = (None, None, Some(1000.0));
+        assert_eq!(log.bytes_per_s(), Some(125e6));
     }
 
     #[test]
