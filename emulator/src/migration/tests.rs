@@ -266,6 +266,7 @@ impl World {
             units: EngineUnits {
                 check_pages: 64,
                 stop_pages: 50,
+                rounds_stop_pages: 5000,
             },
             xen_batch_pages: 1024,
             packet_pages: 128,

@@ -63,6 +63,7 @@ pub(crate) fn source_job(
         units: EngineUnits {
             check_pages: 64,
             stop_pages: 10,
+            rounds_stop_pages: 10,
         },
         xen_batch_pages: 32,
         packet_pages: PACKET_PAGES,
