@@ -174,6 +174,13 @@ impl Kubevirt {
     }
 }
 
+/// Whole ms, saturated.
+fn whole_ms(ms: f64) -> u64 {
+    let time = std::time::Duration::try_from_secs_f64(ms / 1000.0).ok();
+    let ms = time.and_then(|time| u64::try_from(time.as_millis()).ok());
+    ms.unwrap_or(u64::MAX)
+}
+
 /// The limit that a deed sets, ms.
 fn limit(ms: u64) -> Deed {
     Deed::DowntimeLimit(ms)

@@ -17,7 +17,7 @@
 
 mod detector;
 
-use super::{Deed, KubevirtParams, Look, NS_PER_MS, NS_PER_S, limit};
+use super::{Deed, KubevirtParams, Look, NS_PER_MS, NS_PER_S, limit, whole_ms};
 use detector::Detector;
 use serde::{Deserialize, Serialize};
 
@@ -196,12 +196,7 @@ impl StallMonitor {
             }
             if self.disrupts {
                 self.switchover_initiated = true;
-                // In whole seconds, as the deadline is.
-                self.acceptable_ms =
-                    (std::time::Duration::try_from_secs_f64(self.deadline_ms() / 1000.0))
-                        .map_or(u64::MAX, |time| {
-                            u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-                        });
+                self.acceptable_ms = whole_ms(self.deadline_ms());
                 self.switchover_deadline_ms =
                     elapsed_ms.saturating_add(self.params.switchover_timeout);
                 return Some(limit(DOWNTIME_MAX_MS));

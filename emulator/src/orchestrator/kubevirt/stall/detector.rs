@@ -2,7 +2,7 @@
 //!
 //! Never inside: what is done about it.
 
-use super::StallDetectorParams;
+use super::{StallDetectorParams, whole_ms};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -112,10 +112,7 @@ impl Stalled {
             self.best_bytes = least;
         }
         self.patience_ms = (self.patience_ms * decay).floor();
-        let wait = std::time::Duration::try_from_secs_f64(self.patience_ms / 1000.0);
-        let wait_ms = wait.map_or(u64::MAX, |time| {
-            u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-        });
+        let wait_ms = whole_ms(self.patience_ms);
         self.deadline_ms = record.elapsed_ms.saturating_add(wait_ms);
     }
 }
