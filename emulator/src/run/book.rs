@@ -10,6 +10,7 @@ use crate::control::message::{PathSeen, ProbeSeen, SourceEnding};
 use crate::ids::ProbeId;
 use crate::migration::faults::FaultStruck;
 use crate::migration::record::{DeedDone, DestinationReport, Owner, Prediction, SourceReport};
+use crate::migration::source::SourceError;
 use crate::orchestrator::Patience;
 
 /// One end's part.
@@ -319,14 +320,15 @@ impl Ongoing {
         if self.was_cancelled_late(self.owner_so_far()) {
             return Some("cancelled".to_owned());
         }
+        let own = self.source().and_then(|done| done.report.error.clone());
         let theirs = || self.destination().and_then(|report| report.error.clone());
         // A source that was told to wait no longer knows less than who gave up.
-        let first = if self.told_gone { theirs() } else { None };
+        let gone = SourceError::DestinationGone.to_string();
         self.error
             .clone()
-            .or(first)
-            .or_else(|| self.source().and_then(|done| done.report.error.clone()))
+            .or_else(|| own.clone().filter(|error| *error != gone))
             .or_else(theirs)
+            .or(own)
             .or_else(|| match (&self.source, &self.destination) {
                 (Part::Lost, _) => lost("source"),
                 (_, Part::Lost) => lost("destination"),

@@ -265,3 +265,28 @@ fn a_late_cancel_asks_who_can_still_promise() {
     assert!(migration.was_cancelled_late(owner));
     assert_eq!(migration.error().as_deref(), Some("cancelled"));
 }
+
+#[test]
+fn who_gave_up_says_why() {
+    let with = |mut done: SourceDone, error: Option<String>| {
+        done.report.error = error;
+        done
+    };
+    let failed = || source(SourceEnding::Failed);
+    let there = || DestinationReport {
+        error: Some("a damaged page".to_owned()),
+        ..destination()
+    };
+    let said = |done: SourceDone| {
+        let mut migration = ongoing();
+        migration.destination_done(there());
+        assert_eq!(migration.verdict(), Verdict::TellGone);
+        migration.source_done(done);
+        migration.error().expect("it failed")
+    };
+    let gone = SourceError::DestinationGone.to_string();
+    assert_eq!(said(with(failed(), Some(gone))), "a damaged page");
+    // It was ending by itself when it was told.
+    let own = "the process of the VM died at the source".to_owned();
+    assert_eq!(said(with(failed(), Some(own.clone()))), own);
+}
