@@ -128,6 +128,11 @@ impl Driver<'_> {
                 kind,
             })?);
         }
+        if let FromAgent::Begun { migration, at_ns } = message
+            && let Some(ongoing) = self.ongoing.get_mut(&migration)
+        {
+            ongoing.begun_ns = Some(at_ns);
+        }
         let Some(message) = self.controller_hears(host, message) else {
             return Ok(());
         };
@@ -135,8 +140,25 @@ impl Driver<'_> {
             FromAgent::Progress {
                 migration,
                 remaining_bytes,
-                ..
-            } => self.looked(migration, Look { remaining_bytes }).await,
+                round,
+                mbps,
+                paused,
+                pass,
+            } => {
+                let seen = Look {
+                    remaining_bytes,
+                    iteration: u64::from(round) + 1,
+                    bandwidth: mbps * 1e6 / 8.0,
+                    paused,
+                    boundary: pass,
+                };
+                self.looked(migration, seen).await
+            }
+            FromAgent::Begun { migration, at_ns } => {
+                self.begin_patience(migration, at_ns);
+                Ok(())
+            }
+            FromAgent::CancelTooLate(migration) => self.cancel_at_destination(migration).await,
             FromAgent::VmCrashed { migration } => {
                 self.update(migration, Ongoing::crashed_there).await
             }
@@ -193,8 +215,6 @@ impl Driver<'_> {
         };
         let (source, destination, vm) = (ongoing.of.source, ongoing.of.destination, ongoing.of.vm);
         ongoing.watched = true;
-        ongoing.started_ns = Some(mono_ns());
-        self.begin_patience(migration);
         let links = |from, to| {
             let path = self.scenario.network.path(from, to);
             path.into_iter().map(|link| link.id).collect()
@@ -260,6 +280,11 @@ impl Driver<'_> {
             }
             match ongoing.verdict() {
                 Verdict::Open => return Ok(()),
+                Verdict::TellGone => {
+                    let source = ongoing.of.source;
+                    self.tell(source, ToAgent::DestinationGone(migration))
+                        .await?;
+                }
                 Verdict::Tell { committed } => {
                     let source = ongoing.of.source;
                     self.tell(
