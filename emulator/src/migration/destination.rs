@@ -219,6 +219,10 @@ pub struct DestinationOutcome {
 /// Ownership: until [`DestinationGuest::commit_and_resume`] succeeds the source owns the guest,
 /// and every error of this function promises that the guest was not started here and will not be.
 /// After it the guest is here whatever happens to the connection, so nothing fails any more.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "its connections close with it"
+)]
 #[must_use]
 pub fn run_destination(job: DestinationJob) -> DestinationOutcome {
     let job = &job;

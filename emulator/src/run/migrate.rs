@@ -7,6 +7,7 @@ use super::RunError;
 use super::book::{Ongoing, SourceDone, Verdict};
 use super::budget;
 use super::driver::Driver;
+use super::patience::shown;
 use crate::balance::moves::{Cancelled, Outcome};
 use crate::balance::view::Action;
 use crate::clock::mono_ns;
@@ -15,7 +16,6 @@ use crate::event::EventKind;
 use crate::ids::{HostId, MigrationId, VmId};
 use crate::migration::faults::End;
 use crate::migration::record::Owner;
-use crate::orchestrator::Look;
 use crate::timeline::Input;
 use std::net::SocketAddr;
 
@@ -136,24 +136,14 @@ impl Driver<'_> {
         let Some(message) = self.controller_hears(host, message) else {
             return Ok(());
         };
+        match shown(&message) {
+            Some((migration, seen)) => self.looked(migration, seen).await,
+            None => self.manager_hears(message).await,
+        }
+    }
+
+    async fn manager_hears(&mut self, message: FromAgent) -> Result<(), RunError> {
         match message {
-            FromAgent::Progress {
-                migration,
-                remaining_bytes,
-                round,
-                mbps,
-                paused,
-                pass,
-            } => {
-                let seen = Look {
-                    remaining_bytes,
-                    iteration: u64::from(round) + 1,
-                    bandwidth: mbps * 1e6 / 8.0,
-                    paused,
-                    boundary: pass,
-                };
-                self.looked(migration, seen).await
-            }
             FromAgent::Begun { migration, at_ns } => {
                 self.begin_patience(migration, at_ns);
                 Ok(())

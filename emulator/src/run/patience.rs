@@ -6,11 +6,34 @@
 use super::RunError;
 use super::driver::Driver;
 use crate::clock::mono_ns;
-use crate::control::message::ToAgent;
+use crate::control::message::{FromAgent, ToAgent};
 use crate::ids::MigrationId;
 use crate::migration::faults::ParameterChange;
 use crate::migration::record::DeedDone;
 use crate::orchestrator::{Deed, Look, Time};
+
+/// What an answer to `query-migrate`, or the event of a pass, shows of a migration.
+pub(super) fn shown(message: &FromAgent) -> Option<(MigrationId, Look)> {
+    let FromAgent::Progress {
+        migration,
+        remaining_bytes,
+        round,
+        mbps,
+        paused,
+        pass,
+    } = *message
+    else {
+        return None;
+    };
+    let seen = Look {
+        remaining_bytes,
+        iteration: u64::from(round) + 1, // the sync of the setup counts
+        bandwidth: mbps * 1e6 / 8.0,
+        paused,
+        boundary: pass,
+    };
+    Some((migration, seen))
+}
 
 impl Driver<'_> {
     /// The orchestrator's time with a migration begins, its policy's or the timeout's: with `setup`, as the

@@ -173,6 +173,20 @@ fn mistakes_are_named() {
             "[[faults]]\nmigration = 1\nafter = \"1s\"\ndo = \"start-postcopy\"",
             "postcopy-ram = true",
         ),
+    ] {
+        named(more, wanted);
+    }
+}
+
+fn named(more: &str, wanted: &str) {
+    let shown = refused(&text(more));
+    assert!(shown.contains(wanted), "{more}: no {wanted} in\n{shown}");
+    assert_eq!(shown.matches("error:").count(), 1, "{shown}");
+}
+
+#[test]
+fn mistakes_of_orchestrators_are_named() {
+    for (more, wanted) in [
         ("[orchestrator]\npolicy = \"kubevrt\"", "kubevirt"),
         (
             "[orchestrator]\npolicy = \"nova\"\n[migration]\nengine = \"xen\"",
@@ -199,8 +213,6 @@ fn mistakes_are_named() {
             "policy kubevirt",
         ),
     ] {
-        let shown = refused(&text(more));
-        assert!(shown.contains(wanted), "{more}: no {wanted} in\n{shown}");
-        assert_eq!(shown.matches("error:").count(), 1, "{shown}");
+        named(more, wanted);
     }
 }
