@@ -35,7 +35,7 @@ pub struct ReadFit {
     /// Fitted to every other window of each length, scored on those between.
     pub out_of_sample_error: f64,
     /// Windows in all.
-    pub windows: u32,
+    pub windows: usize,
 }
 
 /// Rates that windows of a second and more cannot tell apart are taken for the lowest of them: at 5 reads a second
@@ -112,7 +112,7 @@ pub fn fit_reads(windows: &[ReadWindow], pages: u32) -> Option<ReadFit> {
             .collect(),
         in_sample_error,
         out_of_sample_error: off.sum::<f64>() / scored().count().max(1) as f64,
-        windows: lengths.iter().map(|windows| windows.len() as u32).sum(),
+        windows: lengths.iter().map(Vec::len).sum(),
     })
 }
 
