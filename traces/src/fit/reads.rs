@@ -159,13 +159,14 @@ fn mean<'a>(windows: impl Iterator<Item = &'a ReadWindow>) -> Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::round_u64;
 
     /// Windows of 1, 2, 4, 8 and 16 s in turn, as the recorder takes them, of U(w) itself.
     fn windows(cycles: usize, u: impl Fn(f64) -> f64) -> Vec<ReadWindow> {
         let lengths = [1.0, 2.0, 4.0, 8.0, 16.0].into_iter().cycle();
         let window = |window_s| ReadWindow {
             window_s,
-            pages: u(window_s).round() as u64,
+            pages: round_u64(u(window_s)),
         };
         lengths.take(cycles * 5).map(window).collect()
     }
