@@ -205,7 +205,10 @@ impl Incident {
         MigrationParams {
             engine,
             max_bandwidth: limited.unwrap_or(0),
-            downtime_limit: self.downtime_limit_ms,
+            downtime_limit: match engine.has("downtime-limit") {
+                true => self.downtime_limit_ms,
+                false => base.downtime_limit,
+            },
             return_path: self.return_path,
             // The curve is what readings found, lazily re-armed as the log was: see `Curve::fit`.
             reprotect: Reprotect::AtSync,
