@@ -153,6 +153,7 @@ impl End {
             units: EngineUnits {
                 check_pages: 64,
                 stop_pages: 50,
+                rounds_stop_pages: 50,
             },
             xen_batch_pages: 1024,
             data_chunk_pages: 1 << 14,
