@@ -90,6 +90,9 @@ pub(super) struct MigrateArgs {
     /// TCP congestion control.
     #[arg(long, default_value = "cubic")]
     congestion: String,
+    /// What the sockets' send buffers are before TCP has tuned them, instead of Linux's 16 KiB.
+    #[arg(long, value_parser = size_bytes, value_name = "SIZE")]
+    send_buffer: Option<u64>,
     /// Whose decisions and bytes on the wire.
     #[arg(long, value_parser = engine, default_value = "qemu", value_name = "ENGINE")]
     engine: EngineKind,
@@ -126,6 +129,9 @@ pub(super) struct MigrateArgs {
     /// QEMU's max-postcopy-bandwidth, such as 64MiB/s; without it, unlimited.
     #[arg(long, value_parser = bytes_per_second)]
     max_postcopy_bandwidth: Option<u64>,
+    /// What passes between a touch of a page that has not come and the request for it.
+    #[arg(long, value_parser = time_ns, value_name = "TIME")]
+    postcopy_fault_time: Option<u64>,
     /// Cloud Hypervisor's timeout; an hour without it.
     #[arg(long, value_parser = time_ns)]
     timeout: Option<u64>,
@@ -224,6 +230,7 @@ impl MigrateArgs {
             memory: self.memory,
             link: self.link(rate),
             congestion: self.congestion.clone(),
+            send_buffer: self.send_buffer.map(ByteSize::from_bytes),
             params: self.params()?,
             seed: self.seed,
             warm_up_ns: 10_000_000_000,
@@ -280,6 +287,7 @@ impl MigrateArgs {
                 "max-postcopy-bandwidth",
                 self.max_postcopy_bandwidth.is_some(),
             ),
+            ("postcopy-fault-time", self.postcopy_fault_time.is_some()),
             ("timeout", self.timeout.is_some()),
             ("timeout-strategy", self.timeout_strategy.is_some()),
         ];
@@ -307,6 +315,7 @@ impl MigrateArgs {
                 after_precopy: self.postcopy_after_precopy,
                 timeout: ms(self.timeout_postcopy),
                 max_bandwidth: self.max_postcopy_bandwidth.unwrap_or_default(),
+                fault_time: self.postcopy_fault_time.map_or(0, |ns| ns / 1000),
                 ..base.postcopy
             },
             engine: self.engine,

@@ -20,7 +20,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// Version of these messages.
-pub const PROTOCOL: u16 = 5;
+pub const PROTOCOL: u16 = 6;
 
 /// `migbed` → `machine`.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -25,6 +25,7 @@ use replay::{Bitmap, VmState};
 
 mod faults;
 mod urgent;
+mod waits;
 
 impl Receiver<'_> {
     /// The commit point of a post-copy, and all that follows. On an error before the commit the guest was

@@ -12,28 +12,23 @@ use crate::clock::mono_ns;
 use crate::migration::destination::{DestinationError, DestinationJob};
 use crate::migration::guest::Standing;
 use crate::migration::record::{LATENCY_BUCKETS, PostcopyDestination};
-use crate::migration::upcoming::{Limit, Upcoming};
+use crate::migration::upcoming::Limit;
 use crate::migration::usage::ThreadMeter;
 use crate::migration::wire::{encode_shut, postcopy};
 use replay::{Bitmap, GuestTime, VmState};
 
+use super::waits::{Blocked, Standstill, Waits};
+
 pub(super) const NS_PER_MS: u64 = 1_000_000;
+const NS_PER_US: u64 = 1_000;
 /// Without news the thread looks so often: its only other reason to wake is a change.
 pub(super) const LOOK_NS: u64 = 20_000_000;
 /// The guest's time is asked for at least once in so many pages.
 const LOOK_PAGES: usize = 64;
 
-/// The guest waits for a page.
-#[derive(Debug, Clone, Copy)]
-struct Blocked {
-    page: u32,
-    since_ns: u64,
-}
-
 struct State<'a> {
-    upcoming: Upcoming<'a>,
+    waits: Waits<'a>,
     limit: Limit,
-    blocked: Option<Blocked>,
     over: bool,
     /// Versions of the pages that came on the connection for requested ones.
     urgent: Vec<(u32, u64)>,
@@ -73,13 +68,12 @@ impl<'a> Pull<'a> {
             latency_dist: vec![0; LATENCY_BUCKETS],
             ..PostcopyDestination::default()
         };
-        let upcoming = Upcoming::new(job.memory.model(), missing, at);
+        let waits = Waits::new(job.memory.model(), missing, at);
         Self {
             job,
             state: Mutex::new(State {
-                upcoming,
+                waits,
                 limit: Limit::NONE,
-                blocked: None,
                 over: false,
                 urgent: Vec::new(),
                 time: at,
@@ -100,11 +94,11 @@ impl<'a> Pull<'a> {
     }
 
     pub(super) fn lacks(&self, page: u32) -> bool {
-        self.lock().upcoming.missing().get(page)
+        self.lock().waits.upcoming.missing().get(page)
     }
 
     pub(super) fn left(&self) -> u64 {
-        self.lock().upcoming.left()
+        self.lock().waits.upcoming.left()
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -118,7 +112,7 @@ impl<'a> Pull<'a> {
     /// The pages that are here.
     pub(super) fn received(&self) -> Bitmap {
         let state = self.lock();
-        let missing = state.upcoming.missing();
+        let missing = state.waits.upcoming.missing();
         let all = 0..missing.len();
         let mut received = Bitmap::new(missing.len());
         received.set_words(|word| !missing.word_within(word, &all));
@@ -144,7 +138,7 @@ impl<'a> Pull<'a> {
     /// Waits until no page is missing: whether that was before an instant.
     pub(super) fn wait_for_last(&self, until_ns: u64) -> bool {
         let mut state = self.lock();
-        while state.upcoming.left() > 0 {
+        while state.waits.upcoming.left() > 0 {
             let left = until_ns.saturating_sub(mono_ns());
             if left == 0 {
                 return false;
@@ -160,13 +154,25 @@ impl<'a> Pull<'a> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let now_ns = mono_ns();
-        state.upcoming.arrived(page);
-        if state.upcoming.left() == 0 {
+        let waited = state.waits.arrived(page, now_ns);
+        if state.waits.upcoming.left() == 0 {
             state.figures.whole_ns = Some(now_ns);
             self.changed.notify_all();
         }
-        let limit = state.upcoming.limit();
-        let waited = state.blocked.filter(|blocked| blocked.page == page);
+        if let Some(blocked) = waited {
+            let took_ns = now_ns.saturating_sub(blocked.since_ns);
+            state.figures.waited(took_ns, blocked.asked);
+        }
+        if state.waits.is_scanning() {
+            // The guest is at the next page of it at once, or done: the other thread looks.
+            state.placed.push((page, state.time));
+            if waited.is_some() {
+                drop(guard);
+                self.changed.notify_all();
+            }
+            return;
+        }
+        let limit = state.waits.limit(now_ns, state.time);
         let goes_on = limit != state.limit || waited.is_some();
         // Asking costs more than placing a page of zeros does, so not for each.
         let looks = goes_on || state.placed.len().is_multiple_of(LOOK_PAGES);
@@ -178,12 +184,7 @@ impl<'a> Pull<'a> {
         if !goes_on {
             return;
         }
-        if let Some(blocked) = waited {
-            state.blocked = None;
-            let took_ns = now_ns.saturating_sub(blocked.since_ns);
-            state.figures.waited(took_ns);
-        }
-        if let Some(Standing::Stopped { since_ns, .. }) = standing {
+        if let Some(Standing::Stopped { since_ns, .. }) = standing.filter(|_| waited.is_none()) {
             state.figures.blocktime_ns += now_ns.saturating_sub(since_ns);
         }
         state.limit = limit;
@@ -225,8 +226,8 @@ impl<'a> Pull<'a> {
         let loaded_ns = mono_ns();
         {
             let mut state = self.lock();
-            state.upcoming.look_ahead();
-            state.limit = state.upcoming.limit();
+            state.waits.upcoming.look_ahead();
+            state.limit = state.waits.upcoming.limit();
             self.job.guest.run_within(state.limit);
         }
         let control = &self.job.control;
@@ -238,6 +239,8 @@ impl<'a> Pull<'a> {
             .commit(|| guest.commit_and_resume(state))?
             .ok_or(DestinationError::Abandoned)?;
         guest.resumed();
+        let model = self.job.memory.model();
+        self.lock().waits.started(model, resumed_ns);
         self.say(|bytes, _| postcopy::pong(postcopy::PACKAGE_PING, bytes));
         Ok(resumed_ns)
     }
@@ -250,29 +253,45 @@ impl<'a> Pull<'a> {
             let until_ns = match self.job.guest.standing() {
                 Standing::Gone => return,
                 Standing::Running { time, until_ns } => {
-                    if state.upcoming.is_short(time) {
-                        self.look_ahead(state);
+                    state.time = time;
+                    if state.waits.upcoming.is_short(time) {
+                        state.waits.upcoming.look_ahead();
                     }
-                    until_ns.min(now_ns + LOOK_NS)
-                }
-                Standing::Stopped { .. } if state.blocked.is_some() => now_ns + LOOK_NS,
-                Standing::Stopped {
-                    clock, since_ns, ..
-                } => {
-                    let late_ns = now_ns.saturating_sub(since_ns);
-                    if let Some(page) = state.upcoming.awaited(clock) {
-                        state.blocked = Some(Blocked { page, since_ns });
-                        state.figures.requests += 1;
-                        state.figures.asked_late_ns_sum += late_ns;
-                        drop(guard);
-                        self.ask(page);
-                        guard = self.lock();
+                    if self.renew(state, now_ns) {
                         continue;
                     }
-                    // The end of what is known of its accesses: this thread was late to look on.
-                    state.figures.held_ns += late_ns;
-                    self.look_ahead(state);
-                    now_ns
+                    // A scan that is due already is at the limit.
+                    let due_ns = state.waits.due_ns().filter(|due_ns| *due_ns > now_ns);
+                    until_ns.min(now_ns + LOOK_NS).min(due_ns.unwrap_or(u64::MAX))
+                }
+                Standing::Stopped { .. } if state.waits.blocked.is_some() => {
+                    match self.ask_once(state, now_ns) {
+                        Ok(page) => {
+                            drop(guard);
+                            self.ask(page);
+                            guard = self.lock();
+                            continue;
+                        }
+                        Err(until_ns) => until_ns,
+                    }
+                }
+                Standing::Stopped {
+                    time,
+                    clock,
+                    since_ns,
+                } => {
+                    state.time = time;
+                    let why = state.waits.stands(time, clock, since_ns, now_ns);
+                    if why != Standstill::Blocked {
+                        // This thread was late to look on.
+                        state.figures.held_ns += now_ns.saturating_sub(since_ns);
+                        if why == Standstill::Horizon {
+                            state.waits.upcoming.look_ahead();
+                        }
+                        state.limit = state.waits.limit(now_ns, time);
+                        self.job.guest.run_within(state.limit);
+                    }
+                    continue;
                 }
             };
             let wait = Duration::from_nanos(until_ns.saturating_sub(mono_ns()));
@@ -283,10 +302,32 @@ impl<'a> Pull<'a> {
         }
     }
 
-    fn look_ahead(&self, state: &mut State<'_>) {
-        state.upcoming.look_ahead();
-        state.limit = state.upcoming.limit();
-        self.job.guest.run_within(state.limit);
+    /// Lets a guest that runs run to another limit, if there is one.
+    fn renew(&self, state: &mut State<'_>, now_ns: u64) -> bool {
+        let limit = state.waits.limit(now_ns, state.time);
+        let other = limit != state.limit;
+        if other {
+            state.limit = limit;
+            self.job.guest.run_within(limit);
+        }
+        other
+    }
+
+    /// The page to be asked for now, of a guest that is blocked, or when to look again. QEMU's thread hears of the touch
+    /// `postcopy-fault-time` after it; a page that has come by then is not asked for.
+    fn ask_once(&self, state: &mut State<'_>, now_ns: u64) -> Result<u32, u64> {
+        let fault_ns = self.job.postcopy.fault_time.saturating_mul(NS_PER_US);
+        let Some(blocked) = state.waits.blocked.as_mut().filter(|b| !b.asked) else {
+            return Err(now_ns + LOOK_NS);
+        };
+        let ask_ns = blocked.since_ns.saturating_add(fault_ns);
+        if now_ns < ask_ns {
+            return Err(ask_ns);
+        }
+        blocked.asked = true;
+        state.figures.requests += 1;
+        state.figures.asked_late_ns_sum += now_ns - ask_ns;
+        Ok(blocked.page)
     }
 
     /// The account, once nothing more will come.
@@ -300,7 +341,7 @@ impl<'a> Pull<'a> {
             model.written_in(page, stopped_at, at) || model.read_in(page, stopped_at, at)
         };
         PostcopyDestination {
-            never_came: state.upcoming.left(),
+            never_came: state.waits.upcoming.left(),
             overrun: state.placed.iter().filter(touched).count() as u64,
             ..state.figures
         }
@@ -343,7 +384,7 @@ impl<'a> Pull<'a> {
 
     /// The page that the guest waited for when the connection broke.
     pub(super) fn ask_again(&self) {
-        let blocked = self.lock().blocked;
+        let blocked = self.lock().waits.blocked.filter(|blocked| blocked.asked);
         if let Some(Blocked { page, .. }) = blocked {
             self.ask(page);
         }
@@ -351,8 +392,12 @@ impl<'a> Pull<'a> {
 }
 
 impl PostcopyDestination {
-    /// A page that was asked for is there after so long.
-    fn waited(&mut self, ns: u64) {
+    /// A page that the guest waited for is there after so long; latency is that of those asked for.
+    fn waited(&mut self, ns: u64, asked: bool) {
+        self.blocktime_ns += ns;
+        if !asked {
+            return;
+        }
         self.latency_ns_sum += ns;
         self.latency_ns_max = self.latency_ns_max.max(ns);
         let us = (ns / 1_000).max(1);
