@@ -1,72 +1,34 @@
 //! An agent's ends of migrations: one thread each, the engine's code in it.
 
+mod threads;
+mod units;
+
 use super::guests::{Guest, Place, Pools};
 use super::holds::{Gate, Holds};
 use super::net;
 use super::residents::Residents;
 use super::runtime::Runtime;
-use crate::clock::mono_ns;
 use crate::control::channel::BlockingSender;
 use crate::control::message::{AgentSetup, FromAgent, SourceEnding};
 use crate::ids::{HostId, MigrationId, VmId};
-use crate::migration::channels::{Channel, GATHER_LIMIT, accept_all, open_all};
-use crate::migration::destination::{DestinationControl, DestinationJob, chain, run_destination};
-use crate::migration::engine::EngineUnits;
-use crate::migration::faults::{Hold, HoldAt};
-use crate::migration::guest::{GuestMemory, SourceGuest};
-use crate::migration::params::{MigrationParams, PostcopyParams};
-use crate::migration::record::{DestinationReport, Phase, SourceReport};
-use crate::migration::source::{Observer, Redial, SourceEnd, SourceJob, SourceOutcome, run_source};
+use crate::migration::destination::DestinationControl;
+use crate::migration::faults::Hold;
+use crate::migration::guest::GuestMemory;
+use crate::migration::params::MigrationParams;
+use crate::migration::record::{DestinationReport, SourceReport};
+use crate::migration::source::{SourceEnd, SourceOutcome};
 use crate::migration::transport::SourceControl;
-use crate::migration::wire::Streams;
-use crate::migration::wire::hello::ChannelId;
 use crate::resident::Ram;
-use crate::scenario::{Backing, scale};
+use crate::scenario::Backing;
 use anyhow::{Context, Result, anyhow};
 use replay::{VmSpec, VmState};
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use traces::units::PAGE_SIZE;
-
-/// Silence after which a destination gives up: emulated hosts do not vanish without a trace, so
-/// this only bounds a thread's life.
-const SILENCE_MS: u64 = 120_000;
-
-/// How long a source waits for the destination's word after its last byte before it asks the
-/// manager: everything that buffers hold has to cross the slowest link first.
-const ACKNOWLEDGE_MS: u64 = 60_000;
-
-/// Tells the manager of phases as they begin, and holds the source where faults are planned.
-struct Phases {
-    out: Arc<BlockingSender>,
-    migration: MigrationId,
-    holds: Holds,
-}
-
-impl Observer for Phases {
-    fn phase(&self, phase: Phase, begins: bool, at_ns: u64) {
-        if begins {
-            let message = FromAgent::Phase {
-                migration: self.migration,
-                phase,
-                at_ns,
-            };
-            // A manager that has gone needs no news.
-            let _ = self.out.send(&message);
-        }
-    }
-
-    fn before_phase(&self, phase: Phase) {
-        self.holds.reach(HoldAt::Phase(phase));
-    }
-
-    fn before_round(&self, number: u32) {
-        self.holds.reach(HoldAt::Round(number));
-    }
-}
+use threads::{IncomingThread, OutgoingThread};
+use units::Units;
 
 /// A source that has ended, kept until the manager says what became of the guest, and for one that
 /// has forgotten what it was told.
@@ -392,226 +354,4 @@ impl Migrations {
 fn new_ram(memory: &GuestMemory) -> Result<Arc<Ram>> {
     let ram = Ram::new(memory.pages()).context("the guest's RAM")?;
     Ok(Arc::new(ram))
-}
-
-/// The engine's units of work at a space scale: as many a second as at full size.
-#[derive(Debug, Clone, Copy)]
-struct Units {
-    chunk_pages: u32,
-    batch_pages: usize,
-    xen_batch_pages: usize,
-    packet_pages: usize,
-    data_chunk_pages: u32,
-    engine: EngineUnits,
-}
-
-impl Units {
-    fn at(k: u32) -> Self {
-        // QEMUFile's 64 pieces are 32 pages; the buffer's scale is that of the batch.
-        let batch = 32_u64.div_ceil(u64::from(k.max(1)));
-        let pages = |constant: scale::Constant| constant.carried(k).unwrap_or(1);
-        Self {
-            chunk_pages: u32::try_from(pages(scale::REPROTECT_CHUNK)).unwrap_or(u32::MAX),
-            batch_pages: usize::try_from(batch).unwrap_or(1),
-            xen_batch_pages: usize::try_from(pages(scale::XEN_BATCH)).unwrap_or(1),
-            data_chunk_pages: {
-                let pages = pages(scale::CLH_CHUNK).div_ceil(PAGE_SIZE);
-                u32::try_from(pages).unwrap_or(u32::MAX)
-            },
-            packet_pages: {
-                let bytes = pages(scale::MULTIFD_PACKET).div_ceil(PAGE_SIZE);
-                usize::try_from(bytes).unwrap_or(1)
-            },
-            engine: EngineUnits {
-                check_pages: pages(scale::CHECK_PAGES),
-                stop_pages: pages(scale::XEN_STOP_PAGES),
-            },
-        }
-    }
-}
-
-struct IncomingThread {
-    migration: MigrationId,
-    memory: GuestMemory,
-    ram: Option<Arc<Ram>>,
-    channels: Vec<ChannelId>,
-    streams: Streams,
-    packet_pages: usize,
-    load_time_ms: u64,
-    postcopy: PostcopyParams,
-    place: Arc<Place>,
-    control: Arc<DestinationControl>,
-    abandoned: Arc<AtomicBool>,
-    done: Arc<Mutex<Option<DestinationReport>>>,
-    out: Arc<BlockingSender>,
-}
-
-impl IncomingThread {
-    fn run(self, listener: TcpListener) {
-        let accepted = accept_all(
-            &listener,
-            self.migration.0,
-            self.memory.vm_key(),
-            &self.channels,
-            GATHER_LIMIT,
-            || self.abandoned.load(Ordering::Acquire),
-        );
-        let report = match accepted {
-            Ok(connections) => {
-                let job = DestinationJob {
-                    migration: self.migration.0,
-                    memory: self.memory,
-                    ram: self.ram,
-                    load_time_ms: self.load_time_ms,
-                    guest: self.place,
-                    socket: connections.main,
-                    channels: connections.channels,
-                    streams: self.streams,
-                    packet_pages: self.packet_pages,
-                    congestion: None,
-                    control: self.control,
-                    silence_limit_ms: SILENCE_MS,
-                    postcopy: self.postcopy,
-                    // Closed with the job: whoever dials then is refused, and knows that it is over.
-                    recover: Some(listener),
-                };
-                run_destination(job).report
-            }
-            Err(error) => never_began(chain(&error)),
-        };
-        *self.done.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
-        let done = FromAgent::DestinationDone {
-            migration: self.migration,
-            report: Box::new(report),
-        };
-        // Without a manager nobody is left to be told.
-        let _ = self.out.send(&done);
-    }
-}
-
-fn never_began(error: String) -> DestinationReport {
-    DestinationReport {
-        error: Some(error),
-        ..DestinationReport::empty()
-    }
-}
-
-struct OutgoingThread {
-    migration: MigrationId,
-    memory: GuestMemory,
-    ram: Option<Arc<Ram>>,
-    params: MigrationParams,
-    to: SocketAddr,
-    congestion: String,
-    units: Units,
-    guest: Arc<Guest>,
-    control: Arc<SourceControl>,
-    holds: Holds,
-    ended: Ended,
-    out: Arc<BlockingSender>,
-}
-
-impl OutgoingThread {
-    fn run(self) {
-        // RAM that is there has what trace time jumped over before the command is taken.
-        if let Some(vcpus) = &self.guest.vcpus {
-            vcpus.settle(|| self.guest.guest_time());
-        }
-        // QMP's total-time counts from the command, connecting included.
-        let begin_ns = mono_ns();
-        let (migration, out) = (self.migration, Arc::clone(&self.out));
-        let place = Arc::clone(&self.ended);
-        let (outcome, ending, report) = match self.connect() {
-            Ok((socket, channels)) => self.send(socket, channels, begin_ns),
-            Err(error) => (
-                None,
-                SourceEnding::Failed,
-                SourceReport::unsent(begin_ns, mono_ns(), format!("{error:#}")),
-            ),
-        };
-        let released_ns = mono_ns();
-        let ended = EndedSource {
-            outcome,
-            ending,
-            report: report.clone(),
-            released_ns,
-        };
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
-        let done = FromAgent::SourceDone {
-            migration,
-            ending,
-            report: Box::new(report),
-            released_ns,
-        };
-        // Without a manager nobody is left to be told.
-        let _ = out.send(&done);
-    }
-
-    fn redial(&self) -> Redial {
-        let (to, congestion) = (self.to, self.congestion.clone());
-        Box::new(move || net::connect(to, &congestion).map_err(|error| error.errno.into()))
-    }
-
-    /// The main connection, then those beside it.
-    fn connect(&self) -> Result<(TcpStream, Vec<Channel>)> {
-        let connect = || net::connect(self.to, &self.congestion);
-        let main = connect()?;
-        let channels = open_all(
-            self.migration.0,
-            self.memory.vm_key(),
-            &self.params.channels(),
-            || connect().map_err(std::io::Error::other),
-        )?;
-        Ok((main, channels))
-    }
-
-    fn send(
-        self,
-        socket: TcpStream,
-        channels: Vec<Channel>,
-        begin_ns: u64,
-    ) -> (Option<SourceOutcome>, SourceEnding, SourceReport) {
-        let units = self.units;
-        let redial = self.redial();
-        let job = SourceJob {
-            migration: self.migration.0,
-            params: self.params,
-            guest: Arc::clone(&self.guest) as Arc<dyn SourceGuest>,
-            memory: self.memory,
-            ram: self.ram,
-            socket,
-            channels,
-            congestion: None,
-            control: self.control,
-            chunk_pages: units.chunk_pages,
-            units: units.engine,
-            xen_batch_pages: units.xen_batch_pages,
-            packet_pages: units.packet_pages,
-            data_chunk_pages: units.data_chunk_pages,
-            batch_pages: units.batch_pages,
-            acknowledge_limit_ms: ACKNOWLEDGE_MS,
-            deadline_ns: None,
-            redial: Some(redial),
-            faults: Vec::new(),
-        };
-        let phases = Phases {
-            out: self.out,
-            migration: self.migration,
-            holds: self.holds,
-        };
-        let outcome = run_source(&job, &phases);
-        let ending = match outcome.end {
-            SourceEnd::Completed => SourceEnding::Completed,
-            SourceEnd::Cancelled => SourceEnding::Cancelled,
-            SourceEnd::Failed => SourceEnding::Failed,
-            SourceEnd::Undecided => SourceEnding::Undecided,
-            SourceEnd::Crashed => SourceEnding::Crashed,
-        };
-        let report = SourceReport {
-            begin_ns,
-            writers: self.guest.vcpus.as_ref().map(|vcpus| vcpus.report()),
-            ..outcome.report.clone()
-        };
-        (Some(outcome), ending, report)
-    }
 }

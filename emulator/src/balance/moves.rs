@@ -11,6 +11,14 @@
 //! A reservation at the destination is made on acceptance, not on start, so an accepted move cannot
 //! run out of room while it waits. The source keeps its RAM until the end.
 
+mod answers;
+mod rooms;
+
+pub use answers::{Cancelled, Outcome, Rejection};
+pub use rooms::{Placement, Room, Size};
+
+use rooms::Filling;
+
 use super::view::MigrationView;
 use crate::ids::{HostId, MigrationId, VmId};
 use serde::{Deserialize, Serialize};
@@ -28,55 +36,6 @@ pub struct Limits {
     pub outbound_per_host: Option<u32>,
 }
 
-/// Where a VM is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Placement {
-    /// The host; the source while the VM migrates; the last one when it is gone.
-    pub host: HostId,
-    /// RAM it takes there.
-    pub ram_bytes: u64,
-    /// vCPUs it has.
-    pub vcpus: u32,
-    /// Lost or stranded.
-    pub gone: bool,
-}
-
-/// What a VM takes of a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
-    /// RAM.
-    pub ram_bytes: u64,
-    /// vCPUs.
-    pub vcpus: u32,
-}
-
-/// What a host admits, its overcommit limits included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// RAM of VMs.
-    pub ram_bytes: u64,
-    /// vCPUs of VMs; `None`: any number.
-    pub vcpus: Option<u64>,
-}
-
-impl Room {
-    /// Any number of vCPUs.
-    #[must_use]
-    pub fn of_ram(ram_bytes: u64) -> Self {
-        let vcpus = None;
-        Self { ram_bytes, vcpus }
-    }
-
-    /// What a host of a scenario admits.
-    #[must_use]
-    pub fn of(host: &crate::scenario::HostSpec) -> Self {
-        Self {
-            ram_bytes: host.admitted_bytes(),
-            vcpus: host.admitted_vcpus(),
-        }
-    }
-}
-
 /// An accepted move.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Move {
@@ -92,127 +51,6 @@ pub struct Move {
     pub reason: String,
     /// It has begun.
     pub running: bool,
-}
-
-/// Why an action was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    /// No such VM.
-    #[error("{0} does not exist")]
-    UnknownVm(VmId),
-    /// No such host.
-    #[error("{0} does not exist")]
-    UnknownHost(HostId),
-    /// The host has been lost.
-    #[error("{0} is lost")]
-    HostLost(HostId),
-    /// The VM is lost or stranded.
-    #[error("{0} is gone")]
-    Gone(VmId),
-    /// It is there already.
-    #[error("{vm} is on {host} already")]
-    SameHost {
-        /// The VM.
-        vm: VmId,
-        /// The host.
-        host: HostId,
-    },
-    /// One migration per VM.
-    #[error("{vm} is being moved by {migration}")]
-    AlreadyMigrating {
-        /// The VM.
-        vm: VmId,
-        /// By which migration.
-        migration: MigrationId,
-    },
-    /// Not enough RAM, counting what is on its way there.
-    #[error("{vm} needs {needed_bytes} bytes of RAM; {host} has {free_bytes} left")]
-    NoRam {
-        /// The VM.
-        vm: VmId,
-        /// The destination.
-        host: HostId,
-        /// RAM of the VM.
-        needed_bytes: u64,
-        /// Not used and not reserved.
-        free_bytes: u64,
-    },
-    /// Too many vCPUs for the host's overcommit limit, counting what is on its way there.
-    #[error("{vm} has {vcpus} vCPUs; {host} admits {free} more")]
-    NoVcpus {
-        /// The VM.
-        vm: VmId,
-        /// The destination.
-        host: HostId,
-        /// vCPUs of the VM.
-        vcpus: u32,
-        /// Admitted, not used and not reserved.
-        free: u64,
-    },
-    /// No such migration queued or running.
-    #[error("{0} is neither queued nor running")]
-    UnknownMigration(MigrationId),
-}
-
-/// What cancelling comes to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cancelled {
-    /// It had not begun: it has ended, the VM stays.
-    Dequeued(Move),
-    /// It runs: stop it, then report its end as usual.
-    Stop(MigrationId),
-}
-
-/// How a migration ended, as far as placement goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Outcome {
-    /// The destination owns the VM.
-    Moved,
-    /// The source owns it still.
-    Stayed,
-    /// Nobody does, or nobody can vouch for it.
-    Gone,
-}
-
-#[derive(Debug, Clone)]
-struct Filling {
-    room: Room,
-    used_bytes: u64,
-    reserved_bytes: u64,
-    /// Of VMs here and on their way here.
-    vcpus: u64,
-    running: u32,
-    /// Of these, out of it.
-    outgoing: u32,
-    lost: bool,
-}
-
-impl Filling {
-    /// Whether a VM may come.
-    fn admits(&self, vm: VmId, host: HostId, of: &Placement) -> Result<(), Rejection> {
-        let taken = self.used_bytes + self.reserved_bytes;
-        let free_bytes = self.room.ram_bytes.saturating_sub(taken);
-        let needed_bytes = of.ram_bytes;
-        if needed_bytes > free_bytes {
-            return Err(Rejection::NoRam {
-                vm,
-                host,
-                needed_bytes,
-                free_bytes,
-            });
-        }
-        let free = self.room.vcpus.map(|all| all.saturating_sub(self.vcpus));
-        match free {
-            Some(free) if u64::from(of.vcpus) > free => Err(Rejection::NoVcpus {
-                vm,
-                host,
-                vcpus: of.vcpus,
-                free,
-            }),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// The arbiter.

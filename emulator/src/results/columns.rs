@@ -1,6 +1,10 @@
 //! Every column of every table: name, unit (the name's end), definition, tag. One list, from which
 //! the Parquet files' metadata come and against which `docs/results.md` is tested.
 
+mod migrations;
+
+pub use migrations::MIGRATIONS;
+
 use serde::{Deserialize, Serialize};
 
 /// How a value came to be.
@@ -72,7 +76,7 @@ const fn column(name: &'static str, kind: Kind, tag: Tag, definition: &'static s
     }
 }
 
-use Kind::{Bool, Float, Int, Text};
+use Kind::{Float, Int, Text};
 use Tag::{Measured, Modelled};
 
 const T_S: Column = column(
@@ -277,216 +281,6 @@ pub const LINKS: &[Column] = &[
         Float,
         Measured,
         "median of the one-way delay added before the run",
-    ),
-];
-
-/// `migrations.parquet`.
-pub const MIGRATIONS: &[Column] = &[
-    column("id", Int, Measured, "number in the run, from 1"),
-    column(
-        "requested_t_s",
-        Float,
-        Measured,
-        "request accepted, trace seconds",
-    ),
-    column("requested_mono_ns", Int, Measured, "the same, monotonic ns"),
-    column(
-        "ended_t_s",
-        Float,
-        Measured,
-        "record written, trace seconds",
-    ),
-    column("ended_mono_ns", Int, Measured, "the same, monotonic ns"),
-    column("vm", Text, Measured, "VM by name"),
-    column("source", Text, Measured, "host it left"),
-    column("destination", Text, Measured, "host it went to"),
-    column("reason", Text, Measured, "why it was asked for"),
-    column(
-        "kind",
-        Text,
-        Measured,
-        "PreCopy, PostCopy, Hybrid or StopAndCopy",
-    ),
-    column("status", Text, Measured, "completed, cancelled or failed"),
-    column(
-        "owner",
-        Text,
-        Measured,
-        "who may run the guest: source, destination, lost or stranded",
-    ),
-    column(
-        "error",
-        Text,
-        Measured,
-        "the error, empty when there was none",
-    ),
-    column(
-        "ram_bytes",
-        Int,
-        Measured,
-        "RAM of the VM, at the carried scale",
-    ),
-    column(
-        "total_time_ms",
-        Float,
-        Measured,
-        "QMP's total-time; missing if it never began",
-    ),
-    column("setup_time_ms", Float, Measured, "QMP's setup-time"),
-    column(
-        "downtime_ms",
-        Float,
-        Measured,
-        "QMP's downtime, as the engine reports it",
-    ),
-    column(
-        "observed_outage_ms",
-        Float,
-        Measured,
-        "paused at the source to resumed, one clock",
-    ),
-    column(
-        "network_downtime_ms",
-        Float,
-        Measured,
-        "last answer of the VM's address from the source to the first from the destination, seen by its first probe; null without one",
-    ),
-    column(
-        "request_to_release_ms",
-        Float,
-        Measured,
-        "request accepted to source released",
-    ),
-    column("rounds", Int, Measured, "rounds, the final one included"),
-    column(
-        "sent_bytes",
-        Int,
-        Measured,
-        "bytes handed to the socket, at the carried scale",
-    ),
-    column(
-        "sent_bytes_full",
-        Float,
-        Measured,
-        "sent_bytes multiplied by k: the full-size system's",
-    ),
-    column(
-        "precopy_bytes",
-        Int,
-        Measured,
-        "bytes handed over before the guest was stopped",
-    ),
-    column(
-        "downtime_bytes",
-        Int,
-        Measured,
-        "bytes handed over after the guest was stopped",
-    ),
-    column("normal_pages", Int, Measured, "pages sent whole"),
-    column("zero_pages", Int, Measured, "zero pages sent as a marker"),
-    column(
-        "sent_rate_bps",
-        Float,
-        Measured,
-        "sent bytes x 8 / (total time minus setup), bit/s",
-    ),
-    column(
-        "verified",
-        Bool,
-        Measured,
-        "every page arrived in its right version",
-    ),
-    column(
-        "grade",
-        Text,
-        Measured,
-        "A, B, C or invalid: the migration's error budget",
-    ),
-    column(
-        "grade_reasons",
-        Text,
-        Measured,
-        "why not A, joined by semicolons",
-    ),
-    column(
-        "rate_error_10ms",
-        Float,
-        Measured,
-        "error of its links' rates over 10 ms, beyond one frame: 95th percentile, worst link",
-    ),
-    column("rate_error_100ms", Float, Measured, "the same over 100 ms"),
-    column(
-        "rate_error_1000ms",
-        Float,
-        Measured,
-        "the same over 1000 ms",
-    ),
-    column(
-        "delay_error_us",
-        Float,
-        Measured,
-        "largest error of its links' delays when calibrated, microseconds",
-    ),
-    column(
-        "late_us_mean",
-        Float,
-        Measured,
-        "lateness of departures while it was under way, microseconds, mean",
-    ),
-    column("late_us_p99", Float, Measured, "the same, 99th percentile"),
-    column(
-        "run_delay_share",
-        Float,
-        Measured,
-        "share of its time in which the relay waited for a CPU",
-    ),
-    column(
-        "emulator_limited_share",
-        Float,
-        Measured,
-        "share of its time in which TCP was held up by this computer",
-    ),
-    column(
-        "path_idle_share",
-        Float,
-        Measured,
-        "share of its sending time in which no link of its path was busy",
-    ),
-    column(
-        "path_idle_emulator_share",
-        Float,
-        Measured,
-        "the part of it that the congestion window does not explain",
-    ),
-    column(
-        "steal_share",
-        Float,
-        Measured,
-        "share of this computer's CPU time stolen from below meanwhile",
-    ),
-    column(
-        "postcopy_bytes",
-        Float,
-        Measured,
-        "RAM bytes handed over since the guest ran at the destination; missing if it was no post-copy",
-    ),
-    column(
-        "postcopy_requests",
-        Float,
-        Measured,
-        "pages that the guest touched before they had come",
-    ),
-    column(
-        "postcopy_latency_us",
-        Float,
-        Measured,
-        "from such a touch to the page's being there, mean, microseconds",
-    ),
-    column(
-        "postcopy_blocktime_ms",
-        Float,
-        Measured,
-        "how long the guest stood still for want of pages",
     ),
 ];
 

@@ -1,14 +1,17 @@
 //! Drives the timeline: executes its commands on a machine, feeds it what the machine says, and
 //! writes everything down.
 //!
-//! Inside: the loop, time and samples. Its other rooms: `migrate` (migrations), `traffic` (tenant
+//! Inside: the loop, time and samples; `hears`, what it is told; `ends`, the run's end. Its other rooms: `migrate` (migrations), `traffic` (tenant
 //! flows). Never inside: decisions; those are the timeline's, the policy's and the books'.
+
+mod ends;
+mod hears;
 
 use super::RunError;
 use super::book::Ongoing;
 use super::faults::FaultBook;
 use super::flows::FlowBook;
-use super::grade::{self, Grade};
+use super::grade::Grade;
 use super::predict::Predictor;
 use super::progress::Progress;
 use super::recover::Controller;
@@ -18,9 +21,7 @@ use crate::balance::moves::{Limits, Mover, Room, Size};
 use crate::balance::view::Policy;
 use crate::clock::mono_ns;
 use crate::cluster::view_builder::{HostFacts, ViewBuilder};
-use crate::control::message::{
-    AuditFinding, FromAgent, FromMachine, MachineReady, ToAgent, ToMachine,
-};
+use crate::control::message::{AuditFinding, MachineReady, ToAgent, ToMachine};
 use crate::event::log::EventLog;
 use crate::event::{Event, EventKind, LinkSample};
 use crate::ids::{HostId, MigrationId, VmId};
@@ -210,72 +211,6 @@ impl<'a> Driver<'a> {
         self.lost.iter().copied().collect()
     }
 
-    /// Audits the network, collects the last counters, lets the machine go.
-    async fn close(mut self, forced: Option<String>) -> Result<Drive, RunError> {
-        self.progress.phase("auditing");
-        for missed in self.faults.missed() {
-            self.warn(missed)?;
-        }
-        self.machine.send(&ToMachine::SampleLinks).await?;
-        self.machine.send(&ToMachine::Audit).await?;
-        loop {
-            let message = tokio::time::timeout(SILENCE, self.machine.recv()).await;
-            match message
-                .map_err(|_| RunError::Silent)??
-                .ok_or(RunError::MachineGone)?
-            {
-                FromMachine::Audited(findings) => {
-                    self.findings = findings;
-                    break;
-                }
-                message => self.heard(message).await?,
-            }
-        }
-        let trace_ns = self.trace_ns();
-        let outcome = if self.end == Some(true) {
-            "interrupted"
-        } else {
-            "completed"
-        };
-        let (mut grade, mut reasons) = grade::run_grade(&self.ready.calibration, &self.findings);
-        if let Some(why) = &forced {
-            grade = Grade::Invalid;
-            reasons.push(format!("invalid: forced: {why}"));
-        }
-        let named = grade.name().to_owned();
-        self.write(EventKind::Audit {
-            grade: named,
-            reasons: reasons.clone(),
-        })?;
-        self.baseline(trace_ns)?;
-        self.write(EventKind::RunEnded {
-            outcome: outcome.to_owned(),
-        })?;
-        self.log.finish()?;
-        self.machine.send(&ToMachine::Shutdown).await?;
-        self.machine.wait()?;
-        self.progress.finish();
-        Ok(Drive {
-            interrupted: self.end == Some(true),
-            migrations: self.migrations,
-            grade: (grade, reasons),
-            forced: forced.is_some(),
-            warnings: self.warnings,
-            trace_ns,
-            hosts_lost: self.lost.len(),
-        })
-    }
-
-    /// The same demand under `none`, over the span of the run, by the code of the agents' hosts.
-    fn baseline(&mut self, trace_ns: u64) -> Result<(), RunError> {
-        let step_ns = self.scenario.balancer.interval_ns;
-        let Some(baseline) = self.predictor.baseline(self.scenario, trace_ns, step_ns) else {
-            return self.warn("no comparison with `none`: its hosts could not be modelled".into());
-        };
-        let (tag, metrics) = ("modelled".to_owned(), baseline.metrics.to_map());
-        self.write(EventKind::Baseline { tag, metrics })
-    }
-
     /// Trace time now.
     pub(super) fn trace_ns(&self) -> u64 {
         self.clock.trace_at(MonoNs(mono_ns())).0
@@ -414,162 +349,6 @@ impl<'a> Driver<'a> {
 
     pub(super) fn open_migrations(&self) -> u32 {
         u32::try_from(self.mover.migrations().len()).unwrap_or(u32::MAX)
-    }
-
-    async fn heard(&mut self, message: FromMachine) -> Result<(), RunError> {
-        match message {
-            FromMachine::Agent(host, message) => self.heard_agent(host, *message).await,
-            FromMachine::AgentLost(host) => self.host_lost(host).await,
-            FromMachine::Vm(vm, message) => match *message {
-                FromAgent::Warning(message) => {
-                    let name = &self.scenario.vms[vm.index()].name;
-                    self.warn(format!("VM {name}: {message}"))
-                }
-                message => self.heard_service(message).await,
-            },
-            FromMachine::Links(links) => {
-                for link in &links {
-                    self.write(EventKind::LinkSample(link.clone()))?;
-                }
-                self.links = links;
-                Ok(())
-            }
-            FromMachine::Watched(migration, seen) => self.watched(migration, seen),
-            FromMachine::LinksChanged(changes) => {
-                for change in changes {
-                    let kind = EventKind::LinkChanged {
-                        link: change.link,
-                        spec: change.spec,
-                        late_us: change.late_ns as f64 / 1e3,
-                    };
-                    self.log.append(&Event {
-                        mono_ns: change.due_ns,
-                        trace_ns: change.trace_ns,
-                        kind,
-                    })?;
-                }
-                Ok(())
-            }
-            FromMachine::Struck { .. } => self.heard_struck(&message).await,
-            FromMachine::Drained => {
-                let hold_at_ns = mono_ns() + GO_AHEAD_NS;
-                self.segment(SegmentKind::Hold, hold_at_ns, true).await?;
-                self.hold_at_ns = Some(hold_at_ns);
-                Ok(())
-            }
-            FromMachine::Failed {
-                message,
-                missing_capability,
-            } => Err(RunError::Machine {
-                message,
-                missing_capability,
-            }),
-            FromMachine::Hello { .. }
-            | FromMachine::Progress(_)
-            | FromMachine::Capacity(_)
-            | FromMachine::Ready(_)
-            | FromMachine::Audited(_) => Ok(()),
-        }
-    }
-
-    async fn heard_agent(&mut self, host: HostId, message: FromAgent) -> Result<(), RunError> {
-        match message {
-            FromAgent::Sampled {
-                seq,
-                trace_ns,
-                host: sample,
-                vms,
-            } => {
-                // Nobody asks for the load of what is outside, and no balancer sees it.
-                if self.is_outside(host) {
-                    return Ok(());
-                }
-                let mono_ns = mono_ns();
-                self.view.add_host_sample(trace_ns, &sample);
-                for vm in &vms {
-                    self.view.add_vm_sample(trace_ns, vm);
-                    if vm.span_ns > 0 {
-                        let cores = vm.granted_core_ns as f64 / vm.span_ns as f64;
-                        self.cores.insert(vm.vm, cores);
-                    }
-                }
-                let samples = vms.into_iter().map(EventKind::VmSample);
-                for kind in std::iter::once(EventKind::HostSample(sample)).chain(samples) {
-                    self.log.append(&Event {
-                        mono_ns,
-                        trace_ns,
-                        kind,
-                    })?;
-                }
-                self.sampled(seq, host);
-                Ok(())
-            }
-            FromAgent::Warning(message) => {
-                let message = format!("host {}: {message}", self.host_name(host));
-                self.warn(message)
-            }
-            FromAgent::SinkReady { .. }
-            | FromAgent::FlowBytes(_)
-            | FromAgent::FlowClosed { .. } => self.heard_traffic(message).await,
-            FromAgent::ServerReady { .. }
-            | FromAgent::Answered { .. }
-            | FromAgent::Probed { .. } => self.heard_service(message).await,
-            FromAgent::Struck { fault, at_ns } => self.in_effect(fault, at_ns).await,
-            FromAgent::FaultDue {
-                migration,
-                fault,
-                at_ns,
-            } => self.fault_due(host, migration, fault, at_ns).await,
-            FromAgent::Holding(holding) => self.heard_holding(host, *holding).await,
-            FromAgent::Runs { vm, runs, at_ns } => {
-                let trace_ns = self.clock.trace_at(MonoNs(at_ns)).0;
-                let kind = EventKind::GuestRuns { vm, host, runs };
-                Ok(self.log.append(&Event {
-                    mono_ns: at_ns,
-                    trace_ns,
-                    kind,
-                })?)
-            }
-            FromAgent::IncomingReady { .. }
-            | FromAgent::Phase { .. }
-            | FromAgent::VmCrashed { .. }
-            | FromAgent::Progress { .. }
-            | FromAgent::Committed { .. }
-            | FromAgent::SourceDone { .. }
-            | FromAgent::DestinationDone { .. } => self.heard_migration(host, message).await,
-            FromAgent::Hello { .. } | FromAgent::SetUp(_) | FromAgent::Placed(..) => Ok(()),
-        }
-    }
-
-    /// A host has gone without being asked: its VMs go with it, its migrations end.
-    async fn host_lost(&mut self, host: HostId) -> Result<(), RunError> {
-        self.lost.insert(host);
-        self.write(EventKind::HostLost { host })?;
-        let name = self.host_name(host);
-        let how = if self.unfenced.contains(&host) {
-            "is not heard of any more"
-        } else {
-            "is lost: its process ended"
-        };
-        self.warn(format!("host {name} {how}"))?;
-        if self.is_outside(host) {
-            return self.traffic_host_lost(host).await;
-        }
-        let (_gone, dropped) = self.mover.host_lost(host);
-        for dropped in dropped {
-            self.ongoing.remove(&dropped.id);
-        }
-        self.traffic_host_lost(host).await?;
-        if self.controller_is_up() {
-            self.migrations_host_lost(host).await?;
-        }
-        self.not_asked_any_more(host).await?;
-        if let Some(sampling) = &mut self.sampling {
-            sampling.waiting.remove(&host);
-        }
-        self.nobody_left()?;
-        self.all_sampled();
-        Ok(())
     }
 
     fn next_deadline_in(&self) -> Duration {

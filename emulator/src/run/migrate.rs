@@ -1,23 +1,22 @@
 //! The driver's part for migrations: starting them, following them, writing their records.
 
+mod ends;
+mod record;
+
 use super::RunError;
 use super::book::{Ongoing, SourceDone, Verdict};
 use super::budget;
 use super::driver::Driver;
-use super::grade;
 use crate::balance::moves::{Cancelled, Outcome};
 use crate::balance::view::Action;
 use crate::clock::mono_ns;
 use crate::control::message::{FromAgent, PathSeen, SourceEnding, ToAgent, ToMachine, VmPlacement};
-use crate::event::{EventKind, LinkCalibration};
-use crate::ids::{HostId, MigrationId, ProbeId, VmId};
+use crate::event::EventKind;
+use crate::ids::{HostId, MigrationId, VmId};
 use crate::migration::faults::End;
-use crate::migration::metrics::{self, RecordParts};
-use crate::migration::record::{MigrationRecord, Owner, ProbeRecord};
+use crate::migration::record::Owner;
 use crate::orchestrator::Look;
-use crate::scenario::INTERNET;
 use crate::timeline::Input;
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 impl Driver<'_> {
@@ -355,159 +354,6 @@ impl Driver<'_> {
         self.migrations.push(record);
         let open_migrations = self.open_migrations();
         self.step(Input::Migrations { open_migrations });
-        Ok(())
-    }
-
-    fn record(&self, ongoing: &Ongoing, owner: Owner) -> MigrationRecord {
-        let of = &ongoing.of;
-        let name = |host: HostId| self.scenario.hosts[host.index()].name.clone();
-        let vm = &self.scenario.vms[of.vm.index()];
-        let source = ongoing.source();
-        let mut record = metrics::assemble(RecordParts {
-            id: of.id.0,
-            vm: vm.name.clone(),
-            source: name(of.source),
-            destination: name(of.destination),
-            reason: of.reason.clone(),
-            params: self.scenario.migration.clone(),
-            owner: Some(owner),
-            error: if owner == Owner::Destination {
-                None
-            } else {
-                ongoing.error()
-            },
-            side: None,
-            ram_bytes: vm.ram_bytes,
-            requested_trace_s: ongoing.requested_trace_ns as f64 / 1e9,
-            requested_ns: ongoing.requested_ns,
-            released_ns: source.map(|done| done.released_ns),
-            predictions: ongoing.predictions.clone(),
-            source_report: source.map(|done| done.report.clone()),
-            destination_report: ongoing.destination().cloned(),
-        });
-        let names = grade::path_links(self.scenario, of.source, of.destination);
-        let on_path = |link: &&LinkCalibration| names.contains(&link.link);
-        let path: Vec<&LinkCalibration> = self.ready.calibration.iter().filter(on_path).collect();
-        self.note_probes(&mut record, ongoing);
-        let seen = ongoing.path.as_ref().and_then(Option::as_deref);
-        record.error_budget = seen.map(|seen| budget::budget(&record, &path, seen));
-        let (grade, reasons) = grade::migration_grade(&record, &path);
-        record.grade = grade.name().to_owned();
-        record.grade_reasons = reasons;
-        record
-    }
-
-    /// What clients of the VM's address saw of its move.
-    fn note_probes(&self, record: &mut MigrationRecord, ongoing: &Ongoing) {
-        let name = |probe: ProbeId| {
-            let from = self.scenario.probes[probe.index()].from;
-            let host = self.scenario.hosts.get(from.index());
-            host.map_or(INTERNET, |host| &host.name).to_owned()
-        };
-        let ms = |ns: u64| ns as f64 / 1e6;
-        let mut probes: Vec<(ProbeId, ProbeRecord)> = ongoing
-            .probed
-            .iter()
-            .map(|&(probe, seen)| {
-                let record = ProbeRecord {
-                    from: name(probe),
-                    network_downtime_ms: seen
-                        .map(|it| ms(it.first_destination_ns.saturating_sub(it.last_source_ns))),
-                    lost: seen.map(|it| it.lost),
-                    interval_ms: ms(self.scenario.probes[probe.index()].interval_ns),
-                };
-                (probe, record)
-            })
-            .collect();
-        probes.sort_by_key(|(probe, _)| *probe);
-        record.probes = probes.into_iter().map(|(_, record)| record).collect();
-        let first = record.probes.first();
-        record.network_downtime_ms = first.and_then(|probe| probe.network_downtime_ms);
-    }
-
-    pub(super) async fn cancel_one(&mut self, migration: MigrationId) -> Result<(), RunError> {
-        let Some(ongoing) = self.ongoing.get_mut(&migration) else {
-            return Ok(());
-        };
-        ongoing.cancel_at_ns = None;
-        let source = ongoing.of.source;
-        self.tell(source, ToAgent::CancelMigration(migration)).await
-    }
-
-    /// The user wants to stop: what is queued is dropped, what runs is cancelled.
-    pub(super) async fn cancel_migrations(&mut self) -> Result<(), RunError> {
-        for migration in self.mover.migrations() {
-            if let Ok(Cancelled::Stop(id)) = self.mover.cancel(migration.id) {
-                self.cancel_one(id).await?;
-            }
-        }
-        if self.mover.is_idle() {
-            self.step(Input::Migrations { open_migrations: 0 });
-        }
-        Ok(())
-    }
-
-    /// Cancels what has taken longer than the orchestrator allows.
-    pub(super) async fn cancel_overdue(&mut self, now_ns: u64) -> Result<(), RunError> {
-        let overdue: Vec<MigrationId> = self
-            .ongoing
-            .iter()
-            .filter(|(_, ongoing)| ongoing.cancel_at_ns.is_some_and(|at| at <= now_ns))
-            .map(|(&id, _)| id)
-            .collect();
-        for migration in overdue {
-            self.warn(format!("{migration} did not complete in time; cancelled"))?;
-            self.cancel_one(migration).await?;
-        }
-        Ok(())
-    }
-
-    pub(super) async fn migrations_host_lost(&mut self, host: HostId) -> Result<(), RunError> {
-        let touched: Vec<(MigrationId, bool)> = self
-            .ongoing
-            .iter()
-            .filter(|(_, o)| o.of.source == host || o.of.destination == host)
-            .map(|(&id, o)| (id, o.of.source == host))
-            .collect();
-        // Whoever probed from there will not answer any more.
-        let asked = self.scenario.probes.iter().filter(|it| it.from == host);
-        let probed: BTreeSet<VmId> = asked.map(|probe| probe.vm).collect();
-        let over = self.ongoing.iter_mut().filter(|(_, o)| o.over.is_some());
-        let unheard = over.filter(|(_, o)| probed.contains(&o.of.vm));
-        let unheard: Vec<MigrationId> = unheard
-            .map(|(&id, o)| {
-                o.probes_left = 0;
-                id
-            })
-            .collect();
-        for migration in unheard {
-            self.settle(migration)?;
-        }
-        let silent = self.unfenced.contains(&host);
-        for (migration, is_source) in touched {
-            let of = &self.ongoing[&migration].of;
-            let (source, destination) = (of.source, of.destination);
-            if is_source {
-                self.tell(destination, ToAgent::AbandonIncoming(migration))
-                    .await?;
-                let gone = if silent {
-                    Ongoing::source_silent
-                } else {
-                    Ongoing::source_lost
-                };
-                self.update(migration, gone).await?;
-            } else {
-                // No reset comes from a host without power, and no word.
-                self.tell(source, ToAgent::DestinationGone(migration))
-                    .await?;
-                let gone = if silent {
-                    Ongoing::destination_silent
-                } else {
-                    Ongoing::destination_lost
-                };
-                self.update(migration, gone).await?;
-            }
-        }
         Ok(())
     }
 }

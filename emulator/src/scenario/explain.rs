@@ -69,7 +69,10 @@ pub fn explain(scenario: &Scenario) -> String {
 /// What send buffers begin with, if not with the kernel's.
 fn buffer(given: Option<ByteSize>) -> String {
     given.map_or_else(String::new, |size| {
-        format!(", send buffers of {} to begin with", show_size(size.bytes()))
+        format!(
+            ", send buffers of {} to begin with",
+            show_size(size.bytes())
+        )
     })
 }
 

@@ -3,10 +3,12 @@
 mod events;
 
 use super::*;
-use netmodel::link::{Distribution, GilbertElliott, Loss};
+use netmodel::backend::BackendKind;
+use netmodel::link::{Distribution, GilbertElliott, LinkSpec, Loss};
 use netmodel::topology::LinkId;
 use proptest::prelude::*;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 /// What every scenario needs beside its network: `count` hosts h1, h2, …, and a VM.

@@ -3,8 +3,11 @@
 use super::inputs::{Inputs, Needs, vm_key, vm_specs};
 use super::*;
 use crate::ids::FlowId;
+use netmodel::link::LinkSpec;
 use proptest::prelude::*;
 use std::fs;
+use std::path::Path;
+use traces::content::ContentProfile;
 
 const GOOD: &str = r#"
 name = "good"

@@ -202,7 +202,13 @@ fn scan(value: &Value<'_>) -> Option<Scan> {
             between_ns: between_ns?,
         })
     };
-    value.table("scan", "a table: { every = \"1s\", between = \"5ms\" }", read).flatten()
+    value
+        .table(
+            "scan",
+            "a table: { every = \"1s\", between = \"5ms\" }",
+            read,
+        )
+        .flatten()
 }
 
 fn class(table: &Table<'_>) -> Option<PageClass> {

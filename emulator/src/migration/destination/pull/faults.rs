@@ -262,7 +262,9 @@ impl<'a> Pull<'a> {
                     }
                     // A scan that is due already is at the limit.
                     let due_ns = state.waits.due_ns().filter(|due_ns| *due_ns > now_ns);
-                    until_ns.min(now_ns + LOOK_NS).min(due_ns.unwrap_or(u64::MAX))
+                    until_ns
+                        .min(now_ns + LOOK_NS)
+                        .min(due_ns.unwrap_or(u64::MAX))
                 }
                 Standing::Stopped { .. } if state.waits.blocked.is_some() => {
                     match self.ask_once(state, now_ns) {

@@ -91,7 +91,9 @@ impl<'a> Waits<'a> {
         now_ns: u64,
     ) -> Standstill {
         let timely = clock == Coupling::Time;
-        let sees = self.sees_at.is_some_and(|at_ns| timely && at.run_ns + 1 >= at_ns);
+        let sees = self
+            .sees_at
+            .is_some_and(|at_ns| timely && at.run_ns + 1 >= at_ns);
         if sees {
             self.sees_at = None;
             self.came_ns = None;

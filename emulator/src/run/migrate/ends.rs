@@ -1,0 +1,104 @@
+//! Migrations that are ended: cancelled, out of time, without one of their hosts.
+
+use crate::balance::moves::Cancelled;
+use crate::control::message::ToAgent;
+use crate::ids::{HostId, MigrationId, VmId};
+use crate::run::RunError;
+use crate::run::book::Ongoing;
+use crate::run::driver::Driver;
+use crate::timeline::Input;
+use std::collections::BTreeSet;
+
+impl Driver<'_> {
+    pub(in crate::run) async fn cancel_one(
+        &mut self,
+        migration: MigrationId,
+    ) -> Result<(), RunError> {
+        let Some(ongoing) = self.ongoing.get_mut(&migration) else {
+            return Ok(());
+        };
+        ongoing.cancel_at_ns = None;
+        let source = ongoing.of.source;
+        self.tell(source, ToAgent::CancelMigration(migration)).await
+    }
+
+    /// The user wants to stop: what is queued is dropped, what runs is cancelled.
+    pub(in crate::run) async fn cancel_migrations(&mut self) -> Result<(), RunError> {
+        for migration in self.mover.migrations() {
+            if let Ok(Cancelled::Stop(id)) = self.mover.cancel(migration.id) {
+                self.cancel_one(id).await?;
+            }
+        }
+        if self.mover.is_idle() {
+            self.step(Input::Migrations { open_migrations: 0 });
+        }
+        Ok(())
+    }
+
+    /// Cancels what has taken longer than the orchestrator allows.
+    pub(in crate::run) async fn cancel_overdue(&mut self, now_ns: u64) -> Result<(), RunError> {
+        let overdue: Vec<MigrationId> = self
+            .ongoing
+            .iter()
+            .filter(|(_, ongoing)| ongoing.cancel_at_ns.is_some_and(|at| at <= now_ns))
+            .map(|(&id, _)| id)
+            .collect();
+        for migration in overdue {
+            self.warn(format!("{migration} did not complete in time; cancelled"))?;
+            self.cancel_one(migration).await?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::run) async fn migrations_host_lost(
+        &mut self,
+        host: HostId,
+    ) -> Result<(), RunError> {
+        let touched: Vec<(MigrationId, bool)> = self
+            .ongoing
+            .iter()
+            .filter(|(_, o)| o.of.source == host || o.of.destination == host)
+            .map(|(&id, o)| (id, o.of.source == host))
+            .collect();
+        // Whoever probed from there will not answer any more.
+        let asked = self.scenario.probes.iter().filter(|it| it.from == host);
+        let probed: BTreeSet<VmId> = asked.map(|probe| probe.vm).collect();
+        let over = self.ongoing.iter_mut().filter(|(_, o)| o.over.is_some());
+        let unheard = over.filter(|(_, o)| probed.contains(&o.of.vm));
+        let unheard: Vec<MigrationId> = unheard
+            .map(|(&id, o)| {
+                o.probes_left = 0;
+                id
+            })
+            .collect();
+        for migration in unheard {
+            self.settle(migration)?;
+        }
+        let silent = self.unfenced.contains(&host);
+        for (migration, is_source) in touched {
+            let of = &self.ongoing[&migration].of;
+            let (source, destination) = (of.source, of.destination);
+            if is_source {
+                self.tell(destination, ToAgent::AbandonIncoming(migration))
+                    .await?;
+                let gone = if silent {
+                    Ongoing::source_silent
+                } else {
+                    Ongoing::source_lost
+                };
+                self.update(migration, gone).await?;
+            } else {
+                // No reset comes from a host without power, and no word.
+                self.tell(source, ToAgent::DestinationGone(migration))
+                    .await?;
+                let gone = if silent {
+                    Ongoing::destination_silent
+                } else {
+                    Ongoing::destination_lost
+                };
+                self.update(migration, gone).await?;
+            }
+        }
+        Ok(())
+    }
+}
