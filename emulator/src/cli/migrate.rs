@@ -129,9 +129,6 @@ pub(super) struct MigrateArgs {
     /// QEMU's max-postcopy-bandwidth, such as 64MiB/s; without it, unlimited.
     #[arg(long, value_parser = bytes_per_second)]
     max_postcopy_bandwidth: Option<u64>,
-    /// What passes between a touch of a page that has not come and the request for it.
-    #[arg(long, value_parser = time_ns, value_name = "TIME")]
-    postcopy_fault_time: Option<u64>,
     /// Cloud Hypervisor's timeout; an hour without it.
     #[arg(long, value_parser = time_ns)]
     timeout: Option<u64>,
@@ -287,7 +284,6 @@ impl MigrateArgs {
                 "max-postcopy-bandwidth",
                 self.max_postcopy_bandwidth.is_some(),
             ),
-            ("postcopy-fault-time", self.postcopy_fault_time.is_some()),
             ("timeout", self.timeout.is_some()),
             ("timeout-strategy", self.timeout_strategy.is_some()),
         ];
@@ -315,7 +311,6 @@ impl MigrateArgs {
                 after_precopy: self.postcopy_after_precopy,
                 timeout: ms(self.timeout_postcopy),
                 max_bandwidth: self.max_postcopy_bandwidth.unwrap_or_default(),
-                fault_time: self.postcopy_fault_time.map_or(0, |ns| ns / 1000),
                 ..base.postcopy
             },
             engine: self.engine,

@@ -100,9 +100,6 @@ pub struct PostcopyParams {
     pub timeout: Option<u64>,
     /// QEMU's `max-postcopy-bandwidth`, bytes a second; 0, its default, is unlimited.
     pub max_bandwidth: u64,
-    /// Microseconds from the guest's touching a page that has not come to the request for it. Ours: QEMU's is its
-    /// computer's, userfaultfd's way to the thread that asks.
-    pub fault_time: u64,
     /// Milliseconds without a byte after which a connection counts as broken while pages are pulled.
     /// QEMU itself waits for TCP; libvirt's keep-alive gives up after (5 + 1) x 5 s.
     pub stall_timeout: u64,
@@ -123,7 +120,6 @@ impl Default for PostcopyParams {
             after_precopy: false,
             timeout: None,
             max_bandwidth: 0,
-            fault_time: 0,
             stall_timeout: 30_000,
             recover_tries: 60,
             recover_interval: 1_000,
@@ -244,7 +240,6 @@ impl EngineKind {
             "postcopy-ram" | "postcopy-after-precopy" | "timeout-postcopy" => self == Self::Qemu,
             "postcopy-preempt"
             | "max-postcopy-bandwidth"
-            | "postcopy-fault-time"
             | "postcopy-stall-timeout"
             | "postcopy-recover-tries"
             | "postcopy-recover-interval"

@@ -63,10 +63,6 @@ pub(super) fn params(line: &Line) -> MigrationParams {
             ram: mode("postcopy"),
             // Switched with migrate-start-postcopy after the first full pass.
             after_precopy: mode("postcopy"),
-            fault_time: match mode("postcopy") {
-                true => image::FAULT_TIME_US,
-                false => 0,
-            },
             ..base.postcopy
         },
         multifd: MultifdParams {

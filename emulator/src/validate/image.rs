@@ -53,8 +53,6 @@ pub(super) const REPORT: Scan = Scan {
     every_ns: 1_000_000_000,
     between_ns: 5_000_000,
 };
-/// From a touch of a page that has not come to the request for it, µs: see `docs/validation.md`.
-pub(super) const FAULT_TIME_US: u64 = 1_300;
 
 /// CPU that QEMU took besides what goes with the bytes it sent: least squares over `src_cpu_pct` of the 30 undisturbed pre-copy
 /// runs of set A, 13.8 % of a core, and for every 10,000 page writes a second 3.7 % with random pages, 4.9 % with others (and

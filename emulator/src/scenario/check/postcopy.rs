@@ -3,9 +3,8 @@
 use super::moves::{bandwidth, ms};
 use crate::migration::params::{MigrationParams, PostcopyParams};
 use crate::scenario::problem::ProblemKind;
-use crate::scenario::raw::{Table, Value};
+use crate::scenario::raw::Table;
 use crate::scenario::{Backing, VmSpec};
-use crate::units::show_time;
 
 /// Its keys, which not every engine has.
 pub(super) const OPTIONS: &[&str] = &[
@@ -14,7 +13,6 @@ pub(super) const OPTIONS: &[&str] = &[
     "postcopy-after-precopy",
     "timeout-postcopy",
     "max-postcopy-bandwidth",
-    "postcopy-fault-time",
     "postcopy-stall-timeout",
     "postcopy-recover-tries",
     "postcopy-recover-interval",
@@ -32,7 +30,6 @@ pub(super) fn parameters(table: &Table<'_>) -> PostcopyParams {
     let base = PostcopyParams::default();
     let yes = |key| table.get(key).and_then(|v| v.boolean());
     let time = |key| table.get(key).and_then(|v| ms(&v));
-    let fault_time = table.get("postcopy-fault-time").and_then(|v| us(&v));
     let tries = table.get("postcopy-recover-tries");
     let tries = tries.and_then(|v| u32::try_from(v.integer(0..=TRIES_MAX)?).ok());
     PostcopyParams {
@@ -41,22 +38,11 @@ pub(super) fn parameters(table: &Table<'_>) -> PostcopyParams {
         after_precopy: yes("postcopy-after-precopy").unwrap_or(base.after_precopy),
         timeout: time("timeout-postcopy").or(base.timeout),
         max_bandwidth: bandwidth(table, "max-postcopy-bandwidth").unwrap_or(base.max_bandwidth),
-        fault_time: fault_time.unwrap_or(base.fault_time),
         stall_timeout: time("postcopy-stall-timeout").unwrap_or(base.stall_timeout),
         recover_tries: tries.unwrap_or(base.recover_tries),
         recover_interval: time("postcopy-recover-interval").unwrap_or(base.recover_interval),
         recover_timeout: time("postcopy-recover-timeout").unwrap_or(base.recover_timeout),
     }
-}
-
-/// Whole microseconds.
-fn us(value: &Value<'_>) -> Option<u64> {
-    let ns = value.time_ns()?;
-    if !ns.is_multiple_of(1000) {
-        value.out_of_bounds(show_time(ns), "whole microseconds");
-        return None;
-    }
-    Some(ns / 1000)
 }
 
 /// Notes what cannot be combined, at the key that asks for it.

@@ -20,7 +20,6 @@ use replay::{Bitmap, GuestTime, VmState};
 use super::waits::{Blocked, Standstill, Waits};
 
 pub(super) const NS_PER_MS: u64 = 1_000_000;
-const NS_PER_US: u64 = 1_000;
 /// Without news the thread looks so often: its only other reason to wake is a change.
 pub(super) const LOOK_NS: u64 = 20_000_000;
 /// The guest's time is asked for at least once in so many pages.
@@ -161,7 +160,7 @@ impl<'a> Pull<'a> {
         }
         if let Some(blocked) = waited {
             let took_ns = now_ns.saturating_sub(blocked.since_ns);
-            state.figures.waited(took_ns, blocked.asked);
+            state.figures.waited(took_ns);
         }
         if state.waits.is_scanning() {
             // The guest is at the next page of it at once, or done: the other thread looks.
@@ -266,17 +265,7 @@ impl<'a> Pull<'a> {
                         .min(now_ns + LOOK_NS)
                         .min(due_ns.unwrap_or(u64::MAX))
                 }
-                Standing::Stopped { .. } if state.waits.blocked.is_some() => {
-                    match self.ask_once(state, now_ns) {
-                        Ok(page) => {
-                            drop(guard);
-                            self.ask(page);
-                            guard = self.lock();
-                            continue;
-                        }
-                        Err(until_ns) => until_ns,
-                    }
-                }
+                Standing::Stopped { .. } if state.waits.blocked.is_some() => now_ns + LOOK_NS,
                 Standing::Stopped {
                     time,
                     clock,
@@ -284,15 +273,21 @@ impl<'a> Pull<'a> {
                 } => {
                     state.time = time;
                     let why = state.waits.stands(time, clock, since_ns, now_ns);
-                    if why != Standstill::Blocked {
+                    if let Standstill::Blocked(Blocked { page, since_ns }) = why {
+                        state.figures.requests += 1;
+                        state.figures.asked_late_ns_sum += now_ns.saturating_sub(since_ns);
+                        drop(guard);
+                        self.ask(page);
+                        guard = self.lock();
+                        continue;
+                    }
+                    if let Standstill::Horizon { since_ns } = why {
                         // This thread was late to look on.
                         state.figures.held_ns += now_ns.saturating_sub(since_ns);
-                        if why == Standstill::Horizon {
-                            state.waits.upcoming.look_ahead();
-                        }
-                        state.limit = state.waits.limit(now_ns, time);
-                        self.job.guest.run_within(state.limit);
+                        state.waits.upcoming.look_ahead();
                     }
+                    state.limit = state.waits.limit(now_ns, time);
+                    self.job.guest.run_within(state.limit);
                     continue;
                 }
             };
@@ -313,23 +308,6 @@ impl<'a> Pull<'a> {
             self.job.guest.run_within(limit);
         }
         other
-    }
-
-    /// The page to be asked for now, of a guest that is blocked, or when to look again. QEMU's thread hears of the touch
-    /// `postcopy-fault-time` after it; a page that has come by then is not asked for.
-    fn ask_once(&self, state: &mut State<'_>, now_ns: u64) -> Result<u32, u64> {
-        let fault_ns = self.job.postcopy.fault_time.saturating_mul(NS_PER_US);
-        let Some(blocked) = state.waits.blocked.as_mut().filter(|b| !b.asked) else {
-            return Err(now_ns + LOOK_NS);
-        };
-        let ask_ns = blocked.since_ns.saturating_add(fault_ns);
-        if now_ns < ask_ns {
-            return Err(ask_ns);
-        }
-        blocked.asked = true;
-        state.figures.requests += 1;
-        state.figures.asked_late_ns_sum += now_ns - ask_ns;
-        Ok(blocked.page)
     }
 
     /// The account, once nothing more will come.
@@ -386,7 +364,7 @@ impl<'a> Pull<'a> {
 
     /// The page that the guest waited for when the connection broke.
     pub(super) fn ask_again(&self) {
-        let blocked = self.lock().waits.blocked.filter(|blocked| blocked.asked);
+        let blocked = self.lock().waits.blocked;
         if let Some(Blocked { page, .. }) = blocked {
             self.ask(page);
         }
@@ -394,12 +372,9 @@ impl<'a> Pull<'a> {
 }
 
 impl PostcopyDestination {
-    /// A page that the guest waited for is there after so long; latency is that of those asked for.
-    fn waited(&mut self, ns: u64, asked: bool) {
+    /// A page that was asked for is there after so long.
+    fn waited(&mut self, ns: u64) {
         self.blocktime_ns += ns;
-        if !asked {
-            return;
-        }
         self.latency_ns_sum += ns;
         self.latency_ns_max = self.latency_ns_max.max(ns);
         let us = (ns / 1_000).max(1);

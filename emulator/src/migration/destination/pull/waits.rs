@@ -6,23 +6,24 @@ use replay::{Bitmap, GuestTime, MemoryModel};
 use traces::class::Coupling;
 
 /// The guest waits for a page.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Blocked {
     pub(super) page: u32,
     pub(super) since_ns: u64,
-    /// Whether it has been asked for.
-    pub(super) asked: bool,
 }
 
 /// Why a guest stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standstill {
     /// For want of a page.
-    Blocked,
+    Blocked(Blocked),
     /// It may go on: to [`Waits::limit`].
     Free,
     /// At the end of what is known of its accesses.
-    Horizon,
+    Horizon {
+        /// Since when, ns.
+        since_ns: u64,
+    },
 }
 
 pub(super) struct Waits<'a> {
@@ -111,17 +112,12 @@ impl<'a> Waits<'a> {
         }
         match self.upcoming.awaited(clock) {
             Some(page) => self.block(page, since_ns),
-            None => Standstill::Horizon,
+            None => Standstill::Horizon { since_ns },
         }
     }
 
     fn block(&mut self, page: u32, since_ns: u64) -> Standstill {
-        self.blocked = Some(Blocked {
-            page,
-            since_ns,
-            asked: false,
-        });
-        Standstill::Blocked
+        Standstill::Blocked(*self.blocked.insert(Blocked { page, since_ns }))
     }
 }
 
