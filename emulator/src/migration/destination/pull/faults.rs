@@ -281,9 +281,11 @@ impl<'a> Pull<'a> {
                         guard = self.lock();
                         continue;
                     }
-                    if let Standstill::Horizon { since_ns } = why {
+                    if let Standstill::Free { since_ns } | Standstill::Horizon { since_ns } = why {
                         // This thread was late to look on.
                         state.figures.held_ns += now_ns.saturating_sub(since_ns);
+                    }
+                    if matches!(why, Standstill::Horizon { .. }) {
                         state.waits.upcoming.look_ahead();
                     }
                     state.limit = state.waits.limit(now_ns, time);

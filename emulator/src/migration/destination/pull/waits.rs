@@ -17,8 +17,11 @@ pub(super) struct Blocked {
 pub(super) enum Standstill {
     /// For want of a page.
     Blocked(Blocked),
-    /// It may go on: to [`Waits::limit`].
-    Free,
+    /// For nothing: it may go on, to [`Waits::limit`].
+    Free {
+        /// Since when, ns.
+        since_ns: u64,
+    },
     /// At the end of what is known of its accesses.
     Horizon {
         /// Since when, ns.
@@ -104,11 +107,13 @@ impl<'a> Waits<'a> {
             let touched_ns = self.came_ns.unwrap_or(since_ns);
             return match self.scans.awaited(self.upcoming.missing()) {
                 Some(page) => self.block(page, touched_ns),
-                None => Standstill::Free,
+                None => Standstill::Free {
+                    since_ns: touched_ns,
+                },
             };
         }
         if sees {
-            return Standstill::Free;
+            return Standstill::Free { since_ns };
         }
         match self.upcoming.awaited(clock) {
             Some(page) => self.block(page, since_ns),

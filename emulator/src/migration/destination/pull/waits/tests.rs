@@ -79,7 +79,10 @@ fn a_scan_waits_for_one_page_after_another_and_for_nothing_else() {
     );
     waits.arrived(30, due_ns + 5 * MS);
     // Page 50 is not the scan's.
-    assert_eq!(stands(&mut waits, due_ns + 6 * MS), Standstill::Free);
+    let free = Standstill::Free {
+        since_ns: due_ns + 5 * MS,
+    };
+    assert_eq!(stands(&mut waits, due_ns + 6 * MS), free);
     assert!(!waits.is_scanning());
     assert_eq!(waits.due_ns(), Some(due_ns + S));
     assert_eq!(
@@ -96,7 +99,8 @@ fn turns_that_were_missed_are_not_made_up_for() {
     let late_ns = due_ns + 3 * S + MS;
     assert_eq!(waits.limit(late_ns, at(8 * MS)).run_ns, Some(10 * MS));
     let why = waits.stands(at(10 * MS - 1), Coupling::Time, late_ns, late_ns);
-    assert_eq!(why, Standstill::Free, "all of its pages are there");
+    let free = Standstill::Free { since_ns: late_ns };
+    assert_eq!(why, free, "all of its pages are there");
     assert_eq!(waits.due_ns(), Some(due_ns + 4 * S));
 }
 
