@@ -108,6 +108,9 @@ pub(super) struct MigrateArgs {
     /// Re-arm the dirty log at every sync, as TCG does, instead of lazily by 1 GiB, as KVM does.
     #[arg(long)]
     reprotect_at_sync: bool,
+    /// The guest's page tables, which TCG marks as written when it first walks them after logging began; 0 under KVM.
+    #[arg(long, value_parser = size_bytes, value_name = "SIZE")]
+    page_tables: Option<u64>,
     /// What the destination takes to load the device state.
     #[arg(long, value_parser = time_ns)]
     load_time: Option<u64>,
@@ -277,6 +280,7 @@ impl MigrateArgs {
             ("max-bandwidth", self.max_bandwidth.is_some()),
             ("return-path", self.return_path.is_some()),
             ("reprotect", self.reprotect_at_sync),
+            ("page-tables", self.page_tables.is_some()),
             ("auto-converge", self.auto_converge),
             ("postcopy-ram", self.postcopy),
             ("postcopy-preempt", self.postcopy_preempt),
@@ -322,6 +326,7 @@ impl MigrateArgs {
             } else {
                 base.reprotect
             },
+            page_tables: self.page_tables.unwrap_or(base.page_tables),
             load_time: ms(self.load_time).unwrap_or(base.load_time),
             completion_timeout: ms(self.completion_timeout),
             auto_converge: AutoConvergeParams {

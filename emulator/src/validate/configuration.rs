@@ -50,6 +50,7 @@ pub(super) fn params(line: &Line) -> MigrationParams {
         return_path: line.return_path || mode("postcopy"),
         // The runs were made under TCG.
         reprotect: Reprotect::AtSync,
+        page_tables: image::page_tables(line),
         load_time: match mode("postcopy") {
             true => image::LOAD_TIME_MS + image::POSTCOPY_LOAD_TIME_MS,
             false => image::LOAD_TIME_MS,
@@ -243,7 +244,10 @@ impl Configuration {
     fn writes(&self, written: Vec<PageClass>, seed: u64) -> (Writes, u64) {
         let line = &self.line;
         let background = image::background().to_vec();
-        let both = background.iter().copied().chain(written).collect();
+        // The books lie behind the working set; here before it, where they stay when nothing else is written.
+        let books = image::books(line).into_iter();
+        let both = background.iter().copied().chain(books).chain(written);
+        let both = both.collect();
         if line.on_ms == 0 {
             return (Writes::Classes(both), WARM_UP_NS);
         }

@@ -98,6 +98,7 @@ const ENGINE_OPTIONS: &[&str] = &[
     "avail-switchover-bandwidth",
     "return-path",
     "reprotect",
+    "page-tables",
     "timeout",
     "timeout-strategy",
     "auto-converge",
@@ -150,6 +151,10 @@ fn scalars(table: &Table<'_>) -> MigrationParams {
             .get("reprotect")
             .and_then(|v| v.word("reprotect", REPROTECTS))
             .unwrap_or(base.reprotect),
+        page_tables: table
+            .get("page-tables")
+            .and_then(|v| v.size_bytes())
+            .unwrap_or(base.page_tables),
         device_state_bytes: table
             .get("device-state-bytes")
             .and_then(|v| v.size_bytes())

@@ -231,6 +231,12 @@ pub const TABLE: &[Constant] = &[
         "shares of a link",
     ),
     given(
+        "page tables that TCG walks",
+        "bytes",
+        true,
+        "pages of the guest, as its RAM",
+    ),
+    given(
         "device state",
         "bytes",
         true,

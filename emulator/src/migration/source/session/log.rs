@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use replay::{Bitmap, DirtyLog, GuestTime, MemoryModel, Reprotect};
+use traces::units::PAGE_SIZE;
 
 use crate::migration::source::SourceJob;
 use crate::resident::RamLog;
@@ -18,13 +19,17 @@ pub(super) enum Log<'a> {
 
 impl<'a> Log<'a> {
     pub(super) fn start(job: &'a SourceJob, policy: Reprotect) -> Self {
-        match &job.ram {
+        let mut log = match &job.ram {
             Some(ram) => Self::Ram(RamLog::start(Arc::clone(ram), policy)),
             None => Self::Computed {
                 log: DirtyLog::start(job.memory.pages(), policy, job.guest.guest_time()),
                 model: job.memory.model(),
             },
+        };
+        if job.params.page_tables > 0 {
+            log.put_back(&page_tables(job));
         }
+        log
     }
 
     /// Reads the log into the migration bitmap; how many of its pages were clear before.
@@ -60,4 +65,22 @@ impl<'a> Log<'a> {
             Self::Ram(log) => log.is_dirty(page),
         }
     }
+}
+
+/// The guest's page tables: so many pages among those that nothing writes and that are not zero, evenly apart. As
+/// many as there are.
+fn page_tables(job: &SourceJob) -> Bitmap {
+    let layout = job.memory.model().layout();
+    let ram = 0..job.memory.pages();
+    let written = layout.behaviour(0).map(|behaviour| behaviour.start);
+    let still = written.or_else(|| ram.clone().find(|&page| layout.starts_zero(page)));
+    let still = still.unwrap_or(ram.end);
+    let wanted = job.params.page_tables.div_ceil(PAGE_SIZE);
+    let tables = u32::try_from(wanted).map_or(still, |wanted| wanted.min(still));
+    let mut pages = Bitmap::new(ram.end);
+    for table in 0..tables {
+        let page = u64::from(table) * u64::from(still) / u64::from(tables);
+        pages.set(u32::try_from(page).expect("below `still`"));
+    }
+    pages
 }
