@@ -6,6 +6,7 @@ use super::*;
 use netmodel::backend::BackendKind;
 use netmodel::link::{Distribution, GilbertElliott, LinkSpec, Loss};
 use netmodel::topology::LinkId;
+use netmodel::units::ByteSize;
 use proptest::prelude::*;
 use std::fs;
 use std::path::Path;

@@ -18,6 +18,10 @@ fn lone(more: &Value, seed: u64) -> Lone {
     Configuration::new(line, run).lone(seed)
 }
 
+fn slow(link_mbit: u64) -> Lone {
+    lone(&json!({ "link_mbit": link_mbit }), 1)
+}
+
 #[test]
 fn set_a_is_shaped_on_the_sources_device() {
     let lone = lone(&json!({}), 1);
@@ -31,6 +35,7 @@ fn set_a_is_shaped_on_the_sources_device() {
         ("bbr", false)
     );
     // 170 ms of 500 Mbit/s would be more than `tcp_wmem`.
+    assert_eq!(slow(100).send_buffer, Some(ByteSize::from_bytes(2_125_000)));
     assert_eq!(lone.send_buffer, Some(ByteSize::from_bytes(4 << 20)));
     let topology = lone.scenario().network.topology;
     let way_back = topology.link_named("source-down").unwrap().spec;
@@ -51,8 +56,6 @@ fn a_tbf_without_columns_is_the_readmes() {
         };
         (burst.bytes(), link.queue.bytes())
     };
-    let slow = self::lone(&json!({"link_mbit": 100}), 1).send_buffer;
-    assert_eq!(slow, Some(ByteSize::from_bytes(2_125_000)));
     assert_eq!(of(100), (32_768, 657_768));
     assert_eq!(of(200), (50_000, 1_300_000));
     assert_eq!(of(500), (125_000, 3_250_000));

@@ -39,7 +39,9 @@ fn model() -> MemoryModel {
 /// Missing: these, of a guest that is at 7 ms of its own time.
 fn waits<'a>(model: &'a MemoryModel, pages: &[u32]) -> Waits<'a> {
     let mut missing = Bitmap::new(64);
-    pages.iter().for_each(|page| missing.set(*page));
+    for page in pages {
+        missing.set(*page);
+    }
     let mut waits = Waits::new(model, missing, at(7 * MS));
     waits.upcoming.look_ahead();
     waits.started(model, 0);
@@ -58,15 +60,11 @@ fn a_scan_waits_for_one_page_after_another_and_for_nothing_else() {
     );
     // The guest looks at 10 ms of its own time, and stands before that.
     assert_eq!(waits.limit(due_ns, at(8 * MS)).run_ns, Some(10 * MS));
-    let mut stands = |waits: &mut Waits<'_>, now_ns| {
+    let stands = |waits: &mut Waits<'_>, now_ns| {
         waits.stands(at(10 * MS - 1), Coupling::Time, due_ns, now_ns)
     };
-    assert_eq!(stands(&mut waits, due_ns), Standstill::Blocked);
-    let blocked = waits.blocked.unwrap();
-    assert_eq!(
-        (blocked.page, blocked.since_ns, blocked.asked),
-        (12, due_ns, false)
-    );
+    let blocked = |page, since_ns| Standstill::Blocked(Blocked { page, since_ns });
+    assert_eq!(stands(&mut waits, due_ns), blocked(12, due_ns));
     // Another page comes meanwhile, and one behind it by itself.
     assert!(waits.arrived(3, due_ns + MS).is_none());
     assert!(waits.arrived(13, due_ns + 2 * MS).is_none());
