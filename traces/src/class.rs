@@ -73,8 +73,9 @@ pub struct PageClass {
 pub struct Scan {
     /// How often, ns by the clock on the wall, which goes on while the guest waits for a page.
     pub every_ns: u64,
-    /// The guest looks whether it is due so often, ns of its own running time: between batches of its other work.
-    pub between_ns: u64,
+    /// The guest sees that it is due after so much of its own running time, ns: a batch of its other work, which begins
+    /// with the same wake-up.
+    pub after_ns: u64,
 }
 
 impl PageClass {

@@ -60,10 +60,10 @@ pub(super) const SEND_BUFFER_MAX: u64 = 4 << 20;
 
 /// Every second of its clock the guest's process reports how many of its pages do not hold what it wrote there last, so it
 /// reads all of them: `src_cpu_pct` of set A's undisturbed pre-copy runs grows by 1.5 % of a core (standard error 0.3) for every 64 MiB
-/// of working set, 0.9 µs a page and second, idle guests' too. It looks at the clock after each batch of writes, every 5 ms.
+/// of working set, 0.9 µs a page and second, idle guests' too. It looks at the clock after each batch of writes, of which there is one every 5 ms.
 pub(super) const REPORT: Scan = Scan {
     every_ns: 1_000_000_000,
-    between_ns: 5_000_000,
+    after_ns: 5_000_000,
 };
 
 /// CPU that QEMU took besides what goes with the bytes it sent: least squares over `src_cpu_pct` of the 30 undisturbed pre-copy

@@ -127,7 +127,7 @@ impl Accesses {
             let pages = start..start + class.pages;
             start = pages.end;
             if let Some(scan) = class.scan {
-                if scan.every_ns == 0 || scan.between_ns == 0 {
+                if scan.every_ns == 0 || scan.after_ns == 0 {
                     return Err(MemoryError::ScanTimes);
                 }
                 let pages = pages.clone();

@@ -39,8 +39,8 @@ impl Scans {
     #[must_use]
     pub fn seen_at(&self, now_ns: u64, run_ns: u64) -> Option<u64> {
         let due = self.jobs.iter().filter(|(_, due_ns)| *due_ns <= now_ns);
-        let look = |between_ns: u64| (run_ns / between_ns + 1).saturating_mul(between_ns);
-        due.map(|(job, _)| look(job.scan.between_ns)).min()
+        due.map(|(job, _)| run_ns.saturating_add(job.scan.after_ns))
+            .min()
     }
 
     /// The guest has looked: those that are due begin.

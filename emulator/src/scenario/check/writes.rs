@@ -196,18 +196,14 @@ fn scan(value: &Value<'_>) -> Option<Scan> {
     let read = |table: &Table<'_>| {
         let time = |key, example| table.need(key, example)?.some_time_ns();
         let every_ns = time("every", "every = \"1s\"");
-        let between_ns = time("between", "between = \"5ms\"");
+        let after_ns = time("after", "after = \"5ms\"");
         Some(Scan {
             every_ns: every_ns?,
-            between_ns: between_ns?,
+            after_ns: after_ns?,
         })
     };
     value
-        .table(
-            "scan",
-            "a table: { every = \"1s\", between = \"5ms\" }",
-            read,
-        )
+        .table("scan", "a table: { every = \"1s\", after = \"5ms\" }", read)
         .flatten()
 }
 

@@ -306,7 +306,7 @@ proptest! {
 fn scans_are_told_with_their_pages_and_change_no_access() {
     let scan = Some(traces::class::Scan {
         every_ns: 1_000_000_000,
-        between_ns: 5_000_000,
+        after_ns: 5_000_000,
     });
     let class = |scan| PageClass {
         scan,

@@ -15,13 +15,13 @@ fn at(run_ns: u64) -> GuestTime {
     }
 }
 
-/// Thirty pages behind ten of others: read every second, never otherwise touched; looked at every 5 ms.
+/// Thirty pages behind ten of others: read every second, never otherwise touched; after 5 ms of other work.
 fn model() -> MemoryModel {
     let scanned = PageClass {
         coupling: Coupling::Time,
         scan: Some(Scan {
             every_ns: S,
-            between_ns: 5 * MS,
+            after_ns: 5 * MS,
         }),
         ..PageClass::new(30, 0.0)
     };
@@ -58,10 +58,11 @@ fn a_scan_waits_for_one_page_after_another_and_for_nothing_else() {
         waits.limit(due_ns - 1, at(8 * MS)).run_ns,
         Some(107 * MS + 1)
     );
-    // The guest looks at 10 ms of its own time, and stands before that.
-    assert_eq!(waits.limit(due_ns, at(8 * MS)).run_ns, Some(10 * MS));
+    // 5 ms later in its own time the guest sees it, whatever it has done by then, and stands before that.
+    assert_eq!(waits.limit(due_ns, at(8 * MS)).run_ns, Some(13 * MS));
+    assert_eq!(waits.limit(due_ns, at(9 * MS)).run_ns, Some(13 * MS));
     let stands = |waits: &mut Waits<'_>, now_ns| {
-        waits.stands(at(10 * MS - 1), Coupling::Time, due_ns, now_ns)
+        waits.stands(at(13 * MS - 1), Coupling::Time, due_ns, now_ns)
     };
     let blocked = |page, since_ns| Standstill::Blocked(Blocked { page, since_ns });
     assert_eq!(stands(&mut waits, due_ns), blocked(12, due_ns));
@@ -84,7 +85,7 @@ fn a_scan_waits_for_one_page_after_another_and_for_nothing_else() {
     assert!(!waits.is_scanning());
     assert_eq!(waits.due_ns(), Some(due_ns + S));
     assert_eq!(
-        waits.limit(due_ns + 6 * MS, at(10 * MS)).run_ns,
+        waits.limit(due_ns + 6 * MS, at(13 * MS)).run_ns,
         Some(107 * MS + 1)
     );
 }
@@ -95,8 +96,8 @@ fn turns_that_were_missed_are_not_made_up_for() {
     let mut waits = waits(&model, &[50]);
     let due_ns = waits.due_ns().unwrap();
     let late_ns = due_ns + 3 * S + MS;
-    assert_eq!(waits.limit(late_ns, at(8 * MS)).run_ns, Some(10 * MS));
-    let why = waits.stands(at(10 * MS - 1), Coupling::Time, late_ns, late_ns);
+    assert_eq!(waits.limit(late_ns, at(8 * MS)).run_ns, Some(13 * MS));
+    let why = waits.stands(at(13 * MS - 1), Coupling::Time, late_ns, late_ns);
     let free = Standstill::Free { since_ns: late_ns };
     assert_eq!(why, free, "all of its pages are there");
     assert_eq!(waits.due_ns(), Some(due_ns + 4 * S));
@@ -116,7 +117,7 @@ fn a_scan_that_is_due_hides_no_access_by_the_other_clock() {
     let busy = PageClass::new(5, 50.0);
     let scan = Some(Scan {
         every_ns: 1,
-        between_ns: S,
+        after_ns: S,
     });
     let spec = MemorySpec {
         ram_pages: 64,
