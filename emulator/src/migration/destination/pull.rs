@@ -23,6 +23,7 @@ use crate::migration::wire::{Decoder, Event, MAX_RECORD_BYTES};
 use faults::{LOOK_NS, NS_PER_MS, Pull};
 use replay::{Bitmap, VmState};
 
+mod back;
 mod faults;
 mod urgent;
 mod waits;

@@ -3,7 +3,6 @@
 //! Inside: what the two threads of a destination share, the requests, and how long they took. Never
 //! inside: reading the stream, what pages hold.
 
-use std::io::Write;
 use std::net::TcpStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,6 +16,7 @@ use crate::migration::usage::ThreadMeter;
 use crate::migration::wire::{encode_shut, postcopy};
 use replay::{Bitmap, GuestTime, VmState};
 
+use super::back::Back;
 use super::waits::{Blocked, Standstill, Waits};
 
 pub(super) const NS_PER_MS: u64 = 1_000_000;
@@ -38,18 +38,12 @@ struct State<'a> {
     figures: PostcopyDestination,
 }
 
-/// The way back to the source; `None` while there is no connection.
-struct Back {
-    socket: Option<TcpStream>,
-    named: bool,
-}
-
 /// Shared by the thread that reads the stream and the one that asks.
 pub(super) struct Pull<'a> {
     job: &'a DestinationJob,
     state: Mutex<State<'a>>,
     changed: Condvar,
-    back: Mutex<Back>,
+    back: Back,
 }
 
 /// What became of the thread that asks.
@@ -80,10 +74,7 @@ impl<'a> Pull<'a> {
                 figures,
             }),
             changed: Condvar::new(),
-            back: Mutex::new(Back {
-                socket: None,
-                named: false,
-            }),
+            back: Back::default(),
         }
     }
 
@@ -329,35 +320,17 @@ impl<'a> Pull<'a> {
         }
     }
 
-    fn back(&self) -> MutexGuard<'_, Back> {
-        self.back.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn connect(&self, socket: &TcpStream) -> std::io::Result<()> {
-        let socket = Some(socket.try_clone()?);
-        *self.back() = Back {
-            socket,
-            named: false,
-        };
-        Ok(())
+        self.back.connect(socket)
     }
 
     pub(super) fn disconnect(&self) {
-        self.back().socket = None;
+        self.back.disconnect();
     }
 
-    /// Best effort: a connection that does not take it is broken, which whoever reads it finds out.
+    /// Best effort: see [`Back::say`].
     pub(super) fn say(&self, put: impl FnOnce(&mut Vec<u8>, &mut bool)) {
-        let mut back = self.back();
-        let back = &mut *back;
-        let Some(socket) = &mut back.socket else {
-            return;
-        };
-        let mut bytes = Vec::with_capacity(32);
-        put(&mut bytes, &mut back.named);
-        if socket.write_all(&bytes).is_err() {
-            back.socket = None;
-        }
+        self.back.say(put);
     }
 
     fn ask(&self, page: u32) {
