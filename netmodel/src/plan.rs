@@ -229,7 +229,7 @@ mod tests {
 
     use super::*;
     use crate::topology::Cable;
-    use crate::units::BitRate;
+    use crate::units::{BitRate, ByteSize};
 
     fn plan(spec: LinkSpec) -> Plan {
         let link = Cable::symmetric(spec);

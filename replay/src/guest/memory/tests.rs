@@ -304,7 +304,7 @@ proptest! {
 
 #[test]
 fn scans_are_told_with_their_pages_and_change_no_access() {
-    let scan = Some(traces::class::Scan {
+    let scan = Some(Scan {
         every_ns: 1_000_000_000,
         after_ns: 5_000_000,
     });
@@ -340,7 +340,7 @@ fn scans_are_told_with_their_pages_and_change_no_access() {
         assert_eq!(with.version_at(page, at), without.version_at(page, at));
         assert_eq!(with.first_access(page, at), without.first_access(page, at));
     }
-    let never = scan.map(|scan| traces::class::Scan {
+    let never = scan.map(|scan| Scan {
         every_ns: 0,
         ..scan
     });
