@@ -316,33 +316,49 @@ fn every_phase_with_every_fault() {
     println!("{done} pairs of fault and phase, none doubled, none lost without a reason");
 }
 
+/// How long the first VM stood still at h1, ns; nothing if it was not stopped, or never ran again there.
+fn stood_still_ns(events: &Seen) -> Option<u64> {
+    let switched = |wanted: bool| {
+        let at = |event: &Event| match event.kind {
+            EventKind::GuestRuns { vm, host, runs } => {
+                (vm.0 == 0 && host.0 == 0 && runs == wanted).then_some(event.mono_ns)
+            }
+            _ => None,
+        };
+        events.0.iter().find_map(at)
+    };
+    Some(switched(true)?.saturating_sub(switched(false)?))
+}
+
+/// Well below what a source waits by itself for a word that does not come (60 s; without a return path it
+/// is the destination that waits, 120 s), and well above what a loaded computer makes of a few messages.
+const STOOD_STILL_MAX_NS: u64 = 30_000_000_000;
+
 #[test]
 fn a_cancelled_run_leaves_the_vm_at_its_source_in_every_phase() {
     let test = "a_cancelled_run_leaves_the_vm_at_its_source_in_every_phase";
     let Some(_turn) = turn(test) else {
         return;
     };
-    // A cut link holds it in the phase; the interrupt comes meanwhile. Once the sockets have taken
-    // everything it is too late, and the destination decides when it has it.
+    // A link that is cut for good holds it in the phase, or in the switchover once the sockets have taken
+    // everything: then the destination decides, which cannot have it all. The interrupt comes meanwhile.
     let held = [
         (Phase::Handshake, false),
         (Phase::Rounds, false),
-        (Phase::Pause, true),
+        (Phase::Pause, false),
         (Phase::FinalRound, true),
-        (Phase::State, true),
+        (Phase::State, false),
+        (Phase::Switchover, false),
         (Phase::Switchover, true),
     ];
-    for (phase, perhaps_late) in held {
-        let what = phase.name();
+    for (phase, return_path) in held {
+        let what = format!("{}, return path {return_path}", phase.name());
         let sandbox = Sandbox::new();
         let before = Before::now();
         let slow = MOVES.replace("400Mbit", "20Mbit").replace("14s", "60s");
-        let says = if perhaps_late {
-            "do = \"link-cut\"\nrestored_after = \"1s\""
-        } else {
-            "do = \"link-cut\""
-        };
-        let path = sandbox.file("faults.toml", format!("{slow}{}", plan(says, phase)));
+        let cut = plan("do = \"link-cut\"", phase);
+        let scenario = format!("{slow}\n[migration]\nreturn-path = {return_path}\n{cut}");
+        let path = sandbox.file("faults.toml", scenario);
         let mut running = sandbox.start_scenario(&path, &[]);
         let (tree, processes, namespaces) = running.holds(3);
         let out = sandbox.work().join("out");
@@ -351,15 +367,47 @@ fn a_cancelled_run_leaves_the_vm_at_its_source_in_every_phase() {
         let _ = running.finish().expect_code(130);
         before.nothing_left(&sandbox, &processes, &namespaces, &["out"]);
         let events = seen(&out);
-        never_two(&events, what);
+        never_two(&events, &what);
         let first = &events.records()[&1];
         let ended = (first.status, first.owner);
-        let late = perhaps_late && ended == (Status::Completed, Owner::Destination);
-        assert!(
-            ended == (Status::Cancelled, Owner::Source) || (late && first.verified),
+        assert_eq!(
+            ended,
+            (Status::Cancelled, Owner::Source),
             "{what}: {first:?}"
         );
+        let still_ns = stood_still_ns(&events).unwrap_or_default();
+        assert!(still_ns < STOOD_STILL_MAX_NS, "{what}: {still_ns}");
         assert_eq!(json_file(&out.join("run.json"))["outcome"], "interrupted");
+    }
+}
+
+/// The destination has everything and is loading it when its host goes: it has not committed, so the guest
+/// runs again at its source as soon as that is known.
+#[test]
+fn a_destination_that_dies_while_it_loads_does_not_keep_the_guest_waiting() {
+    let test = "a_destination_that_dies_while_it_loads_does_not_keep_the_guest_waiting";
+    let Some(_turn) = turn(test) else {
+        return;
+    };
+    let (one_move, _) = MOVES.rsplit_once("[[migrations]]").expect("two moves");
+    for return_path in [false, true] {
+        let what = format!("return path {return_path}");
+        let scenario = format!(
+            "{one_move}[migration]\nload-time = \"60s\"\nreturn-path = {return_path}\n\
+             [[faults]]\nmigration = 1\nafter = \"4s\"\ndo = \"host-power-loss\"\n\
+             of = \"destination\"\nsilence = \"300ms\"\n"
+        );
+        let (first, events) = first_record(&scenario);
+        assert_eq!(first.owner, Owner::Source, "{what}: {first:?}");
+        let source = first.source_report.as_ref().expect("its host lives");
+        let mut phases = source.phases.iter();
+        let switchover = phases.find(|span| span.phase == Phase::Switchover);
+        let struck_ns = first.faults[0].at_ns;
+        let sent_ns = switchover.expect("everything was sent").begin_ns;
+        assert!(sent_ns < struck_ns, "{what}: before the last byte");
+        let still_ns = stood_still_ns(&events).expect("it runs again");
+        let bounds = 300_000_000..STOOD_STILL_MAX_NS;
+        assert!(bounds.contains(&still_ns), "{what}: {still_ns}");
     }
 }
 
@@ -396,8 +444,8 @@ fn orchestrators_end_what_never_converges() {
     );
     let source = record.source_report.as_ref().unwrap();
     let suspended_ns = source.suspended_ns.unwrap() - source.begin_ns;
-    // The manager counts from the command, which reaches the source some time later.
-    assert!(suspended_ns >= 1_900_000_000, "{suspended_ns}");
+    // Its clock started with the source's.
+    assert!(suspended_ns >= 2_000_000_000, "{suspended_ns}");
     // 16 MB at 20 MB/s, guest stopped: far more than the limit of 50 ms.
     assert!(record.observed_outage_ms.unwrap() > 100.0, "{record:?}");
     // An operator: switched to post-copy as the second round begins.
@@ -411,16 +459,34 @@ fn orchestrators_end_what_never_converges() {
     assert_eq!(record.faults[0].action, "start-postcopy");
     let phases = &record.source_report.as_ref().unwrap().phases;
     assert!(phases.iter().any(|span| span.phase == Phase::Pull));
-    // KubeVirt: nothing gained for a second, so it gives up and the guest stays.
-    let kubevirt = "[orchestrator]\npolicy = \"kubevirt\"\nprogress-timeout = \"1s\"\n";
+    // KubeVirt: passes gain nothing, and what they leave takes 0.8 s, far more than it may: it gives up.
+    let kubevirt = "[orchestrator]\npolicy = \"kubevirt\"\nmax-downtime = \"50ms\"\n\
+                    stall-detector = { stall-progress-timeout = \"2s\" }\n";
     let (record, _) = first_record(&endless(kubevirt));
     assert_eq!(
         (record.status, record.owner),
         (Status::Cancelled, Owner::Source),
         "{record:?}"
     );
-    let why = record.deeds[0].detail.as_deref().unwrap_or_default();
-    assert!(why.contains("stuck"), "{record:?}");
+    // First its own limit, then the end.
+    let done = |of: usize| {
+        let deed = &record.deeds[of];
+        (&*deed.deed, deed.detail.as_deref().unwrap_or_default())
+    };
+    assert_eq!(done(0), ("downtime-limit", "50"), "{:?}", record.deeds);
+    let (deed, why) = done(1);
+    assert!(deed == "abort" && why.contains("stalled"), "{deed}: {why}");
+    assert_eq!(record.error.as_deref(), Some("cancelled"));
+    // … unless it may disrupt: then the limit is lifted, and the migration is through at once.
+    let lifted = format!("{kubevirt}allow-workload-disruption = true\n");
+    let (record, _) = first_record(&endless(&lifted));
+    assert!(
+        record.verified && record.owner == Owner::Destination,
+        "{:?}",
+        record.deeds
+    );
+    let last = record.deeds.last().expect("two deeds");
+    assert_eq!(last.detail.as_deref(), Some("2000000"));
     // An operator raises the limit: 16 MB at 20 MB/s fit into 2 s. A controller that crashes
     // meanwhile changes nothing about it.
     let raised = "[[faults]]\nmigration = 1\nafter = \"1500ms\"\ndo = \"set-parameters\"\n\
@@ -461,6 +527,15 @@ fn one_migration_can_be_cancelled_and_changed_by_hand() {
     let cancelled = run(&["--cancel-after", "500ms"]).expect_code(1).json();
     assert_eq!(cancelled["query_migrate"]["status"], "cancelled");
     assert_eq!(cancelled["owner"], "source");
+    // Its clock is the operator's: never early.
+    let ended_ms = cancelled["query_migrate"]["total-time"].as_u64().unwrap();
+    assert!((500..10_000).contains(&ended_ms), "{cancelled}");
+    let timed_out = run(&["--completion-timeout", "700ms"])
+        .expect_code(1)
+        .json();
+    assert_eq!(timed_out["query_migrate"]["status"], "cancelled");
+    let ended_ms = timed_out["query_migrate"]["total-time"].as_u64().unwrap();
+    assert!((700..10_000).contains(&ended_ms), "{timed_out}");
     // 20 MiB at 1 MB/s take 20 s.
     let changed = run(&["--set", "500ms:max-bandwidth=40MB/s"])
         .expect_code(0)

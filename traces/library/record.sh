@@ -1,5 +1,5 @@
 #!/bin/bash
-# Records the library again: real programs of Debian 12 under real load, 100 ms ticks, one file each.
+# Records the library again: real programs of Debian 12 under real load, 100 ms ticks, three minutes of load, one file each.
 #
 #   record.sh [-m MIGBED] [-o DIRECTORY] [PROGRAM…]
 #
@@ -7,7 +7,8 @@
 # Traffic stays on the loopback device. Nothing is left running, nothing is kept but the recordings.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-load=$here/load
+load=load
+seconds=180
 migbed=migbed
 out=$here
 while getopts m:o: option; do
@@ -21,10 +22,14 @@ shift $((OPTIND - 1))
 
 work=$(mktemp -d)
 chmod 755 "$work"
+cp -r "$here/load" "$work"
+# Commands stand in the recording as they are given here, so they name nothing of this computer.
+cd "$work"
 recorder=
 clean() {
 	[ -z "$recorder" ] || kill "$recorder" 2>/dev/null || true
 	wait
+	cd /
 	rm -rf "$work"
 }
 trap clean EXIT
@@ -34,7 +39,7 @@ record() {
 	local name=$1 title
 	title="$2 $(dpkg-query -W -f '${Version}' "$2"): $3"
 	shift 3
-	"$migbed" trace record -o "$out/$name.mbpw" --title "$title" --duration 180s -- "$@" >"$work/$name.log" 2>&1 &
+	"$migbed" trace record -o "$out/$name.mbpw" --title "$title" --duration 300s -- "$@" >"$work/$name.log" 2>&1 &
 	recorder=$!
 }
 # ends it in good order and says what came out.
@@ -57,9 +62,9 @@ listening() {
 
 record_redis() {
 	record redis redis-server "60,000 records, 3,000 requests/s, half SET, Zipf 0.99" \
-		redis-server --port 7711 --bind 127.0.0.1 --save '' --appendonly no --dir "$work"
+		redis-server --port 7711 --bind 127.0.0.1 --save '' --appendonly no --dir .
 	listening 7711
-	python3 "$load/kv.py" redis 7711 60000 60 3000 0.5
+	python3 $load/kv.py redis 7711 60000 $seconds 3000 0.5
 	finish redis
 }
 
@@ -67,49 +72,49 @@ record_memcached() {
 	record memcached memcached "30,000 records, 3,000 requests/s, 10 % set, Zipf 0.99" \
 		memcached -u nobody -l 127.0.0.1 -p 7712 -m 64 -t 2 -U 0
 	listening 7712
-	python3 "$load/kv.py" memcached 7712 30000 60 3000 0.1
+	python3 $load/kv.py memcached 7712 30000 $seconds 3000 0.1
 	finish memcached
 }
 
 record_postgresql() {
 	local bin as=
 	bin=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1)
-	mkdir "$work/pg"
+	mkdir pg
 	if [ "$(id -u)" = 0 ]; then
-		chown postgres "$work/pg"
+		chown postgres pg
 		as="runuser -u postgres --"
 	fi
-	$as "$bin/initdb" -D "$work/pg/data" -A trust -U bench >/dev/null
+	$as "$bin/initdb" -D pg/data -A trust -U bench >/dev/null
 	# The data are made before the recording starts: the database is as warm as after a restart.
-	$as "$bin/pg_ctl" -D "$work/pg/data" -o "-p 7713 -k $work/pg" -w start >/dev/null
+	$as "$bin/pg_ctl" -D pg/data -o "-p 7713 -k ''" -w start >/dev/null
 	$as "$bin/createdb" -h 127.0.0.1 -p 7713 -U bench bench
 	"$bin/pgbench" -h 127.0.0.1 -p 7713 -U bench -i -s 10 -q bench >/dev/null 2>&1
-	$as "$bin/pg_ctl" -D "$work/pg/data" -w stop >/dev/null
+	$as "$bin/pg_ctl" -D pg/data -w stop >/dev/null
 	# shellcheck disable=SC2086
 	record postgresql "$(basename "$(ls -d /usr/lib/postgresql/* | tail -n 1)" | sed s/^/postgresql-/)" "pgbench TPC-B, scale 10, 4 clients, 60 transactions/s" \
-		$as "$bin/postgres" -D "$work/pg/data" -p 7713 -k "$work/pg" -h 127.0.0.1
+		$as "$bin/postgres" -D pg/data -p 7713 -k '' -h 127.0.0.1
 	listening 7713
 	sleep 5
-	"$bin/pgbench" -h 127.0.0.1 -p 7713 -U bench -c 4 -R 60 -T 60 bench 2>&1 | grep -E 'tps|latency average' || true
+	"$bin/pgbench" -h 127.0.0.1 -p 7713 -U bench -c 4 -R 60 -T $seconds bench 2>&1 | grep -E 'tps|latency average' || true
 	sleep 5
 	finish postgresql
 }
 
 record_sqlite() {
-	mkfifo "$work/sql"
+	mkfifo sql
 	record sqlite sqlite3 "100,000 rows made, then 150 statements/s (inserts, updates, deletes, sums)" \
-		sh -c "exec sqlite3 '$work/orders.db' <'$work/sql' >/dev/null"
-	python3 "$load/sql.py" 60 150 >"$work/sql"
+		sh -c "exec sqlite3 orders.db <sql >/dev/null"
+	python3 $load/sql.py $seconds 150 >sql
 	wait "$recorder" || true
 	finish sqlite
 }
 
 record_nginx() {
-	mkdir "$work/www"
+	mkdir www
 	for number in $(seq 200); do
-		seq "$number" $((number * 40)) >"$work/www/$number.txt"
+		seq "$number" $((number * 40)) >"www/$number.txt"
 	done
-	cat >"$work/nginx.conf" <<-CONF
+	cat >nginx.conf <<-CONF
 		daemon off;
 		worker_processes 2;
 		pid $work/nginx.pid;
@@ -121,26 +126,26 @@ record_nginx() {
 		  server { listen 127.0.0.1:7714; root $work/www; }
 		}
 	CONF
-	cat "$load/paced.lua" - >"$work/nginx.lua" <<-'LUA'
+	cat $load/paced.lua - >nginx.lua <<-'LUA'
 		wrk.headers["Accept-Encoding"] = "gzip"
 		function request()
 		  return wrk.format(nil, "/" .. math.random(1, 200) .. ".txt")
 		end
 	LUA
-	record nginx nginx "200 text files, gzip, wrk with 16 connections and pauses" nginx -c "$work/nginx.conf"
+	record nginx nginx "200 text files, gzip, wrk with 16 connections and pauses" nginx -p . -c nginx.conf
 	listening 7714
 	sleep 3
-	wrk -t 1 -c 16 -d 60s -s "$work/nginx.lua" http://127.0.0.1:7714/ | grep Requests/sec
+	wrk -t 1 -c 16 -d ${seconds}s -s nginx.lua http://127.0.0.1:7714/ | grep Requests/sec
 	sleep 3
 	finish nginx
 }
 
 record_compiler() {
-	local zlib="$work/src"
-	mkdir "$zlib"
+	local files=300
+	mkdir src
 	# A program of some size made on the spot from what every C compiler has: functions over all
-	# of the system's headers, as a project of 90 files would have them.
-	for number in $(seq 90); do
+	# of the system's headers, as a project of 300 files would have them.
+	for number in $(seq $files); do
 		{
 			for header in stdio stdlib string math time errno signal unistd fcntl pthread netdb poll \
 				sys/socket sys/stat sys/mman netinet/in arpa/inet wchar locale regex glob dirent; do
@@ -160,34 +165,34 @@ record_compiler() {
 			echo "double all_$number(double *a, int n, const char *s) { return 0"
 			for function in $(seq $((20 + number * 7 % 60))); do echo "+ f$function(a, n, s)"; done
 			echo "; }"
-		} >"$zlib/file$number.c"
+		} >"src/file$number.c"
 	done
-	record compiler gcc-12 "-O2, 90 files, one after the other" \
-		sh -c "cd '$zlib' && for file in *.c; do gcc-12 -O2 -g -w -c \"\$file\"; done"
+	record compiler gcc-12 "-O2, $files files, one after the other" \
+		sh -c 'cd src && for file in *.c; do gcc-12 -O2 -g -w -c "$file"; done'
 	wait "$recorder" || true
 	finish compiler
 }
 
 record_java() {
-	javac -d "$work/java" "$load/Service.java"
+	javac -d java $load/Service.java
 	record java openjdk-17-jdk-headless "JSON service, 20,000 sessions, G1 with 96 MiB, wrk with 8 connections and pauses" \
-		java -Xmx96m -XX:+UseG1GC -cp "$work/java" Service 7715
+		java -Xmx96m -XX:+UseG1GC -cp java Service 7715
 	listening 7715
 	sleep 3
-	wrk -t 1 -c 8 -d 60s -s "$load/paced.lua" http://127.0.0.1:7715/ | grep Requests/sec
+	wrk -t 1 -c 8 -d ${seconds}s -s $load/paced.lua http://127.0.0.1:7715/ | grep Requests/sec
 	sleep 3
 	finish java
 }
 
 record_stencil() {
-	gcc-12 -O2 -o "$work/stencil" "$load/stencil.c"
-	record stencil gcc-12 "compiled five-point stencil, two grids of 18 MiB" "$work/stencil" 60
+	gcc-12 -O2 -o stencil $load/stencil.c
+	record stencil gcc-12 "compiled five-point stencil, two grids of 18 MiB" ./stencil $seconds
 	wait "$recorder" || true
 	finish stencil
 }
 
 record_shell() {
-	record shell bash "interactive, a command every 12 s" sh -c "sh '$load/shell.sh' | bash --norc -i"
+	record shell bash "interactive, a command every 12 s" sh -c "sh load/shell.sh | bash --norc -i"
 	wait "$recorder" || true
 	finish shell
 }

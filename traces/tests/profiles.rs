@@ -6,20 +6,61 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use traces::dirty::PageWriteTrace;
-use traces::profile::derive::{Recorded, recorded};
+use traces::fit::{Samples, read_windows};
+use traces::profile::derive::{Recorded, START_UP_NS, SampledReads, recorded};
 use traces::profile::{all, default_content, named, recordings};
 use traces::stats::dirty_curve;
 use traces::store::page_write::read_page_writes;
+use traces::units::{NS_PER_MS, PAGE_SIZE};
 
 fn recording(name: &str) -> PageWriteTrace {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("library/{name}.mbpw"));
     read_page_writes(std::io::BufReader::new(std::fs::File::open(path).unwrap())).unwrap()
 }
 
+/// What the samples beside a recording say of reads.
+fn reads(name: &str) -> SampledReads {
+    #[derive(serde::Deserialize)]
+    struct Sidecar {
+        samples: Columns,
+        census: Vec<Census>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Columns {
+        t_ms: Vec<u64>,
+        resident_bytes: Vec<Option<u64>>,
+        accessed_ms: Vec<Option<u64>>,
+        read_only_pages: Vec<Option<u64>>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Census {
+        t_ms: u64,
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("library/{name}.json"));
+    let sidecar: Sidecar = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let columns = &sidecar.samples;
+    let resident: Vec<u64> = columns.resident_bytes.iter().flatten().copied().collect();
+    let mean = resident.iter().sum::<u64>() / resident.len() as u64;
+    let census_ms: Vec<u64> = sidecar.census.iter().map(|census| census.t_ms).collect();
+    let samples = Samples {
+        t_ms: &columns.t_ms,
+        accessed_ms: &columns.accessed_ms,
+        read_only_pages: &columns.read_only_pages,
+        census_ms: &census_ms,
+    };
+    SampledReads {
+        windows: read_windows(&samples, START_UP_NS / NS_PER_MS),
+        resident_pages: u32::try_from(mean / PAGE_SIZE).unwrap(),
+    }
+}
+
 #[test]
 fn the_figures_of_the_profiles_are_those_of_the_library() {
     let found: BTreeMap<&str, Recorded> = recordings()
-        .map(|(name, coupling, sweep)| (name, recorded(&recording(name), coupling, sweep).unwrap()))
+        .map(|(name, coupling, sweep)| {
+            let found = recorded(&recording(name), coupling, sweep, &reads(name));
+            (name, found.unwrap())
+        })
         .collect();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/profile/recorded.json");
     if std::env::var_os("MIGBED_DERIVE_PROFILES").is_some() {

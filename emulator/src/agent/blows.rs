@@ -40,6 +40,8 @@ impl Migrations {
             remaining_bytes: progress.remaining_bytes,
             round: progress.round,
             mbps: progress.mbps,
+            paused: progress.status == "device",
+            pass: false,
         })
     }
 

@@ -284,10 +284,18 @@ impl Migrations {
         }
     }
 
-    /// Stops a migration, if it is not too late.
-    pub(super) fn cancel(&self, migration: MigrationId) {
-        if let Some(outgoing) = self.outgoing.get(&migration) {
-            outgoing.control.cancel();
+    /// Stops a migration: whether it was not too late.
+    pub(super) fn cancel(&self, migration: MigrationId) -> bool {
+        let outgoing = self.outgoing.get(&migration);
+        outgoing.is_none_or(|outgoing| outgoing.control.cancel())
+    }
+
+    /// Promises never to start a guest whose source was told to cancel, unless it was started.
+    pub(super) fn cancel_incoming(&self, migration: MigrationId) {
+        if let Some(incoming) = self.incoming.get(&migration) {
+            incoming.abandoned.store(true, Ordering::Release);
+            // A commit already made stays made; the manager has its record.
+            let _ = incoming.control.cancel();
         }
     }
 

@@ -277,7 +277,12 @@ impl Agent {
                 self.migrations
                     .start(migration, departing, &spec, *params, &self.setup)?;
             }
-            ToAgent::CancelMigration(migration) => self.migrations.cancel(migration),
+            ToAgent::CancelMigration(migration) => {
+                if !self.migrations.cancel(migration) {
+                    self.out.send(&FromAgent::CancelTooLate(migration))?;
+                }
+            }
+            ToAgent::CancelIncoming(migration) => self.migrations.cancel_incoming(migration),
             ToAgent::AbandonIncoming(migration) => self.migrations.abandon(migration),
             ToAgent::Resolve {
                 migration,

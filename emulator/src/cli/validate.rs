@@ -8,7 +8,7 @@ use crate::run::Unusable;
 use crate::validate::bars::Bar;
 use crate::validate::errors::{Comparison, FIELDS, Row};
 use crate::validate::input::{self, GroundTruth};
-use crate::validate::logs::{self, Logged};
+use crate::validate::logs::{self, CurveFrom, Logged};
 use crate::validate::select::Selection;
 use crate::validate::verdicts::Verdict;
 use crate::validate::{Configuration, Validation, compare, emulate};
@@ -231,6 +231,9 @@ pub(super) struct LogArgs {
     /// What the guest writes is taken from these logs of the same guest instead; may be given again.
     #[arg(long, value_name = "LOG")]
     curve_from: Vec<PathBuf>,
+    /// What the guest writes is taken from each migration's own log, not from the others of its file.
+    #[arg(long, conflicts_with = "curve_from")]
+    own_curve: bool,
     /// Only so many migrations of each file.
     #[arg(long, value_name = "N")]
     first: Option<usize>,
@@ -257,7 +260,11 @@ impl LogArgs {
         };
         series.check()?;
         let unusable = |error: traces::import::ImportError| Unusable(error.to_string());
-        let curve = logs::all(&self.curve_from).map_err(unusable)?;
+        let curve = match (self.own_curve, &self.curve_from[..]) {
+            (true, _) => CurveFrom::Own,
+            (false, []) => CurveFrom::Others,
+            (false, files) => CurveFrom::Given(logs::all(files).map_err(unusable)?),
+        };
         let (mut all, mut left_out) = (Vec::new(), BTreeMap::new());
         for file in &self.files {
             let found = logs::read(file, &curve).map_err(unusable)?;
@@ -271,6 +278,7 @@ impl LogArgs {
                             log,
                             incident,
                             scale,
+                            file: file.display().to_string(),
                         });
                     }
                     Err(why) => *left_out.entry(why.to_string()).or_default() += 1,

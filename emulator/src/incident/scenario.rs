@@ -101,7 +101,12 @@ fn migration(out: &mut String, incident: &Incident) {
     let _ = writeln!(out, "return-path = {}", params.return_path);
     if params.engine.has("auto-converge") {
         let _ = writeln!(out, "auto-converge = {}", params.auto_converge.enabled);
+    }
+    if params.engine.has("reprotect") {
         out.push_str("reprotect = \"at-sync\" # what readings found is what the log, lazily re-armed, had seen\n");
+    }
+    if let Some(ms) = params.postcopy.timeout {
+        let _ = writeln!(out, "postcopy-ram = true\ntimeout-postcopy = \"{ms}ms\"");
     }
     match params.completion_timeout {
         Some(0) | None => out.push_str("completion-timeout = \"never\"\n"),

@@ -96,15 +96,35 @@ fn a_last_burst_tells_a_limit_from_a_link() {
 }
 
 #[test]
-fn what_is_written_under_a_throttle_says_nothing_of_what_would_be() {
+fn a_log_with_pages_of_rounds_is_of_the_qemu_that_sends_rounds() {
+    let mut log = log();
+    log.completed = true;
+    (log.rounds, log.downtime_ms) = (vec![PAGES, 6000, 300], Some(20));
+    let incident = Incident::of(&log, &[]).unwrap();
+    assert_eq!(incident.lone(1, 4).params.engine, EngineKind::QemuRounds);
+    let text = scenario(&incident, 4);
+    assert!(text.contains("engine = \"qemu-rounds\"") && !text.contains("downtime-limit ="));
+    let loaded = scenario::parse(Path::new("incident.toml"), &text)
+        .unwrap_or_else(|error| panic!("{error}\n{text}"));
+    assert_eq!(loaded.migration, incident.lone(1, 4).scenario().migration);
+    log.rounds.clear();
+    let incident = Incident::of(&log, &[]).unwrap();
+    assert_eq!(incident.lone(1, 4).params.engine, EngineKind::Qemu);
+}
+
+#[test]
+fn what_is_written_under_a_throttle_counts_in_the_cpu_time_there_was() {
     let mut throttled = log();
     for poll in &mut throttled.polls[100..] {
-        poll.throttle = Some(20);
+        poll.throttle = Some(50);
     }
     let incident = Incident::of(&throttled, &[]).unwrap();
     assert!(incident.auto_converge);
-    let all = Incident::of(&log(), &[]).unwrap().curve.unwrap().points;
-    assert!(incident.curve.unwrap().points < all);
+    let (calm, throttled) = (Incident::of(&log(), &[]).unwrap(), incident);
+    let points = |incident: &Incident| incident.curve.as_ref().unwrap().points;
+    assert_eq!(points(&throttled), points(&calm));
+    // The same pages in less time: it writes more.
+    assert!(unique(&throttled, 1.0) > 1.05 * unique(&calm, 1.0));
 }
 
 #[test]
@@ -130,6 +150,23 @@ fn what_a_log_does_not_say_is_told() {
         without(|log| log.polls[50].postcopy = true),
         IncidentError::PostCopy { .. }
     ));
+    let mut switched = log();
+    (switched.completed, switched.downtime_ms) = (true, Some(2));
+    for poll in &mut switched.polls[100..] {
+        (poll.postcopy, poll.precopy_bytes) = (true, Some(1_270_000_000));
+    }
+    switched.polls.last_mut().unwrap().transferred = 6_270_000_000;
+    // 125.2 MB/s: 10,143 ms, between the answers at 10.0 and 10.1 s; then 5 GB in 9.9 s.
+    let incident = Incident::of(&switched, &[]).unwrap();
+    let params = incident.lone(1, 4).params;
+    assert_eq!(params.postcopy.timeout, Some(10_100));
+    assert_eq!(params.max_bandwidth, 125_213_040);
+    let payload = incident.rate.bps() as f64 * 1448.0 / 1538.0 / 8.0;
+    assert!((payload / (5e9 / 9.9) - 1.0).abs() < 1e-6, "{payload}");
+    let text = scenario(&incident, 4);
+    let loaded = scenario::parse(Path::new("incident.toml"), &text)
+        .unwrap_or_else(|error| panic!("{error}\n{text}"));
+    assert_eq!(loaded.migration, incident.lone(1, 4).scenario().migration);
     // Another migration of the guest says it.
     let mut short = log();
     short.polls.truncate(15);

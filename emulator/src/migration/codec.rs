@@ -17,7 +17,7 @@ use super::wire::multifd::{FLAG_LZ4, FLAG_ZLIB, FLAG_ZSTD};
 
 /// 2 to this many bytes.
 const WINDOW_LOG: u32 = 15;
-/// Room for all that a codec holds back (miniz_oxide up to 85 kB): one that had to be asked twice for
+/// Room for all that zlib holds back (miniz_oxide up to 85 kB): one that had to be asked twice for
 /// the rest of a flush was seen to keep some of it.
 const ROOM: usize = 128 * 1024;
 /// Bytes of the length before an lz4 block.
@@ -63,7 +63,12 @@ pub fn flag(compression: Compression) -> u32 {
 /// Packs the pages of a channel.
 pub enum Packer {
     /// One stream.
-    Zlib(Box<Compress>),
+    Zlib {
+        /// Its state.
+        stream: Box<Compress>,
+        /// What it writes to. `compress_vec` would set all of a vector's spare room to zero at each page.
+        room: Box<[u8]>,
+    },
     /// One stream.
     Zstd(Box<Encoder<'static>>),
     /// Blocks.
@@ -73,7 +78,7 @@ pub enum Packer {
 impl std::fmt::Debug for Packer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Zlib(_) => "Zlib",
+            Self::Zlib { .. } => "Zlib",
             Self::Zstd(_) => "Zstd",
             Self::Lz4 => "Lz4",
         })
@@ -90,8 +95,9 @@ impl Packer {
         Ok(match params.compression {
             Compression::None => None,
             Compression::Zlib => {
-                let compress = Compress::new(flate2::Compression::new(level), true);
-                Some(Self::Zlib(compress.into()))
+                let stream = Compress::new(flate2::Compression::new(level), true).into();
+                let room = vec![0; ROOM].into();
+                Some(Self::Zlib { stream, room })
             }
             Compression::Zstd => {
                 let mut encoder =
@@ -115,9 +121,8 @@ impl Packer {
         last: bool,
         out: &mut Vec<u8>,
     ) -> Result<(), CodecError> {
-        out.reserve(ROOM);
         match self {
-            Self::Zlib(zlib) => zlib_page(zlib, page, last, out),
+            Self::Zlib { stream, room } => zlib_page(stream, room, page, last, out),
             Self::Zstd(zstd) => zstd_page(zstd, page, last, out).map_err(library("zstd")),
             Self::Lz4 => {
                 let start = out.len();
@@ -138,6 +143,7 @@ impl Packer {
 
 fn zlib_page(
     zlib: &mut Compress,
+    room: &mut [u8],
     page: &[u8],
     last: bool,
     out: &mut Vec<u8>,
@@ -149,16 +155,17 @@ fn zlib_page(
     };
     let mut left = page;
     loop {
-        let before = zlib.total_in();
-        zlib.compress_vec(left, out, flush)
+        let before = (zlib.total_in(), zlib.total_out());
+        zlib.compress(left, room, flush)
             .map_err(|error| library("zlib")(error.into()))?;
-        let taken = usize::try_from(zlib.total_in() - before).unwrap_or(left.len());
-        left = &left[taken..];
+        let since = |now: u64, then: u64| usize::try_from(now - then).unwrap_or(0);
+        let made = since(zlib.total_out(), before.1);
+        out.extend_from_slice(&room[..made]);
+        left = &left[since(zlib.total_in(), before.0)..];
         // With room left over nothing is held back.
-        if left.is_empty() && out.len() < out.capacity() {
+        if left.is_empty() && made < room.len() {
             return Ok(());
         }
-        out.reserve(ROOM);
     }
 }
 

@@ -157,6 +157,12 @@ pub enum DestinationError {
         /// How many.
         gone: usize,
     },
+    /// Post-copy: a page that the guest may be waiting for is none.
+    #[error("page {page} came, and what came is no page of this guest")]
+    Damaged {
+        /// The page.
+        page: u32,
+    },
     /// Post-copy: the stream ended and pages were missing. The guest is lost.
     #[error("the stream ended and {pages} pages had not come; the guest is lost")]
     PagesMissing {
@@ -213,6 +219,10 @@ pub struct DestinationOutcome {
 /// Ownership: until [`DestinationGuest::commit_and_resume`] succeeds the source owns the guest,
 /// and every error of this function promises that the guest was not started here and will not be.
 /// After it the guest is here whatever happens to the connection, so nothing fails any more.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "its connections close with it"
+)]
 #[must_use]
 pub fn run_destination(job: DestinationJob) -> DestinationOutcome {
     let job = &job;
@@ -362,7 +372,9 @@ impl<'a> Receiver<'a> {
                 start += taken;
                 match event {
                     Event::Header(found) => header = Some(self.begin(found)?),
-                    Event::Page { page, bytes } => self.pages.take(page, bytes),
+                    Event::Page { page, bytes } => {
+                        self.pages.take(page, bytes);
+                    }
                     Event::ZeroPage { page } => self.pages.take_zero(page),
                     Event::Delta { page, encoding } => self.pages.take_delta(page, encoding)?,
                     Event::RamList | Event::MultifdFlush => self.meet()?,
@@ -370,6 +382,7 @@ impl<'a> Receiver<'a> {
                     Event::State(bytes) => state = Some(postcard::from_bytes(bytes)?),
                     Event::End => {
                         let (header, state) = header.zip(state).expect("the decoder keeps order");
+                        self.shared.close(self.job)?;
                         self.load()?;
                         return Ok(Received::Whole(header, state));
                     }

@@ -86,7 +86,10 @@ fn add_postcopy(answer: &mut Value, postcopy: &PostcopyDestination) {
 fn engine_statistics(engine: EngineKind, report: &SourceReport) -> Value {
     let pages = |round: &Round| round.normal_pages + round.zero_pages;
     match engine {
-        EngineKind::Qemu | EngineKind::StopAndCopy | EngineKind::PostCopy => Value::Null,
+        EngineKind::Qemu
+        | EngineKind::QemuRounds
+        | EngineKind::StopAndCopy
+        | EngineKind::PostCopy => Value::Null,
         // `struct precopy_stats` as the policy last saw it.
         EngineKind::Xen | EngineKind::XenLegacy => {
             let live = || report.rounds.iter().filter(|round| !round.paused);

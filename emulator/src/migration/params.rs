@@ -176,6 +176,9 @@ pub enum EngineKind {
     XenLegacy,
     /// Cloud Hypervisor's.
     CloudHypervisor,
+    /// QEMU's stream with the loop of textbooks, as a study patched QEMU 8.1: each round whole, until a reading
+    /// finds few pages, or for so many rounds.
+    QemuRounds,
     /// No pre-copy: the guest is stopped, sent over QEMU's stream, and started.
     StopAndCopy,
     /// No pre-copy: the guest is stopped, its device state sent, and everything else pulled. QEMU's
@@ -189,6 +192,7 @@ pub const ENGINES: &[(&str, EngineKind)] = &[
     ("xen", EngineKind::Xen),
     ("xen-legacy", EngineKind::XenLegacy),
     ("cloud-hypervisor", EngineKind::CloudHypervisor),
+    ("qemu-rounds", EngineKind::QemuRounds),
     ("stop-and-copy", EngineKind::StopAndCopy),
     ("post-copy", EngineKind::PostCopy),
 ];
@@ -213,7 +217,7 @@ impl EngineKind {
     #[must_use]
     pub fn format(self) -> Format {
         match self {
-            Self::Qemu | Self::StopAndCopy | Self::PostCopy => Format::Qemu,
+            Self::Qemu | Self::QemuRounds | Self::StopAndCopy | Self::PostCopy => Format::Qemu,
             Self::Xen | Self::XenLegacy => Format::Xen,
             Self::CloudHypervisor => Format::CloudHypervisor,
         }
@@ -240,7 +244,7 @@ impl EngineKind {
             "zero-page-detection" => self.format() == Format::Qemu,
             "connections" => self == Self::CloudHypervisor,
             // The others wait for the destination always.
-            "return-path" => matches!(self, Self::Qemu | Self::StopAndCopy),
+            "return-path" => matches!(self, Self::Qemu | Self::QemuRounds | Self::StopAndCopy),
             "postcopy-ram" | "postcopy-after-precopy" | "timeout-postcopy" => self == Self::Qemu,
             "postcopy-preempt"
             | "max-postcopy-bandwidth"
@@ -249,7 +253,8 @@ impl EngineKind {
             | "postcopy-recover-interval"
             | "postcopy-recover-timeout" => matches!(self, Self::Qemu | Self::PostCopy),
             // They re-arm the log as they read it.
-            "reprotect" | "page-tables" => self == Self::Qemu,
+            "reprotect" => matches!(self, Self::Qemu | Self::QemuRounds),
+            "page-tables" => self == Self::Qemu,
             "downtime-limit" => matches!(self, Self::Qemu | Self::CloudHypervisor),
             "timeout" | "timeout-strategy" => self == Self::CloudHypervisor,
             // Other guests announce themselves.
@@ -317,7 +322,10 @@ impl MigrationParams {
     #[must_use]
     pub fn effective_reprotect(&self) -> Reprotect {
         match self.engine {
-            EngineKind::Qemu | EngineKind::StopAndCopy | EngineKind::PostCopy => self.reprotect,
+            EngineKind::Qemu
+            | EngineKind::QemuRounds
+            | EngineKind::StopAndCopy
+            | EngineKind::PostCopy => self.reprotect,
             EngineKind::Xen | EngineKind::XenLegacy | EngineKind::CloudHypervisor => {
                 Reprotect::AtSync
             }

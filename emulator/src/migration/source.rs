@@ -128,7 +128,7 @@ pub enum SourceError {
     #[error("the process of the VM died at the source")]
     Crashed,
     /// The manager says so.
-    #[error("the destination's host is dead")]
+    #[error("the destination is dead or has given up: no word will come from it")]
     DestinationGone,
     /// The orchestrator's time limit.
     #[error("the completion timeout passed")]
@@ -223,6 +223,8 @@ pub trait Observer: Send + Sync {
     fn before_round(&self, _number: u32) {}
     /// A phase begins or ends.
     fn phase(&self, _phase: Phase, _begins: bool, _at_ns: u64) {}
+    /// The log was read and a round begins: QMP's `MIGRATION_PASS`.
+    fn pass(&self, _round: &Round) {}
     /// A round ended.
     fn round(&self, _round: &Round) {}
     /// The switchover rule read the log or ended the rounds.
@@ -268,6 +270,8 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
     let status = match end {
         SourceEnd::Completed => Status::Completed,
         SourceEnd::Cancelled => Status::Cancelled,
+        // Too late for the source alone; the guest is at the destination if that had started it.
+        SourceEnd::Undecided if matches!(result, Err(SourceError::Cancelled)) => Status::Cancelled,
         SourceEnd::Failed | SourceEnd::Undecided | SourceEnd::Crashed => Status::Failed,
     };
     session.publish(status_word(status));

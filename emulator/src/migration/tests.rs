@@ -266,6 +266,7 @@ impl World {
             units: EngineUnits {
                 check_pages: 64,
                 stop_pages: 50,
+                rounds_stop_pages: 5000,
             },
             xen_batch_pages: 1024,
             packet_pages: 128,
@@ -442,7 +443,7 @@ fn without_a_return_path_the_source_completes_first_and_keeps_the_guest_until_to
 fn auto_converge_throttles_step_by_step_and_lets_go_at_the_end() {
     let world = World::new(50.0);
     let (client, server) = pair();
-    let mut source = world.source_job(
+    let source = world.source_job(
         MigrationParams {
             auto_converge: AutoConvergeParams {
                 enabled: true,
@@ -452,11 +453,17 @@ fn auto_converge_throttles_step_by_step_and_lets_go_at_the_end() {
         },
         client,
     );
-    // Two looks of a second each before each step.
-    source.deadline_ns = Some(mono_ns() + 5_500_000_000);
+    let control = Arc::clone(&source.control);
     let destination = world.destination_job(server);
     let sent = std::thread::scope(|scope| {
         scope.spawn(move || run_destination(destination));
+        // Two looks of a second each before each step: the third is far away when the second is seen.
+        scope.spawn(|| {
+            while world.source.throttled.lock().unwrap().len() < 2 && world.source.runs() {
+                crate::clock::sleep_until(mono_ns() + 1_000_000);
+            }
+            assert!(control.cancel());
+        });
         let sent = run_source(&source, &NoObserver);
         drop(source);
         sent
@@ -529,23 +536,20 @@ fn cancelling_leaves_the_guest_at_the_source() {
     );
     let destination = world.destination_job(server);
     let destinations = Arc::clone(&destination.control);
-    let (sent, received, took_ns) = std::thread::scope(|scope| {
+    let (sent, received) = std::thread::scope(|scope| {
         let receiving = scope.spawn(move || run_destination(destination));
         let sending = scope.spawn(|| run_source(&source, &NoObserver));
         while source.control.progress().transferred_bytes < 1_000_000 {
             std::thread::yield_now();
         }
-        let asked = mono_ns();
+        // 3 s of it are left at its rate: one that came late would find it completed.
         assert!(source.control.cancel());
-        let sent = sending.join().unwrap();
-        let took_ns = mono_ns() - asked;
-        (sent, receiving.join().unwrap(), took_ns)
+        (sending.join().unwrap(), receiving.join().unwrap())
     });
     assert_eq!(
         (sent.end, sent.report.status),
         (SourceEnd::Cancelled, Status::Cancelled)
     );
-    assert!(took_ns < 1_000_000_000, "cancelled within {took_ns} ns");
     assert!(received.report.resumed_ns.is_none());
     assert_eq!(destinations.side(), DestinationSide::Abandoned);
     assert_eq!(source.control.progress().status, "cancelled");
@@ -573,24 +577,32 @@ fn a_guest_that_never_converges_is_given_up_at_the_deadline() {
     world.next_migration_succeeds();
 }
 
-/// Reads until the event of that name, then drops the connection.
+/// Whether it is the event of that name.
+fn is_named(event: &Event<'_>, name: &str) -> bool {
+    matches!(
+        (name, event),
+        ("Header", Event::Header(_))
+            | ("RamList", Event::RamList)
+            | ("Page", Event::Page { .. })
+            | ("final round", Event::SectionBegin { last: true })
+            | ("State", Event::State(_))
+            | ("End", Event::End)
+    )
+}
+
+/// Reads until the event of that name, then drops the connection. Faster than the guest writes, on a busy
+/// computer too, or it never comes.
 fn close_at(mut socket: TcpStream, name: &str) {
-    let (mut decoder, mut buffer, mut piece) = (Decoder::default(), Vec::new(), [0; 8192]);
+    let (mut decoder, mut buffer, mut piece) = (Decoder::default(), Vec::new(), [0; 65_536]);
     loop {
-        while let Some((taken, event)) = decoder.decode(&buffer).unwrap() {
-            let seen = match event {
-                Event::SectionBegin { last: true } => "final round".to_owned(),
-                event => format!("{event:?}")
-                    .split([' ', '('])
-                    .next()
-                    .unwrap()
-                    .to_owned(),
-            };
-            if seen == name {
+        let mut start = 0;
+        while let Some((taken, event)) = decoder.decode(&buffer[start..]).unwrap() {
+            if is_named(&event, name) {
                 return;
             }
-            buffer.drain(..taken);
+            start += taken;
         }
+        buffer.drain(..start);
         match socket.read(&mut piece) {
             Ok(0) | Err(_) => return,
             Ok(bytes) => buffer.extend_from_slice(&piece[..bytes]),

@@ -1,20 +1,34 @@
-//! KubeVirt's migration monitor (`virt-launcher`, `live-migration-source.go`).
+//! KubeVirt's migration monitor (`virt-launcher`, `live-migration-monitor.go`).
 //!
 //! ```text
-//! pre-copy ── elapsed > acceptable ──► post-copy allowed: post-copy, never touched again
-//!                                      disruption allowed: paused, until 2 × acceptable, then abort
+//! pre-copy ── elapsed > acceptable ──► disruption allowed: post-copy if allowed, never touched again;
+//!                                        else paused, until 2 × acceptable, then abort
 //!                                      else: abort
-//!          ── nothing gained for progressTimeout ──► abort (paused too)
+//!          ── no less left than at the look before, for progressTimeout ──► abort (paused too)
 //! ```
+//!
+//! Two parts that feature gates open in KubeVirt 1.9 (alpha): `tuning`, the downtime limit in steps (VEP 291), and
+//! `stall`, which takes the place of all of the above (VEP 248). Never inside: VFIO's exceptions.
 
-use super::{Deed, Look, NS_PER_MS, gib};
+mod stall;
+mod tuning;
+
+pub use stall::StallDetectorParams;
+pub use tuning::DowntimeTuningParams;
+
+use super::{Deed, Look, NS_PER_MS};
 use serde::{Deserialize, Serialize};
+use stall::StallMonitor;
+use tuning::Tuning;
 
 /// `monitorSleepPeriodMS`.
 pub(super) const POLL_MS: u64 = 400;
+const NS_PER_S: u64 = 1_000_000_000;
+/// `completionTimeoutPerGiB` is multiplied by `Quantity.ScaledValue(Giga)`: 10⁹ bytes, rounded up.
+const GIGA: u64 = 1_000_000_000;
 
 /// `MigrationConfiguration`, with its defaults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct KubevirtParams {
     /// ms; 0 is never.
@@ -29,10 +43,16 @@ pub struct KubevirtParams {
     pub bandwidth_per_migration: u64,
     /// It is the migrations' `auto-converge`.
     pub allow_auto_converge: bool,
-    /// Whether the guest may be switched to post-copy.
+    /// Whether the guest may be switched to post-copy, if it may be disrupted.
     pub allow_post_copy: bool,
-    /// Whether the guest may be stopped; as `allow_post_copy` if `None`.
+    /// Whether the guest may be disrupted; as `allow_post_copy` if `None`.
     pub allow_workload_disruption: Option<bool>,
+    /// `maxDowntimeMs`: the most that counts as no disruption. Only the next two look at it.
+    pub max_downtime: u64,
+    /// Gate `MigrationDowntimeTuning`.
+    pub downtime_tuning: Option<DowntimeTuningParams>,
+    /// Gate `MigrationStallDetection`.
+    pub stall_detector: Option<StallDetectorParams>,
 }
 
 impl Default for KubevirtParams {
@@ -46,7 +66,22 @@ impl Default for KubevirtParams {
             allow_auto_converge: false,
             allow_post_copy: false,
             allow_workload_disruption: None,
+            max_downtime: 900,
+            downtime_tuning: None,
+            stall_detector: None,
         }
+    }
+}
+
+impl KubevirtParams {
+    fn disrupts(&self) -> bool {
+        self.allow_workload_disruption
+            .unwrap_or(self.allow_post_copy)
+    }
+
+    /// Whether a migration may be switched to post-copy: of a guest that may not be disrupted it may not.
+    pub(super) fn may_postcopy(&self) -> bool {
+        self.allow_post_copy && self.disrupts()
     }
 }
 
@@ -54,69 +89,99 @@ impl Default for KubevirtParams {
 enum Mode {
     PreCopy,
     Paused,
-    PostCopy,
+    /// Nothing is done any more: in post-copy it can only be finished.
+    Over,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Kubevirt {
     params: KubevirtParams,
-    acceptable_ns: u64,
     begin_ns: u64,
+    acceptable_ms: u64,
     mode: Mode,
-    /// The least that was ever left.
-    watermark: Option<u64>,
+    /// What was left when it was looked at last.
+    watermark: u64,
     progress_ns: u64,
+    tuning: Option<Tuning>,
+    stall: Option<StallMonitor>,
 }
 
 impl Kubevirt {
     pub(super) fn new(params: KubevirtParams, ram_bytes: u64, now_ns: u64) -> Self {
-        let acceptable_ms = params
-            .completion_timeout_per_gib
-            .saturating_mul(gib(ram_bytes, 1));
+        let acceptable_ms =
+            (params.completion_timeout_per_gib).saturating_mul(ram_bytes.div_ceil(GIGA));
+        let tuning = (params.downtime_tuning).map(|of| Tuning::new(of, params.max_downtime));
+        let stall = (params.stall_detector).map(|of| StallMonitor::new(of, &params, acceptable_ms));
         Self {
             params,
-            acceptable_ns: acceptable_ms.saturating_mul(NS_PER_MS),
             begin_ns: now_ns,
+            acceptable_ms,
             mode: Mode::PreCopy,
-            watermark: None,
+            watermark: 0,
             progress_ns: now_ns,
+            tuning: tuning.filter(|_| stall.is_none()),
+            stall,
         }
     }
 
-    pub(super) fn look(&mut self, now_ns: u64, seen: Look) -> Option<Deed> {
-        if self.mode == Mode::PostCopy {
-            return None; // it can only be finished
-        }
-        if (self.watermark).is_none_or(|least| seen.remaining_bytes < least) {
-            self.watermark = Some(seen.remaining_bytes);
-            self.progress_ns = now_ns;
+    pub(super) fn look(&mut self, now_ns: u64, seen: &Look) -> Vec<Deed> {
+        if self.mode == Mode::Over {
+            return Vec::new();
         }
         let elapsed_ns = now_ns.saturating_sub(self.begin_ns);
-        let over = |times: u64| {
-            self.acceptable_ns > 0 && elapsed_ns > self.acceptable_ns.saturating_mul(times)
+        let deeds = match &mut self.stall {
+            Some(stall) => stall.look(elapsed_ns, seen),
+            // Nobody listens to the events of passes.
+            None if seen.boundary => Vec::new(),
+            None => {
+                let tuned = (self.tuning.as_mut()).and_then(|tuning| tuning.look(now_ns, seen));
+                let patient = self.patience(now_ns, elapsed_ns / NS_PER_S, seen);
+                tuned.into_iter().chain(patient).collect()
+            }
         };
-        let disrupts = self
-            .params
-            .allow_workload_disruption
-            .unwrap_or(self.params.allow_post_copy);
-        let (late, given_up) = (over(1), over(2));
-        if self.mode == Mode::PreCopy && late && self.params.allow_post_copy {
-            self.mode = Mode::PostCopy;
-            return Some(Deed::StartPostcopy);
+        let ends = |deed: &Deed| matches!(deed, Deed::Abort { .. } | Deed::StartPostcopy);
+        if deeds.iter().any(ends) {
+            self.mode = Mode::Over;
         }
-        if self.mode == Mode::PreCopy && late && disrupts {
+        deeds
+    }
+
+    /// The monitor without the stall detector. It counts in whole seconds.
+    fn patience(&mut self, now_ns: u64, elapsed_s: u64, seen: &Look) -> Option<Deed> {
+        if self.watermark == 0 || seen.remaining_bytes < self.watermark {
+            self.progress_ns = now_ns;
+        }
+        self.watermark = seen.remaining_bytes;
+        let elapsed_ms = elapsed_s.saturating_mul(1000);
+        let late = self.acceptable_ms > 0 && elapsed_ms > self.acceptable_ms;
+        let stuck_s = now_ns.saturating_sub(self.progress_ns) / NS_PER_S;
+        let patience_ms = self.params.progress_timeout;
+        if late && self.params.disrupts() && self.mode == Mode::PreCopy {
+            if self.params.allow_post_copy {
+                return Some(Deed::StartPostcopy);
+            }
             self.mode = Mode::Paused;
+            self.acceptable_ms = self.acceptable_ms.saturating_mul(2);
             return Some(Deed::Suspend);
         }
-        if given_up || (late && self.mode == Mode::PreCopy) {
-            let s = elapsed_ns / 1_000_000_000;
-            let why = format!("not completed after {s} s");
+        if patience_ms > 0 && stuck_s.saturating_mul(1000) > patience_ms {
+            let why = format!("stuck for {stuck_s} s");
             return Some(Deed::Abort { why });
         }
-        let stuck_ns = now_ns.saturating_sub(self.progress_ns);
-        let patience_ns = self.params.progress_timeout.saturating_mul(NS_PER_MS);
-        (patience_ns > 0 && stuck_ns > patience_ns).then(|| Deed::Abort {
-            why: format!("stuck for {} s", stuck_ns / 1_000_000_000),
+        late.then(|| Deed::Abort {
+            why: format!("not completed after {elapsed_s} s"),
         })
     }
+}
+
+/// Whole ms, saturated.
+fn whole_ms(ms: f64) -> u64 {
+    let time = std::time::Duration::try_from_secs_f64(ms / 1000.0).ok();
+    let ms = time.and_then(|time| u64::try_from(time.as_millis()).ok());
+    ms.unwrap_or(u64::MAX)
+}
+
+/// The limit that a deed sets, ms.
+fn limit(ms: u64) -> Deed {
+    Deed::DowntimeLimit(ms)
 }

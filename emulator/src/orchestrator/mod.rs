@@ -10,7 +10,7 @@ mod nova;
 #[cfg(test)]
 mod tests;
 
-pub use kubevirt::KubevirtParams;
+pub use kubevirt::{DowntimeTuningParams, KubevirtParams, StallDetectorParams};
 pub use libvirt::{LibvirtParams, OnTimeout};
 pub use nova::{NovaParams, TimeoutAction};
 
@@ -24,7 +24,7 @@ const NS_PER_MS: u64 = 1_000_000;
 const GIB: u64 = 1 << 30;
 
 /// Whose policy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OrchestratorSpec {
     /// `completion-timeout` of `[migration]`, and nothing else.
@@ -68,13 +68,36 @@ impl OrchestratorSpec {
     pub fn wants_postcopy(&self) -> bool {
         match self {
             Self::Timeout => false,
-            Self::Kubevirt(params) => params.allow_post_copy,
+            Self::Kubevirt(params) => params.may_postcopy(),
             Self::Nova(params) => {
                 params.live_migration_timeout_action == TimeoutAction::ForceComplete
                     && params.live_migration_permit_post_copy
             }
             Self::Libvirt(params) => params.on_timeout == OnTimeout::Postcopy,
         }
+    }
+
+    /// Its time with a migration of so much RAM, of which QMP's `setup` began at `setup_ns`. All of the originals
+    /// start their clock as they give the command to libvirt, whose own work before QEMU's `setup` is not
+    /// emulated; so does whoever cancels by hand over QMP. `timeout_ms` is `completion-timeout` of `[migration]`.
+    #[must_use]
+    pub fn begin(&self, ram_bytes: u64, timeout_ms: Option<u64>, setup_ns: u64) -> Time {
+        let patience = Patience::new(self, ram_bytes, setup_ns);
+        match patience.zip(self.poll_ns()) {
+            Some((patience, poll_ns)) => Time::Looks {
+                patience,
+                at_ns: setup_ns.saturating_add(poll_ns),
+            },
+            None => Time::CancelAt(
+                timeout_ms.map(|ms| setup_ns.saturating_add(ms.saturating_mul(NS_PER_MS))),
+            ),
+        }
+    }
+
+    /// Whether it looks at the end of each pass too, and then waits as long as ever for the next look.
+    #[must_use]
+    pub fn minds_passes(&self) -> bool {
+        matches!(self, Self::Kubevirt(params) if params.stall_detector.is_some())
     }
 
     /// How often it looks, ns; `None`: never.
@@ -89,11 +112,33 @@ impl OrchestratorSpec {
     }
 }
 
-/// What it sees of a migration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// When something is done about a migration.
+#[derive(Debug, Clone)]
+pub enum Time {
+    /// Whenever the policy has looked and says so.
+    Looks {
+        /// The policy.
+        patience: Patience,
+        /// When it looks first, ns.
+        at_ns: u64,
+    },
+    /// It is cancelled then, ns; `None`: never.
+    CancelAt(Option<u64>),
+}
+
+/// What it sees of a migration: `query-migrate`, at a look or as an event of a pass has come.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Look {
     /// Bytes known dirty.
     pub remaining_bytes: u64,
+    /// QMP's `dirty-sync-count`, libvirt's `MemIteration`.
+    pub iteration: u64,
+    /// `mbps` of the last 100 ms window as bytes/s; 0 until there was one.
+    pub bandwidth: f64,
+    /// The guest is stopped for the switchover.
+    pub paused: bool,
+    /// The log was just read: QMP's `MIGRATION_PASS`.
+    pub boundary: bool,
 }
 
 /// What it does about it.
@@ -118,7 +163,7 @@ pub struct Patience(Of);
 
 #[derive(Debug, Clone)]
 enum Of {
-    Kubevirt(Kubevirt),
+    Kubevirt(Box<Kubevirt>),
     Nova(Nova),
     Libvirt(Libvirt),
 }
@@ -130,19 +175,20 @@ impl Patience {
         Some(Self(match spec {
             OrchestratorSpec::Timeout => return None,
             OrchestratorSpec::Kubevirt(params) => {
-                Of::Kubevirt(Kubevirt::new(*params, ram_bytes, now_ns))
+                Of::Kubevirt(Box::new(Kubevirt::new(*params, ram_bytes, now_ns)))
             }
             OrchestratorSpec::Nova(params) => Of::Nova(Nova::new(*params, ram_bytes, now_ns)),
             OrchestratorSpec::Libvirt(params) => Of::Libvirt(Libvirt::new(*params, now_ns)),
         }))
     }
 
-    /// Looks; to be asked every [`OrchestratorSpec::poll_ns`].
-    pub fn look(&mut self, now_ns: u64, seen: Look) -> Option<Deed> {
+    /// Looks; to be asked every [`OrchestratorSpec::poll_ns`], and at passes.
+    pub fn look(&mut self, now_ns: u64, seen: &Look) -> Vec<Deed> {
         match &mut self.0 {
             Of::Kubevirt(policy) => policy.look(now_ns, seen),
-            Of::Nova(policy) => policy.look(now_ns),
-            Of::Libvirt(policy) => policy.look(now_ns),
+            Of::Nova(_) | Of::Libvirt(_) if seen.boundary => Vec::new(),
+            Of::Nova(policy) => policy.look(now_ns).into_iter().collect(),
+            Of::Libvirt(policy) => policy.look(now_ns).into_iter().collect(),
         }
     }
 }

@@ -2,94 +2,24 @@
 
 use super::*;
 
+mod kubevirt;
+
 const S: u64 = 1_000_000_000;
 
 fn at(policy: &mut Patience, s: u64, remaining: u64) -> Option<Deed> {
     let seen = Look {
         remaining_bytes: remaining,
+        ..Look::default()
     };
-    policy.look(s * S, seen)
-}
-
-fn kubevirt(params: KubevirtParams, gib: u64) -> Patience {
-    Patience::new(&OrchestratorSpec::Kubevirt(params), gib * GIB, 0).unwrap()
+    let mut deeds = policy.look(s * S, &seen);
+    assert!(deeds.len() <= 1, "{deeds:?}");
+    deeds.pop()
 }
 
 fn aborted(deed: Option<Deed>) -> String {
     match deed {
         Some(Deed::Abort { why }) => why,
         other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn kubevirt_aborts_after_150_s_a_gib() {
-    let mut policy = kubevirt(KubevirtParams::default(), 2);
-    // 300 s: more is too long. What is left decreases all the while.
-    for s in (0..=300).step_by(100) {
-        assert_eq!(at(&mut policy, s, 10_000 - s), None, "{s}");
-    }
-    assert_eq!(
-        aborted(at(&mut policy, 301, 1)),
-        "not completed after 301 s"
-    );
-    // Less than a GiB is taken for one.
-    let mut small = Patience::new(
-        &OrchestratorSpec::Kubevirt(KubevirtParams::default()),
-        GIB / 8,
-        5 * S,
-    )
-    .unwrap();
-    assert_eq!(at(&mut small, 155, 3), None);
-    assert!(at(&mut small, 156, 2).is_some());
-}
-
-#[test]
-fn kubevirt_aborts_what_gains_nothing() {
-    let mut policy = kubevirt(KubevirtParams::default(), 16);
-    assert_eq!(at(&mut policy, 0, 500), None);
-    assert_eq!(at(&mut policy, 100, 400), None);
-    // More again, and as little as before: neither is less than ever.
-    assert_eq!(at(&mut policy, 150, 900), None);
-    assert_eq!(at(&mut policy, 240, 400), None);
-    assert_eq!(at(&mut policy, 250, 500), None);
-    assert_eq!(aborted(at(&mut policy, 251, 500)), "stuck for 151 s");
-    let never = KubevirtParams {
-        progress_timeout: 0,
-        ..KubevirtParams::default()
-    };
-    let mut policy = kubevirt(never, 16);
-    assert_eq!(at(&mut policy, 0, 500), None);
-    assert_eq!(at(&mut policy, 2000, 500), None);
-}
-
-#[test]
-fn kubevirt_disrupts_where_it_may_and_gives_up_at_twice_the_time() {
-    let allowed = KubevirtParams {
-        allow_workload_disruption: Some(true),
-        ..KubevirtParams::default()
-    };
-    let mut policy = kubevirt(allowed, 1);
-    assert_eq!(at(&mut policy, 150, 900), None);
-    assert_eq!(at(&mut policy, 151, 800), Some(Deed::Suspend));
-    assert_eq!(at(&mut policy, 152, 700), None, "once");
-    assert_eq!(at(&mut policy, 300, 600), None);
-    assert_eq!(
-        aborted(at(&mut policy, 301, 500)),
-        "not completed after 301 s"
-    );
-}
-
-#[test]
-fn kubevirt_never_aborts_post_copy() {
-    let allowed = KubevirtParams {
-        allow_post_copy: true,
-        ..KubevirtParams::default()
-    };
-    let mut policy = kubevirt(allowed, 1);
-    assert_eq!(at(&mut policy, 151, 800), Some(Deed::StartPostcopy));
-    for s in [152, 400, 100_000] {
-        assert_eq!(at(&mut policy, s, 800), None);
     }
 }
 
@@ -144,4 +74,35 @@ fn virsh_suspends_once() {
     assert_eq!(at(&mut policy, 37, 1), Some(Deed::Suspend));
     assert_eq!(at(&mut policy, 99, 1), None);
     assert!(Patience::new(&OrchestratorSpec::Timeout, GIB, 0).is_none());
+}
+
+/// A source that takes 700 ms to begin loses nothing of its time: real ones were cancelled 60.000 s after the
+/// command, `total-time` 60,000 ms, whatever came before.
+#[test]
+fn an_orchestrators_clock_starts_with_setup() {
+    let setup_ns = 7 * S / 10;
+    let cancel_at = |ms| match OrchestratorSpec::Timeout.begin(GIB, ms, setup_ns) {
+        Time::CancelAt(at_ns) => at_ns,
+        looks @ Time::Looks { .. } => panic!("{looks:?}"),
+    };
+    assert_eq!(cancel_at(Some(60_000)), Some(60 * S + setup_ns));
+    assert_eq!(cancel_at(None), None);
+    assert_eq!(cancel_at(Some(u64::MAX)), Some(u64::MAX), "never");
+    let begun = |spec: OrchestratorSpec| match spec.begin(GIB, None, setup_ns) {
+        Time::Looks { patience, at_ns } => (patience, at_ns),
+        never @ Time::CancelAt(_) => panic!("{never:?}"),
+    };
+    let (_, at_ns) = begun(OrchestratorSpec::Kubevirt(KubevirtParams::default()));
+    assert_eq!(at_ns, setup_ns + 400 * NS_PER_MS);
+    let (_, at_ns) = begun(OrchestratorSpec::Nova(NovaParams::default()));
+    assert_eq!(at_ns, setup_ns + 500 * NS_PER_MS);
+    let params = LibvirtParams {
+        timeout: 2000,
+        on_timeout: OnTimeout::Suspend,
+    };
+    let (mut virsh, at_ns) = begun(OrchestratorSpec::Libvirt(params));
+    assert_eq!(at_ns, setup_ns + 500 * NS_PER_MS);
+    assert_eq!(virsh.look(setup_ns + 2 * S - 1, &Look::default()), []);
+    let suspended = virsh.look(setup_ns + 2 * S, &Look::default());
+    assert_eq!(suspended, [Deed::Suspend]);
 }

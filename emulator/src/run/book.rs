@@ -10,6 +10,7 @@ use crate::control::message::{PathSeen, ProbeSeen, SourceEnding};
 use crate::ids::ProbeId;
 use crate::migration::faults::FaultStruck;
 use crate::migration::record::{DeedDone, DestinationReport, Owner, Prediction, SourceReport};
+use crate::migration::source::SourceError;
 use crate::orchestrator::Patience;
 
 /// One end's part.
@@ -65,10 +66,10 @@ pub struct Ongoing {
     pub cancel_at_ns: Option<u64>,
     /// What models say of it.
     pub predictions: Vec<Prediction>,
-    /// Its links are being watched.
+    /// The source was told to start, and its links are being watched.
     pub watched: bool,
-    /// When the source was told to start, monotonic ns.
-    pub started_ns: Option<u64>,
+    /// When the source took the command, monotonic ns: QMP's `setup` began.
+    pub begun_ns: Option<u64>,
     /// What the scenario has done to it so far.
     pub faults: Vec<FaultStruck>,
     /// The orchestrator's patience with it, and when it looks next, monotonic ns.
@@ -90,6 +91,10 @@ pub struct Ongoing {
     crashed_there: bool,
     error: Option<String>,
     told: bool,
+    /// The source was told that no word will come.
+    told_gone: bool,
+    /// Cancelled when only the destination could still promise not to start.
+    cancelled_late: bool,
 }
 
 /// What follows from what is known.
@@ -97,6 +102,8 @@ pub struct Ongoing {
 pub enum Verdict {
     /// Wait.
     Open,
+    /// Tell the source that no word of the destination will come; asked once.
+    TellGone,
     /// Tell the source whether the destination committed; asked once.
     Tell {
         /// Whether it did.
@@ -120,7 +127,7 @@ impl Ongoing {
             cancel_at_ns: None,
             predictions: Vec::new(),
             watched: false,
-            started_ns: None,
+            begun_ns: None,
             faults: Vec::new(),
             patience: None,
             deeds: Vec::new(),
@@ -134,6 +141,8 @@ impl Ongoing {
             crashed_there: false,
             error: None,
             told: false,
+            told_gone: false,
+            cancelled_late: false,
         }
     }
 
@@ -192,7 +201,7 @@ impl Ongoing {
         *self = Self {
             predictions: std::mem::take(&mut self.predictions),
             watched: self.watched,
-            started_ns: self.started_ns,
+            begun_ns: self.begun_ns,
             faults: std::mem::take(&mut self.faults),
             deeds: std::mem::take(&mut self.deeds),
             over: self.over,
@@ -203,6 +212,24 @@ impl Ongoing {
     /// The source was told what became of the guest.
     pub fn told(&mut self) {
         self.told = true;
+    }
+
+    /// The source was told that no word of the destination will come.
+    pub fn told_gone(&mut self) {
+        self.told_gone = true;
+    }
+
+    /// A cancel came when the source had sent everything: whether the destination is to be asked for
+    /// its promise.
+    pub fn cancelled_late(&mut self) -> bool {
+        self.cancelled_late = true;
+        self.over.is_none() && self.committed_ns.is_none() && !self.destination.is_over()
+    }
+
+    /// Whether it came to nothing by such a cancel.
+    #[must_use]
+    pub fn was_cancelled_late(&self, owner: Owner) -> bool {
+        self.cancelled_late && owner == Owner::Source
     }
 
     /// There is no such end, and never was.
@@ -263,7 +290,7 @@ impl Ongoing {
     /// The source was started and has not ended, as far as is known.
     #[must_use]
     pub fn is_sending(&self) -> bool {
-        self.started_ns.is_some() && matches!(self.source, Part::Open)
+        self.watched && matches!(self.source, Part::Open)
     }
 
     /// Nothing more will be heard of the source.
@@ -290,10 +317,18 @@ impl Ongoing {
         if self.crashed_there {
             return Some("the process of the VM died at the destination".to_owned());
         }
+        if self.was_cancelled_late(self.owner_so_far()) {
+            return Some("cancelled".to_owned());
+        }
+        let own = self.source().and_then(|done| done.report.error.clone());
+        let theirs = || self.destination().and_then(|report| report.error.clone());
+        // A source that was told to wait no longer knows less than who gave up.
+        let gone = SourceError::DestinationGone.to_string();
         self.error
             .clone()
-            .or_else(|| self.source().and_then(|done| done.report.error.clone()))
-            .or_else(|| self.destination().and_then(|report| report.error.clone()))
+            .or_else(|| own.clone().filter(|error| *error != gone))
+            .or_else(theirs)
+            .or(own)
             .or_else(|| match (&self.source, &self.destination) {
                 (Part::Lost, _) => lost("source"),
                 (_, Part::Lost) => lost("destination"),
@@ -310,8 +345,19 @@ impl Ongoing {
         postcopy.is_some() && in_doubt && !self.destination.is_over()
     }
 
-    /// What follows; to be asked again after every change and after every `Tell`.
+    /// Whether the source waits for a word that cannot come: no commit record was written, and none can
+    /// be, since whoever would write it has ended or is dead.
+    fn waits_in_vain(&self) -> bool {
+        let never = matches!(self.destination, Part::Done(_) | Part::Lost);
+        self.is_sending() && never && self.committed_ns.is_none()
+    }
+
+    /// What follows; to be asked again after every change and after every `Tell…`.
     pub fn verdict(&mut self) -> Verdict {
+        if self.waits_in_vain() && !self.told_gone {
+            self.told_gone = true;
+            return Verdict::TellGone;
+        }
         let there_is_known = (self.committed_ns.is_some() && !self.pulls())
             || (self.destination.is_over() && !matches!(self.destination, Part::Silent));
         if self.source_in_doubt() && !self.told && there_is_known {

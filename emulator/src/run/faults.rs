@@ -63,19 +63,19 @@ impl FaultBook {
     }
 
     /// Faults whose instant comes with the clock: number, migration, monotonic instant.
-    /// `started_ns` says when a migration was started, if it is under way; `mono_at` what trace
+    /// `begun_ns` says when a migration began, if it is under way; `mono_at` what trace
     /// time is on the clock.
     pub(super) fn timed(
         &self,
-        started_ns: impl Fn(MigrationId) -> Option<u64>,
+        begun_ns: impl Fn(MigrationId) -> Option<u64>,
         mono_at: impl Fn(u64) -> Option<u64>,
     ) -> Vec<(u32, u64)> {
         let at = |(fault, planned, state): (u32, &PlannedFault, State)| {
-            let started_ns = started_ns(planned.migration)?;
+            let begun_ns = begun_ns(planned.migration)?;
             let at_ns = match planned.when {
                 _ if state != State::Waiting => return None,
-                When::After { ns } => started_ns.saturating_add(ns),
-                When::Trace { ns } => mono_at(ns)?.max(started_ns),
+                When::After { ns } => begun_ns.saturating_add(ns),
+                When::Trace { ns } => mono_at(ns)?.max(begun_ns),
                 When::Phase(_) | When::Round(_) => return None,
             };
             Some((fault, at_ns))
@@ -149,12 +149,12 @@ impl Driver<'_> {
 
     /// Instants at which faults strike, as the clock goes now.
     pub(super) fn planned_instants(&self) -> Vec<(u32, u64)> {
-        let started = |migration: MigrationId| {
+        let begun = |migration: MigrationId| {
             let ongoing = self.ongoing.get(&migration)?;
-            ongoing.started_ns.filter(|_| ongoing.over.is_none())
+            ongoing.begun_ns.filter(|_| ongoing.over.is_none())
         };
         let mono_at = |ns| self.clock.mono_at(TraceNs(ns)).map(|at| at.0);
-        self.faults.timed(started, mono_at)
+        self.faults.timed(begun, mono_at)
     }
 
     async fn strike(&mut self, fault: u32, planned: PlannedFault) -> Result<(), RunError> {

@@ -7,6 +7,7 @@ use super::RunError;
 use super::book::{Ongoing, SourceDone, Verdict};
 use super::budget;
 use super::driver::Driver;
+use super::patience::shown;
 use crate::balance::moves::{Cancelled, Outcome};
 use crate::balance::view::Action;
 use crate::clock::mono_ns;
@@ -15,7 +16,6 @@ use crate::event::EventKind;
 use crate::ids::{HostId, MigrationId, VmId};
 use crate::migration::faults::End;
 use crate::migration::record::Owner;
-use crate::orchestrator::Look;
 use crate::timeline::Input;
 use std::net::SocketAddr;
 
@@ -128,15 +128,27 @@ impl Driver<'_> {
                 kind,
             })?);
         }
+        if let FromAgent::Begun { migration, at_ns } = message
+            && let Some(ongoing) = self.ongoing.get_mut(&migration)
+        {
+            ongoing.begun_ns = Some(at_ns);
+        }
         let Some(message) = self.controller_hears(host, message) else {
             return Ok(());
         };
+        match shown(&message) {
+            Some((migration, seen)) => self.looked(migration, seen).await,
+            None => self.manager_hears(message).await,
+        }
+    }
+
+    async fn manager_hears(&mut self, message: FromAgent) -> Result<(), RunError> {
         match message {
-            FromAgent::Progress {
-                migration,
-                remaining_bytes,
-                ..
-            } => self.looked(migration, Look { remaining_bytes }).await,
+            FromAgent::Begun { migration, at_ns } => {
+                self.begin_patience(migration, at_ns);
+                Ok(())
+            }
+            FromAgent::CancelTooLate(migration) => self.cancel_at_destination(migration).await,
             FromAgent::VmCrashed { migration } => {
                 self.update(migration, Ongoing::crashed_there).await
             }
@@ -193,8 +205,6 @@ impl Driver<'_> {
         };
         let (source, destination, vm) = (ongoing.of.source, ongoing.of.destination, ongoing.of.vm);
         ongoing.watched = true;
-        ongoing.started_ns = Some(mono_ns());
-        self.begin_patience(migration);
         let links = |from, to| {
             let path = self.scenario.network.path(from, to);
             path.into_iter().map(|link| link.id).collect()
@@ -260,6 +270,11 @@ impl Driver<'_> {
             }
             match ongoing.verdict() {
                 Verdict::Open => return Ok(()),
+                Verdict::TellGone => {
+                    let source = ongoing.of.source;
+                    self.tell(source, ToAgent::DestinationGone(migration))
+                        .await?;
+                }
                 Verdict::Tell { committed } => {
                     let source = ongoing.of.source;
                     self.tell(

@@ -6,28 +6,49 @@
 use super::RunError;
 use super::driver::Driver;
 use crate::clock::mono_ns;
-use crate::control::message::ToAgent;
+use crate::control::message::{FromAgent, ToAgent};
 use crate::ids::MigrationId;
 use crate::migration::faults::ParameterChange;
 use crate::migration::record::DeedDone;
-use crate::orchestrator::{Deed, Look, Patience};
+use crate::orchestrator::{Deed, Look, Time};
+
+/// What an answer to `query-migrate`, or the event of a pass, shows of a migration.
+pub(super) fn shown(message: &FromAgent) -> Option<(MigrationId, Look)> {
+    let FromAgent::Progress {
+        migration,
+        remaining_bytes,
+        round,
+        mbps,
+        paused,
+        pass,
+    } = *message
+    else {
+        return None;
+    };
+    let seen = Look {
+        remaining_bytes,
+        iteration: u64::from(round) + 1, // the sync of the setup counts
+        bandwidth: mbps * 1e6 / 8.0,
+        paused,
+        boundary: pass,
+    };
+    Some((migration, seen))
+}
 
 impl Driver<'_> {
-    /// The orchestrator's time with a migration begins: its policy's, or the timeout's.
-    pub(super) fn begin_patience(&mut self, id: MigrationId) {
+    /// The orchestrator's time with a migration begins, its policy's or the timeout's: with `setup`, as the
+    /// source tells it, so that no time of the emulator's own is taken from it.
+    pub(super) fn begin_patience(&mut self, id: MigrationId, setup_ns: u64) {
         let Some(ongoing) = self.ongoing.get_mut(&id) else {
             return;
         };
         // Times do not scale with space: they are those of the full-size VM.
         let k = u64::from(self.scenario.divided_by.max(1));
         let ram_bytes = self.scenario.vms[ongoing.of.vm.index()].ram_bytes * k;
-        let (now_ns, orchestrator) = (mono_ns(), &self.scenario.orchestrator);
-        ongoing.patience = Patience::new(orchestrator, ram_bytes, now_ns)
-            .zip(orchestrator.poll_ns())
-            .map(|(patience, poll_ns)| (patience, now_ns + poll_ns));
-        if ongoing.patience.is_none() {
-            let timeout_ms = self.scenario.migration.completion_timeout_ms(ram_bytes);
-            ongoing.cancel_at_ns = timeout_ms.map(|ms| now_ns + ms * 1_000_000);
+        let timeout_ms = self.scenario.migration.completion_timeout_ms(ram_bytes);
+        match (self.scenario.orchestrator).begin(ram_bytes, timeout_ms, setup_ns) {
+            Time::Looks { patience, at_ns } => ongoing.patience = Some((patience, at_ns)),
+            Time::CancelAt(at_ns) => ongoing.cancel_at_ns = at_ns,
         }
     }
 
@@ -65,10 +86,25 @@ impl Driver<'_> {
         let Some(ongoing) = self.ongoing.get_mut(&id) else {
             return Ok(());
         };
-        let (true, Some((patience, _))) = (ongoing.over.is_none(), &mut ongoing.patience) else {
+        let (true, Some((patience, at_ns))) = (ongoing.over.is_none(), &mut ongoing.patience)
+        else {
             return Ok(());
         };
-        let Some(deed) = patience.look(now_ns, seen) else {
+        let orchestrator = &self.scenario.orchestrator;
+        if seen.boundary
+            && orchestrator.minds_passes()
+            && let Some(poll_ns) = orchestrator.poll_ns()
+        {
+            *at_ns = now_ns + poll_ns;
+        }
+        for deed in patience.look(now_ns, &seen) {
+            self.does(id, now_ns, deed).await?;
+        }
+        Ok(())
+    }
+
+    async fn does(&mut self, id: MigrationId, now_ns: u64, deed: Deed) -> Result<(), RunError> {
+        let Some(ongoing) = self.ongoing.get_mut(&id) else {
             return Ok(());
         };
         let source = ongoing.of.source;

@@ -216,7 +216,7 @@ impl Driver<'_> {
             self.settle_destination(id).await?;
             if self.ongoing.get(&id).is_some_and(Ongoing::is_sending) {
                 // Nobody knows how long it has had: its time begins anew.
-                self.begin_patience(id);
+                self.begin_patience(id, now_ns);
             }
             self.update(id, |_| {}).await?;
         }

@@ -5,7 +5,9 @@ use super::{Scenario, explain, parse, scale};
 use crate::ids::MigrationId;
 use crate::migration::faults::{Action, End, When};
 use crate::migration::record::Phase;
-use crate::orchestrator::{KubevirtParams, OrchestratorSpec};
+use crate::orchestrator::{
+    DowntimeTuningParams, KubevirtParams, OrchestratorSpec, StallDetectorParams,
+};
 use netmodel::schedule::Amount;
 use std::path::Path;
 
@@ -101,6 +103,28 @@ fn kubevirts_options_have_its_defaults_and_reach_the_migrations() {
 }
 
 #[test]
+fn kubevirts_gates_are_opened_by_a_table() {
+    let scenario = parsed(
+        "[orchestrator]\npolicy = \"kubevirt\"\nmax-downtime = \"1050ms\"\ndowntime-tuning = {}\n\
+         stall-detector = { stall-margin = 5, stall-progress-timeout = \"20s\", ewma-alpha = 0.5 }",
+    );
+    assert_eq!(
+        scenario.orchestrator,
+        OrchestratorSpec::Kubevirt(KubevirtParams {
+            max_downtime: 1050,
+            downtime_tuning: Some(DowntimeTuningParams::default()),
+            stall_detector: Some(StallDetectorParams {
+                stall_margin: 5,
+                stall_progress_timeout: 20_000,
+                ewma_alpha: 0.5,
+                ..StallDetectorParams::default()
+            }),
+            ..KubevirtParams::default()
+        })
+    );
+}
+
+#[test]
 fn mistakes_are_named() {
     for (more, wanted) in [
         ("[[faults]]\nmigration = 1\ndo = \"cancel\"", "`at_phase`"),
@@ -149,6 +173,20 @@ fn mistakes_are_named() {
             "[[faults]]\nmigration = 1\nafter = \"1s\"\ndo = \"start-postcopy\"",
             "postcopy-ram = true",
         ),
+    ] {
+        named(more, wanted);
+    }
+}
+
+fn named(more: &str, wanted: &str) {
+    let shown = refused(&text(more));
+    assert!(shown.contains(wanted), "{more}: no {wanted} in\n{shown}");
+    assert_eq!(shown.matches("error:").count(), 1, "{shown}");
+}
+
+#[test]
+fn mistakes_of_orchestrators_are_named() {
+    for (more, wanted) in [
         ("[orchestrator]\npolicy = \"kubevrt\"", "kubevirt"),
         (
             "[orchestrator]\npolicy = \"nova\"\n[migration]\nengine = \"xen\"",
@@ -162,9 +200,19 @@ fn mistakes_are_named() {
             "[orchestrator]\npolicy = \"nova\"\nprogress-timeout = \"3s\"",
             "unknown key `progress-timeout`",
         ),
+        (
+            "[orchestrator]\npolicy = \"kubevirt\"\nmax-downtime = \"2001s\"",
+            "as KubeVirt asks",
+        ),
+        (
+            "[orchestrator]\npolicy = \"kubevirt\"\nstall-detector = { stall-progress-timeout = \"0s\" }",
+            "more than 0",
+        ),
+        (
+            "[orchestrator]\npolicy = \"kubevirt\"\ndowntime-tuning = {}\n[migration]\nengine = \"xen\"",
+            "policy kubevirt",
+        ),
     ] {
-        let shown = refused(&text(more));
-        assert!(shown.contains(wanted), "{more}: no {wanted} in\n{shown}");
-        assert_eq!(shown.matches("error:").count(), 1, "{shown}");
+        named(more, wanted);
     }
 }

@@ -6,6 +6,8 @@ use replay::Behaviour;
 use std::fs;
 use std::path::Path;
 use traces::class::{ClassPhase, Coupling, Variation};
+use traces::dirty::{PageWriteTrace, Run, Tick};
+use traces::store::page_write::write_page_writes;
 
 fn text(writes: &str) -> String {
     format!(
@@ -154,6 +156,11 @@ fn dividing_by_k_keeps_what_phases_share() {
 fn following(folder: &Path, trace: &str, writes: &str) -> (Scenario, Inputs) {
     let library = concat!(env!("CARGO_MANIFEST_DIR"), "/../traces/library");
     fs::copy(format!("{library}/{trace}.mbpw"), folder.join("t.mbpw")).unwrap();
+    loaded(folder, writes)
+}
+
+/// The same of the recording that lies there as `t.mbpw`.
+fn loaded(folder: &Path, writes: &str) -> (Scenario, Inputs) {
     let text = text(writes).replace("64MiB", "1GiB") + "[traces.t]\nfile = \"t.mbpw\"\n";
     let path = folder.join("s.toml");
     fs::write(&path, text).unwrap();
@@ -200,15 +207,27 @@ fn phases_come_back_from_the_run_directory() {
     }
 }
 
-/// A sweep over two grids is no class set of any kind.
+/// A sweep that comes round in two seconds is no class set of any kind: D(t) is a straight line and then level.
 #[test]
 fn the_best_may_be_the_recorded_pages() {
     let folder = tempfile::tempdir().unwrap();
-    let (scenario, inputs) = following(
-        folder.path(),
-        "stencil",
-        "{ fitted = \"t\", form = \"best\" }",
-    );
+    let tick = |i: u32| Tick {
+        t_ns: u64::from(i + 1) * 100_000_000,
+        cpu_ns: 50_000_000,
+        runs: vec![Run {
+            start: i % 20 * 100,
+            len: 100,
+        }],
+    };
+    let sweep = PageWriteTrace {
+        title: "sweep".into(),
+        pages: 2000,
+        interval_ns: 100_000_000,
+        ticks: (0..600).map(tick).collect(),
+    };
+    let file = fs::File::create(folder.path().join("t.mbpw")).unwrap();
+    write_page_writes(&sweep, file).unwrap();
+    let (scenario, inputs) = loaded(folder.path(), "{ fitted = \"t\", form = \"best\" }");
     let found = behaviour(&scenario, &inputs);
     assert!(matches!(found, Behaviour::Pages { .. }), "{found:?}");
     inputs.write(folder.path()).unwrap();

@@ -324,9 +324,6 @@ impl Line {
             }
             Some(_) => {}
         }
-        if self.mode == "xbzrle" && self.left() == Some(Left::Word) {
-            return said("deltas of 16 bytes, smaller than those of the emulation's stamped pages");
-        }
         if self.compression().is_none() {
             let name = self.multifd_compression.as_deref().unwrap_or_default();
             return Some(format!("multifd-compression `{name}` is not emulated"));

@@ -42,7 +42,6 @@ fn what_cannot_be_replayed_says_why() {
         (json!({"rate_change_mbit": 200}), "changes"),
         (json!({"on_ms": 100}), "rests"),
         (json!({"multifd_compression": "qpl"}), "qpl"),
-        (json!({"mode": "xbzrle", "content": "word"}), "16 bytes"),
         (
             json!({"mode": "multifd", "multifd_channels": 900}),
             "refuses",

@@ -21,6 +21,8 @@ pub struct Logged {
     pub incident: Incident,
     /// Space scale.
     pub scale: u32,
+    /// The file, whose migrations are repeats of one.
+    pub file: String,
 }
 
 /// Most that a link carries here: of a faster one space is divided until it does.
@@ -29,19 +31,29 @@ pub const CARRIED_BPS: u64 = 1_100_000_000;
 /// A migration, and what its log tells of it.
 pub type Read = (MigrationLog, Result<Incident, IncidentError>);
 
-/// Migrations of one file: their curves from `curve`, else each from the other migrations of its file, else its own.
-///
-/// Several migrations of one guest in one file are repeats; a curve from the others makes no use of what it has to foretell.
+/// Where it is taken from what a guest writes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CurveFrom {
+    /// The other migrations of its file, which are repeats: no use is made of what is to be foretold. Of one by itself, its own log.
+    Others,
+    /// Its own log: how well that is emulated which the log says.
+    Own,
+    /// These.
+    Given(Vec<MigrationLog>),
+}
+
+/// Migrations of one file.
 ///
 /// # Errors
 /// When the file is no log of migrations.
-pub fn read(file: &Path, curve: &[MigrationLog]) -> Result<Vec<Read>, ImportError> {
+pub fn read(file: &Path, curve: &CurveFrom) -> Result<Vec<Read>, ImportError> {
     let logs = migration_logs(file)?;
     let each = logs.iter().enumerate().map(|(n, log)| {
         let others = logs.iter().enumerate().filter(|(other, _)| *other != n);
         let others: Vec<MigrationLog> = match curve {
-            [] => others.map(|(_, log)| log.clone()).collect(),
-            given => given.to_vec(),
+            CurveFrom::Others => others.map(|(_, log)| log.clone()).collect(),
+            CurveFrom::Own => Vec::new(),
+            CurveFrom::Given(given) => given.clone(),
         };
         (log.clone(), Incident::of(log, &others))
     });
@@ -69,7 +81,7 @@ impl Logged {
         } = &self.incident;
         format!(
             "{}: {} MiB, {} of link, {}, at 1/{} of its size",
-            self.log.name,
+            self.name(),
             ram_bytes >> 20,
             rate,
             self.mode(),
@@ -77,8 +89,16 @@ impl Logged {
         )
     }
 
+    /// Of several files several may be called the same: with the folder.
+    fn name(&self) -> String {
+        let folder = Path::new(&self.file).parent().and_then(Path::file_name);
+        let folder = folder.map_or_else(String::new, |name| format!("{}/", name.to_string_lossy()));
+        format!("{folder}{}", self.log.name)
+    }
+
     fn mode(&self) -> &'static str {
         match (self.log.was_stopped(), self.log.has_throttle()) {
+            _ if self.incident.postcopy_at_ms.is_some() => "postcopy",
             (true, _) => "stop-and-copy",
             (false, true) => "auto-converge",
             (false, false) => "precopy",
@@ -100,8 +120,9 @@ impl Logged {
 
     fn real(&self) -> Measured {
         let (log, last) = (&self.log, self.log.last());
-        // Of one stopped before, QEMU's downtime is no outage: the guest stood still throughout.
-        let downtime_ms = log.downtime_ms.filter(|_| !log.was_stopped());
+        // Of one stopped before, QEMU's downtime is no outage: the guest stood still throughout. Of post-copy it is not the guest's.
+        let other = log.was_stopped() || self.incident.postcopy_at_ms.is_some();
+        let downtime_ms = log.downtime_ms.filter(|_| !other);
         Measured {
             completed: log.completed,
             total_time_ms: Some(last.at_ms as f64),
@@ -122,8 +143,8 @@ impl Logged {
     pub fn compare(&self, seed: u64, out: &Path) -> Result<Vec<Comparison>> {
         let emulated = emulate_lone(&self.incident.lone(seed, self.scale), out)?;
         let compared = emulated.into_iter().map(|emulated| Comparison {
-            run_id: self.log.name.clone(),
-            config_id: self.log.name.clone(),
+            run_id: self.name(),
+            config_id: self.file.clone(),
             rank: 0,
             kind: "log".to_owned(),
             mode: self.mode().to_owned(),
@@ -163,7 +184,11 @@ mod tests {
         ] {
             writeln!(file, "Experiment\n{line}").unwrap();
         }
-        let both = read(file.path(), &[]).unwrap();
+        let own = read(file.path(), &CurveFrom::Own).unwrap();
+        let first = own[0].1.as_ref().unwrap().curve.as_ref().unwrap();
+        let found = unique_pages(&first.classes, first.windows_s.1);
+        assert!((found / 9000.0 - 1.0).abs() < 0.1, "{found}");
+        let both = read(file.path(), &CurveFrom::Others).unwrap();
         assert_eq!(both.len(), 2);
         for (n, (log, incident)) in both.into_iter().enumerate() {
             let incident = incident.unwrap();
@@ -176,7 +201,9 @@ mod tests {
                 log,
                 incident,
                 scale: 4,
+                file: "guest/ram.log".to_owned(),
             };
+            assert!(logged.name().starts_with("guest/"), "{}", logged.name());
             assert_eq!(logged.mode(), "precopy");
             assert_eq!(logged.real().zero, Some(70_000.0));
             assert_eq!(logged.real().outage_ms, None, "a log says none");

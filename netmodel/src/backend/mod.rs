@@ -21,6 +21,9 @@ use self::kernel::Kernel;
 pub use self::kind::{BackendKind, CannotCarry, Property, UnknownBackend};
 use self::relay::Relay;
 pub use self::relay::RelayError;
+/// The relay without I/O, for what counts its instructions.
+#[doc(hidden)]
+pub use self::relay::{Core, Fate, Outcome, Parcel, To};
 use crate::counters::{Counters, Sample};
 use crate::link::LinkSpec;
 use crate::plan::{HOST_DEVICE, Plan, Scope};

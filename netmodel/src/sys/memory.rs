@@ -97,7 +97,11 @@ impl SharedMemory {
     pub fn is_zero(&self, offset: usize, bytes: usize) -> bool {
         assert!(offset.is_multiple_of(WORD) && bytes.is_multiple_of(WORD));
         let words = &self.words()[offset / WORD..][..bytes / WORD];
-        words.iter().all(|word| word.load(Ordering::Relaxed) == 0)
+        // A branch for eight words: one for each took five times the instructions.
+        words.chunks(8).all(|words| {
+            let all = words.iter().map(|word| word.load(Ordering::Relaxed));
+            all.fold(0, |all, word| all | word) == 0
+        })
     }
 
     /// A part of it for [`write_vectored`]: what it holds when the kernel reads it.

@@ -45,12 +45,7 @@ pub fn encode(before: &[u8], now: &[u8], out: &mut Vec<u8>) -> Option<usize> {
         if differs == now.len() {
             break;
         }
-        let end = differs
-            + before[differs..]
-                .iter()
-                .zip(&now[differs..])
-                .take_while(|(before, now)| before != now)
-                .count();
+        let end = differs + different(&before[differs..], &now[differs..]);
         // As in QEMU: room for two more bytes is asked for before a run, for its bytes within it.
         if out.len() + 2 > now.len() {
             return None;
@@ -94,19 +89,37 @@ pub fn decode(encoding: &[u8], page: &mut [u8]) -> Result<(), XbzrleError> {
     Ok(())
 }
 
-/// Bytes that are the same at the beginning of both.
+/// Bytes that are the same at the beginning of both: by blocks that a vector holds, words, bytes.
 fn equal(before: &[u8], now: &[u8]) -> usize {
-    let words = before
-        .chunks_exact(8)
-        .zip(now.chunks_exact(8))
-        .take_while(|(before, now)| before == now)
-        .count();
-    let rest = words * 8;
-    rest + before[rest..]
-        .iter()
-        .zip(&now[rest..])
-        .take_while(|(before, now)| before == now)
-        .count()
+    let mut at = equal_chunks::<64>(before, now);
+    at += equal_chunks::<8>(&before[at..], &now[at..]);
+    at + equal_chunks::<1>(&before[at..], &now[at..])
+}
+
+fn equal_chunks<const BYTES: usize>(before: &[u8], now: &[u8]) -> usize {
+    let (before, now) = (before.as_chunks::<BYTES>().0, now.as_chunks::<BYTES>().0);
+    let pairs = before.iter().zip(now);
+    BYTES * pairs.take_while(|(before, now)| before == now).count()
+}
+
+/// Bytes at the beginning of which each differs from the other's, by words.
+fn different(before: &[u8], now: &[u8]) -> usize {
+    let (words, rest) = before.as_chunks::<8>();
+    let (others, other_rest) = now.as_chunks::<8>();
+    for (at, (word, other)) in words.iter().zip(others).enumerate() {
+        let same = zero_bytes(u64::from_le_bytes(*word) ^ u64::from_le_bytes(*other));
+        if same != 0 {
+            return at * 8 + same.trailing_zeros() as usize / 8;
+        }
+    }
+    let pairs = rest.iter().zip(other_rest);
+    words.len() * 8 + pairs.take_while(|(before, now)| before != now).count()
+}
+
+/// Not 0 if a byte of the word is; its lowest bit is in the lowest of them (the classic of C's `strlen`).
+fn zero_bytes(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    word.wrapping_sub(ONES) & !word & (ONES << 7)
 }
 
 /// Lengths are at most 4096: two bytes of seven bits.
@@ -185,11 +198,15 @@ mod tests {
         fn a_page_comes_back(
             seed in prop::collection::vec(any::<u8>(), 64),
             changes in prop::collection::btree_map(0usize..PAGE_BYTES, any::<u8>(), 0..300),
+            runs in prop::collection::vec((0usize..PAGE_BYTES, 1usize..300), 0..8),
         ) {
             let before: Vec<u8> = seed.iter().copied().cycle().take(PAGE_BYTES).collect();
             let mut now = before.clone();
             for (&at, &byte) in &changes {
                 now[at] = byte;
+            }
+            for (at, bytes) in runs {
+                now[at..].iter_mut().take(bytes).for_each(|byte| *byte = !*byte);
             }
             let mut out = Vec::new();
             let len = encode(&before, &now, &mut out);

@@ -3,7 +3,7 @@
 #
 #   record.sh [-m MIGBED] [-o DIRECTORY]
 #
-# Packages: python3 coreutils xz-utils. 45 s each, one after another; nothing is left but the recordings.
+# Packages: python3 coreutils xz-utils. two minutes each, one after another; nothing is left but the recordings.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 migbed=migbed
@@ -25,7 +25,7 @@ record() {
 	local name=$1 title=$2
 	shift 2
 	# Commands stand in the recording as they are given here, so they name nothing of this computer.
-	"$migbed" trace record -o "$out/$name.mbpw" --title "$title" --duration 45s -- "$@" >"$work/$name.log" 2>&1 ||
+	"$migbed" trace record -o "$out/$name.mbpw" --title "$title" --duration 120s -- "$@" >"$work/$name.log" 2>&1 ||
 		{ tail "$work/$name.log"; exit 1; }
 	echo "== $name"
 	tail -n 4 "$work/$name.log"

@@ -37,7 +37,7 @@ pub(crate) fn record(
     let end = options.duration.map_or(u64::MAX, |duration| {
         start.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
     });
-    let mut sampling = Sampling::start();
+    let mut sampling = Sampling::start(false);
     let mut cpu = BTreeMap::new();
     let (mut total_ns, mut next, mut seen) = (0u64, start, BTreeSet::new());
     let mut status = None;
@@ -48,7 +48,7 @@ pub(crate) fn record(
         seen.extend(pids.iter().copied());
         let used = pids.iter().map(|&pid| since(&mut cpu, pid)).sum::<u64>();
         total_ns += used;
-        sampling.take(clock::now_ns() - start, used, &pids, None);
+        sampling.take(clock::now_ns() - start, used, &pids);
         // An error here means that it cannot be waited for, so it is over.
         let ended = child.try_wait().unwrap_or(None);
         if ended.is_some() || asked || clock::now_ns() >= end {

@@ -135,11 +135,15 @@ pub struct Samples {
     pub cpu_ms: Vec<u64>,
     /// Resident memory of all processes, pages shared by several counted once (PSS).
     pub resident_bytes: Vec<Option<u64>>,
-    /// Memory whose accessed bit was set since the sample before: read or written, of all processes
+    /// Memory whose accessed bit was set in the last `accessed_ms`: read or written, of all processes
     /// (shared pages once for each). Hardware sets the bit when it walks the page table, so a page still
     /// in the TLB may be missed: a lower bound.
     pub accessed_bytes: Vec<Option<u64>>,
-    /// Pages of these that were not written since the sample before, so read: what was accessed less
+    /// How long ago the bits had been cleared, where they were read with this sample: they gather over
+    /// windows of 1, 2, 4, 8 and 16 samples in turn. No column at all: since the sample before.
+    #[serde(default)]
+    pub accessed_ms: Vec<Option<u64>>,
+    /// Pages of these that were not written in that time, so read: what was accessed less
     /// what was written, at least 0. A lower bound, as `accessed_bytes` is.
     #[serde(default)]
     pub read_only_pages: Vec<Option<u64>>,

@@ -230,7 +230,7 @@ impl Ticks {
             late_ns_max: 0,
             ticks: Vec::new(),
             scans: Vec::new(),
-            sampling: Sampling::start(),
+            sampling: Sampling::start(true),
             reads: ReadSampling::open(Path::new(idle::BITMAP)),
             contents: Contents::default(),
             census: Vec::new(),
@@ -266,6 +266,7 @@ impl Ticks {
         self.late_ns_max = self.late_ns_max.max(began.saturating_sub(deadline));
         self.cpu_since_sample += outcome.cpu_ns;
         self.reads.wrote(&outcome.runs);
+        self.sampling.wrote(&outcome.runs);
         self.ticks.push(Tick {
             t_ns: ended - self.start_ns,
             cpu_ns: outcome.cpu_ns,
@@ -281,9 +282,8 @@ impl Ticks {
         if ended >= self.next_sample || last {
             let cpu_ns = std::mem::take(&mut self.cpu_since_sample);
             // In this order: clearing accessed bits would hide what they say of pages under watch.
-            let written = self.reads.look(idle::frame_at);
-            let t_ns = ended - self.start_ns;
-            self.sampling.take(t_ns, cpu_ns, &pids, Some(written));
+            self.reads.look(idle::frame_at);
+            self.sampling.take(ended - self.start_ns, cpu_ns, &pids);
             if self.reads.works() && !last {
                 let (chosen, _) = lock(book).resident(idle::WATCHED);
                 self.reads.watch(chosen, idle::frame_at);

@@ -1,14 +1,19 @@
 //! The samples taken about once a second: memory, accessed bits, threads, network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::procfs::{self, NetUse};
 use crate::recording::{Samples, Thread};
+use traces::dirty::Run;
 
 /// Bytes of a page.
 const PAGE: u64 = traces::units::PAGE_SIZE;
 /// Threads named one by one.
 const NAMED: usize = 32;
+
+/// Samples over which accessed bits gather before they are read and cleared, in turn. One length would not tell
+/// pages that are read all the time from others read in their place a moment later.
+const WINDOWS: [u32; 5] = [1, 2, 4, 8, 16];
 
 /// Takes samples.
 #[derive(Debug)]
@@ -17,6 +22,13 @@ pub(crate) struct Sampling {
     /// Of the whole namespace; the program shares ours.
     net: Option<NetUse>,
     accessed: bool,
+    /// Samples until the bits are read, and which of [`WINDOWS`] comes then.
+    left: u32,
+    next: usize,
+    /// When they were cleared, in milliseconds; `None` before the first time.
+    cleared_ms: Option<u64>,
+    /// Pages written since; `None` where no pages are recorded.
+    written: Option<HashSet<u32>>,
     threads: BTreeMap<i32, Seen>,
 }
 
@@ -29,25 +41,42 @@ struct Seen {
 }
 
 impl Sampling {
-    pub(crate) fn start() -> Self {
+    /// `pages`: whether pages written are recorded.
+    pub(crate) fn start(pages: bool) -> Self {
         Self {
             columns: Samples::default(),
             net: procfs::net_use("self"),
             accessed: true,
+            left: 1,
+            next: 0,
+            cleared_ms: None,
+            written: pages.then(HashSet::new),
             threads: BTreeMap::new(),
         }
     }
 
-    /// A sample of these processes; `cpu_ns` used and pages `written` since the one before.
-    pub(crate) fn take(&mut self, t_ns: u64, cpu_ns: u64, pids: &[i32], written: Option<u64>) {
+    /// Pages written in a tick.
+    pub(crate) fn wrote(&mut self, runs: &[Run]) {
+        let pages = runs.iter().flat_map(|run| run.start..run.start + run.len);
+        if let Some(written) = &mut self.written {
+            written.extend(pages);
+        }
+    }
+
+    /// A sample of these processes; `cpu_ns` used since the one before.
+    pub(crate) fn take(&mut self, t_ns: u64, cpu_ns: u64, pids: &[i32]) {
         let (mut resident, mut accessed) = (None, None);
+        self.left -= 1;
+        let over = self.left == 0;
         let mut threads = 0u32;
         for &pid in pids {
             if let Some(memory) = procfs::memory_use(pid) {
                 *resident.get_or_insert(0) += memory.pss_bytes;
                 *accessed.get_or_insert(0) += memory.accessed_bytes;
             }
-            self.accessed &= procfs::clear_accessed(pid) || procfs::memory_use(pid).is_none();
+            if over {
+                self.accessed &= procfs::clear_accessed(pid) || procfs::memory_use(pid).is_none();
+            }
             for thread in procfs::threads(pid) {
                 threads += 1;
                 let (cpu, name) = (thread.cpu_ns, thread.name);
@@ -79,14 +108,22 @@ impl Sampling {
         columns.t_ms.push(t_ns / 1_000_000);
         columns.cpu_ms.push(cpu_ns / 1_000_000);
         columns.resident_bytes.push(resident);
-        // The first sample would hold everything accessed before the bits were cleared.
-        let first = columns.accessed_bytes.is_empty();
-        let accessed = accessed.filter(|_| self.accessed && !first);
+        let t_ms = t_ns / 1_000_000;
+        // The first would hold everything accessed before the bits were cleared.
+        let since = self.cleared_ms.filter(|_| over && self.accessed);
+        let accessed = accessed.filter(|_| since.is_some());
         columns.accessed_bytes.push(accessed);
+        columns.accessed_ms.push(since.map(|since| t_ms - since));
+        let written = self.written.as_ref().map(|written| written.len() as u64);
         let read_only = |(bytes, written): (u64, u64)| (bytes / PAGE).saturating_sub(written);
         columns
             .read_only_pages
             .push(accessed.zip(written).map(read_only));
+        if over {
+            (self.left, self.cleared_ms) = (WINDOWS[self.next], Some(t_ms));
+            self.next = (self.next + 1) % WINDOWS.len();
+            self.written.iter_mut().for_each(HashSet::clear);
+        }
         columns.processes.push(count(pids.len()));
         columns.threads.push(threads);
     }
@@ -133,19 +170,67 @@ mod tests {
     #[test]
     fn a_sample_has_a_row_in_every_column() {
         let own = i32::try_from(std::process::id()).unwrap();
-        let mut sampling = Sampling::start();
-        sampling.take(1_000_000_000, 5_000_000, &[own], Some(3));
-        sampling.take(2_000_000_000, 7_000_000, &[own, i32::MAX], Some(1));
+        let mut sampling = Sampling::start(true);
+        let tick = |page| {
+            [Run {
+                start: page,
+                len: 2,
+            }]
+        };
+        for second in 0..9u32 {
+            // Pages 0 and 1 before the bits are cleared; then two of their own a sample.
+            sampling.wrote(&tick(second * 2));
+            sampling.wrote(&tick(second * 2));
+            sampling.take(
+                u64::from(second + 1) * 1_000_000_000,
+                5_000_000,
+                &[own, i32::MAX],
+            );
+        }
         let (samples, threads) = sampling.finish();
-        assert_eq!(samples.t_ms, [1000, 2000]);
-        assert_eq!(samples.cpu_ms, [5, 7]);
+        assert_eq!(
+            samples.t_ms,
+            [1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000, 9000]
+        );
+        assert_eq!(samples.cpu_ms, [5; 9]);
         assert!(samples.resident_bytes[1].is_some_and(|bytes| bytes > 0));
-        assert_eq!(samples.accessed_bytes[0], None);
-        // Where accessed bits can be cleared: what was accessed less the one page written.
-        let pages = |bytes: u64| (bytes / PAGE).saturating_sub(1);
-        let expected = samples.accessed_bytes.iter().map(|bytes| bytes.map(pages));
-        assert_eq!(samples.read_only_pages, expected.collect::<Vec<_>>());
-        assert_eq!(samples.net_rx_bytes.len(), 2);
+        if samples.accessed_bytes[1].is_some() {
+            // Windows of 1, 2 and 4 samples after the first; the fourth is not over.
+            let lengths = [
+                None,
+                Some(1000),
+                None,
+                Some(2000),
+                None,
+                None,
+                None,
+                Some(4000),
+                None,
+            ];
+            assert_eq!(samples.accessed_ms, lengths);
+            let written = lengths.map(|length| length.map(|ms| ms / 1000 * 2));
+            let bytes = samples.accessed_bytes.iter().zip(written);
+            let read_only =
+                bytes.map(|(bytes, written)| Some(((*bytes)? / PAGE).saturating_sub(written?)));
+            assert_eq!(samples.read_only_pages, read_only.collect::<Vec<_>>());
+        } else {
+            assert_eq!(
+                samples.accessed_ms, [None; 9],
+                "where the bits cannot be cleared"
+            );
+        }
+        assert_eq!(samples.net_rx_bytes.len(), 9);
         assert!(threads.len() <= NAMED + 1);
+    }
+
+    #[test]
+    fn without_pages_nothing_is_called_read() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let mut sampling = Sampling::start(false);
+        sampling.wrote(&[Run { start: 0, len: 9 }]);
+        sampling.take(1_000_000_000, 0, &[own]);
+        sampling.take(2_000_000_000, 0, &[own]);
+        let (samples, _) = sampling.finish();
+        assert_eq!(samples.read_only_pages, [None, None]);
     }
 }

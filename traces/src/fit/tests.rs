@@ -1,4 +1,5 @@
 use super::*;
+use crate::class::unique_pages;
 use crate::dirty::{Run, Tick};
 
 fn points(classes: &[PageClass]) -> Vec<Point> {

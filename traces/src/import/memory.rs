@@ -3,8 +3,9 @@
 use std::borrow::Borrow;
 use std::path::{Path, PathBuf};
 
-use super::error::{ImportError, ImportErrorKind, OutputError, StreamError, Warning, WarningKind};
+use super::error::{ImportError, ImportErrorKind, OutputError, StreamError};
 use super::stream::import_stream;
+use super::warning::{Warning, WarningKind};
 use super::{ImportOptions, Imported, ImportedVm, Output};
 use crate::dirty::PageWriteTrace;
 use crate::store::bundle::{BundleError, VmMeta};

@@ -33,18 +33,20 @@ mod qemu;
 mod recorded;
 mod stream;
 mod tidy;
+mod warning;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use csv::{Mapping, MappingError};
-pub use error::{ImportError, ImportErrorKind, OutputError, StreamError, Warning, WarningKind};
+pub use error::{ImportError, ImportErrorKind, OutputError, StreamError};
 pub use format::{Format, detect};
 pub use memory::{import_path, import_paths};
 pub use migration::migration_logs;
 pub use output::Output;
 pub use progress::Progress;
 pub use stream::{Streamed, import_stream};
+pub use warning::{Warning, WarningKind};
 
 use crate::cpu::CpuTrace;
 use crate::dirty::PageWriteTrace;

@@ -18,7 +18,7 @@ pub struct Curve {
     pub variation: Option<Variation>,
     /// Points it was fitted to.
     pub points: usize,
-    /// The shortest and the longest window among them, s.
+    /// The shortest and the longest window among them on the classes' clock, s.
     pub windows_s: (f64, f64),
 }
 
@@ -43,7 +43,8 @@ impl Curve {
     /// The curve through the readings of one or several migrations of a guest of `pages` pages.
     ///
     /// Their windows are those of the readings, so what QEMU's own way of re-arming the log leaves out is left out here: replay
-    /// it with the log re-armed at every reading, or it is left out twice. What the classes follow is `coupling`.
+    /// it with the log re-armed at every reading, or it is left out twice. What the classes follow is `coupling`: of CPU time a guest
+    /// has less while it is throttled, as [`Sync::clock_s`] counts it.
     ///
     /// # Errors
     /// When there is no reading to fit to.
@@ -53,16 +54,16 @@ impl Curve {
         pages: u64,
         coupling: Coupling,
     ) -> Result<Self, CurveError> {
-        let found = to_be_found(syncs);
+        let found = to_be_found(syncs, coupling);
         let most = round_u32(pages as f64);
         let none = || CurveError::NoSync {
             name: name.to_owned(),
         };
-        let fitted = fit_found(&by_length(syncs, &found), most, coupling);
+        let fitted = fit_found(&by_length(syncs, &found, coupling), most, coupling);
         let (classes, error) = fitted.ok_or_else(none)?;
-        let lengths = || syncs.iter().map(|sync| sync.window_s);
+        let lengths = || syncs.iter().map(|sync| sync.clock_s(coupling));
         Ok(Self {
-            variation: spread(syncs, &found, &classes),
+            variation: spread(syncs, &found, &classes, coupling),
             error,
             points: syncs.len(),
             windows_s: (
@@ -108,7 +109,7 @@ impl Curve {
 /// rate let κ be the share known to be dirty after a reading, all of them after the first. Of those a share u has not been
 /// sent when the log is read again, so 1 − κu can be found, and p = 1 − e^(−rt) of them were written: φ = (1 − κu) p, and
 /// κ becomes κu + φ. That pages of all rates are sent alike is taken for granted: they are sent in order of address.
-fn to_be_found(syncs: &[Sync]) -> Vec<Found> {
+fn to_be_found(syncs: &[Sync], coupling: Coupling) -> Vec<Found> {
     let mut known = [1.0; RATES.len()];
     let mut before_ms = f64::NEG_INFINITY;
     let each = syncs.iter().map(|sync| {
@@ -119,7 +120,7 @@ fn to_be_found(syncs: &[Sync]) -> Vec<Found> {
         let mut shares = [0.0; RATES.len()];
         for ((share, known), rate) in shares.iter_mut().zip(&mut known).zip(RATES) {
             let left = *known * sync.unsent;
-            *share = (1.0 - left) * -(-rate * sync.window_s).exp_m1();
+            *share = (1.0 - left) * -(-rate * sync.clock_s(coupling)).exp_m1();
             *known = left + *share;
         }
         Found {
@@ -132,8 +133,11 @@ fn to_be_found(syncs: &[Sync]) -> Vec<Found> {
 
 /// The mean of the readings whose windows are about as long (within a factor of √2): a migration that nearly converges reads its log
 /// a hundred times in short windows and a few times in long ones, and each length is to count once.
-fn by_length(syncs: &[Sync], found: &[Found]) -> Vec<Found> {
-    let mut bins: BTreeMap<i64, Vec<&Found>> = BTreeMap::new();
+///
+/// Windows that are not known to a tenth are one group: sorted by a length that is mostly error, those taken for short hold as many pages
+/// as those taken for long, which looks like pages written all the time.
+fn by_length(syncs: &[Sync], found: &[Found], coupling: Coupling) -> Vec<Found> {
+    let mut bins: BTreeMap<Option<i64>, Vec<&Found>> = BTreeMap::new();
     for (sync, found) in syncs
         .iter()
         .zip(found)
@@ -143,7 +147,8 @@ fn by_length(syncs: &[Sync], found: &[Found]) -> Vec<Found> {
             clippy::cast_possible_truncation,
             reason = "the logarithm of a number of seconds is far below 2^63"
         )]
-        let bin = (2.0 * sync.window_s.log2()).floor() as i64;
+        let bin = (2.0 * sync.clock_s(coupling).log2()).floor() as i64;
+        let bin = (!is_blurred(sync)).then_some(bin);
         bins.entry(bin).or_default().push(found);
     }
     let mean = |all: Vec<&Found>| {
@@ -158,13 +163,24 @@ fn by_length(syncs: &[Sync], found: &[Found]) -> Vec<Found> {
     bins.into_values().map(mean).collect()
 }
 
+/// Whether the standard deviation of a window, both ends of which lie anywhere between two answers, is more than a tenth of it.
+fn is_blurred(sync: &Sync) -> bool {
+    sync.blur_s / 6.0_f64.sqrt() > 0.1 * sync.window_s
+}
+
 /// How far what was found is spread about what the classes say, in windows no longer than twice the shortest half of them: log-normal,
 /// with the correlation from one such window to the next.
-fn spread(syncs: &[Sync], found: &[Found], classes: &[PageClass]) -> Option<Variation> {
-    let mut lengths: Vec<f64> = syncs.iter().map(|sync| sync.window_s).collect();
+fn spread(
+    syncs: &[Sync],
+    found: &[Found],
+    classes: &[PageClass],
+    coupling: Coupling,
+) -> Option<Variation> {
+    let window_s = |sync: &Sync| sync.clock_s(coupling);
+    let mut lengths: Vec<f64> = syncs.iter().map(window_s).collect();
     lengths.sort_by(f64::total_cmp);
     let median = *lengths.get(lengths.len() / 2)?;
-    let is_short = |sync: &Sync| sync.window_s <= 2.0 * median && sync.pages > 0.0;
+    let is_short = |sync: &Sync| window_s(sync) <= 2.0 * median && sync.pages > 0.0;
     let short = || syncs.iter().zip(found).filter(|(sync, _)| is_short(sync));
     let logs: Vec<f64> = short()
         .map(|(sync, found)| (sync.pages / found.expected(classes).max(1.0)).ln())
@@ -177,8 +193,8 @@ fn spread(syncs: &[Sync], found: &[Found], classes: &[PageClass]) -> Option<Vari
     let scatter = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
     // What not knowing the instants explains by itself: both ends of a window anywhere between two answers, evenly.
     let blur = |sync: &Sync| {
-        let more = unique_pages(classes, sync.window_s * 1.1)
-            / unique_pages(classes, sync.window_s).max(1.0);
+        let more = unique_pages(classes, window_s(sync) * 1.1)
+            / unique_pages(classes, window_s(sync)).max(1.0);
         let elasticity = more.ln() / 1.1_f64.ln();
         (elasticity * sync.blur_s / sync.window_s).powi(2) / 6.0
     };
@@ -215,6 +231,7 @@ mod tests {
             pages,
             unsent: 0.0,
             blur_s: 0.0,
+            throttled: 0.0,
         }
     }
 
@@ -226,7 +243,10 @@ mod tests {
             unsent,
             ..sync(at_s, 10.0, 1.0)
         };
-        let found = to_be_found(&[reading(10.0, 0.25), reading(20.0, 0.5), reading(5.0, 0.0)]);
+        let found = to_be_found(
+            &[reading(10.0, 0.25), reading(20.0, 0.5), reading(5.0, 0.0)],
+            Coupling::Time,
+        );
         let hot = |n: usize| found[n].shares[0];
         assert!((hot(0) - 0.75).abs() < 1e-9 && (hot(1) - 0.5).abs() < 1e-9);
         // Another migration: nothing unsent, all found.
@@ -295,6 +315,35 @@ mod tests {
         );
     }
 
+    /// 20,000 pages, each written 5 times a second of CPU time, read under throttles.
+    #[test]
+    fn readings_under_a_throttle_say_what_the_guest_writes_without() {
+        let throttles = [0.0, 0.2, 0.4, 0.6];
+        let windows = [0.1, 0.3, 1.0];
+        let mut at_s = 0.0;
+        let readings = windows
+            .iter()
+            .flat_map(|window_s| throttles.map(|taken| (*window_s, taken)));
+        let syncs: Vec<Sync> = readings
+            .map(|(window_s, throttled)| {
+                at_s += window_s;
+                let cpu_s: f64 = window_s * (1.0 - throttled);
+                let pages = 20_000.0 * (1.0 - (-5.0 * cpu_s).exp());
+                Sync {
+                    throttled,
+                    ..sync(at_s, window_s, pages)
+                }
+            })
+            .collect();
+        let off = |coupling| {
+            let curve = Curve::fit("m", &syncs, 1 << 20, coupling).unwrap();
+            let found = unique_pages(&curve.classes, 0.1);
+            found / (20_000.0 * (1.0 - (-0.5_f64).exp())) - 1.0
+        };
+        assert!(off(Coupling::Cpu).abs() < 0.01, "{}", off(Coupling::Cpu));
+        assert!(off(Coupling::Time) < -0.1, "{}", off(Coupling::Time));
+    }
+
     #[test]
     fn what_differs_from_reading_to_reading_is_a_variation() {
         // Every other window finds twice what the one before did.
@@ -342,6 +391,35 @@ mod tests {
         };
         assert!(of(0.0).is_some());
         assert_eq!(of(0.4), None);
+    }
+
+    /// Pages written once a second, read every 0.2 to 0.6 s, and after 1 to 8, at instants that are told to 0.2 s.
+    #[test]
+    fn instants_that_are_not_known_make_no_hot_pages() {
+        let truth = [PageClass::new(40_000, 1.0)];
+        let polled = |at_s: f64| (at_s * 5.0).ceil() / 5.0;
+        let mut at_s = 0.0;
+        let mut read = |window_s: f64| {
+            let began_s = at_s;
+            at_s += window_s;
+            Sync {
+                blur_s: 0.2,
+                ..sync(
+                    at_s,
+                    polled(at_s) - polled(began_s),
+                    unique_pages(&truth, window_s),
+                )
+            }
+        };
+        let mut syncs: Vec<Sync> = (0..200_u32)
+            .map(|n| read(0.2 + f64::from(n * 7 % 41) / 100.0))
+            .filter(|sync| sync.window_s > 0.0)
+            .collect();
+        syncs.extend([1.0, 2.0, 4.0, 8.0].map(read));
+        let curve = Curve::fit("m", &syncs, 1 << 20, Coupling::Time).unwrap();
+        let hot = curve.classes.iter().filter(|class| class.rate > 10.0);
+        let hot: u32 = hot.map(|class| class.pages).sum();
+        assert!(hot < 400, "{:?}", curve.classes);
     }
 
     #[test]

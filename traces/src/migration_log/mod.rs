@@ -87,6 +87,10 @@ impl MigrationLog {
     #[must_use]
     pub fn nonzero_pages(&self) -> u64 {
         let pages = self.pages();
+        // Of one that went on with post-copy everything is sent by its end, and what was zero once.
+        if self.completed && self.postcopy_at_ms().is_some() {
+            return pages.saturating_sub(self.last().zero);
+        }
         let passed = self.polls.iter().find(|poll| poll.syncs > 1);
         let Some(passed) = passed else {
             let last = self.last();
@@ -108,14 +112,28 @@ impl MigrationLog {
         sending.peek().is_some() && !sending.any(live)
     }
 
-    /// When post-copy began, ms, to the step of polling.
+    /// When post-copy began, ms: by what had been sent before, at the rate it was sent with, between the answers it lies between.
     #[must_use]
     pub fn postcopy_at_ms(&self) -> Option<u64> {
         let after = self.polls.iter().position(|poll| poll.postcopy)?;
         let before = after
             .checked_sub(1)
             .map_or(0, |before| self.polls[before].at_ms);
-        Some(before)
+        let sent = self.polls[after].precopy_bytes.zip(self.bytes_per_s());
+        let told = sent.filter(|(_, rate)| *rate > 0.0);
+        let at_ms = told.map_or(before, |(bytes, rate)| {
+            crate::units::round_u64(bytes as f64 * 1e3 / rate)
+        });
+        Some(at_ms.clamp(before, self.polls[after].at_ms))
+    }
+
+    /// Bytes a second after the switch to post-copy, on average to the end; `None` if it did not get there.
+    #[must_use]
+    pub fn pulled_bytes_per_s(&self) -> Option<f64> {
+        let (last, began_ms) = (self.last(), self.postcopy_at_ms()?);
+        let ms = last.at_ms.checked_sub(began_ms).filter(|ms| *ms > 0)?;
+        let bytes = last.transferred.checked_sub(last.precopy_bytes?)?;
+        self.completed.then_some(bytes as f64 * 1e3 / ms as f64)
     }
 
     /// Whether auto-converge was on, as far as it can be told: once it throttles it says so.
@@ -146,18 +164,20 @@ impl MigrationLog {
         if between.len() >= BETWEEN_ENOUGH {
             return median(between);
         }
-        let live = self
-            .polls
-            .iter()
-            .filter(|poll| !poll.postcopy && poll.syncs > 0);
+        let live = self.before_postcopy().iter().filter(|poll| poll.syncs > 0);
         let told = live.filter_map(|poll| poll.mbps).filter(|mbps| *mbps > 0.0);
         let told: Vec<f64> = told.map(|mbps| mbps * 1e6 / 8.0).collect();
         median(if told.is_empty() { between } else { told })
     }
 
+    /// The answers until the guest was switched to post-copy: all of them if it never was.
+    fn before_postcopy(&self) -> &[Poll] {
+        let switched = self.polls.iter().position(|poll| poll.postcopy);
+        &self.polls[..switched.unwrap_or(self.polls.len())]
+    }
+
     fn between(&self) -> impl Iterator<Item = f64> {
-        let live = self.polls.windows(2).filter(|pair| !pair[1].postcopy);
-        live.filter_map(|pair| {
+        self.before_postcopy().windows(2).filter_map(|pair| {
             let ms = pair[1]
                 .at_ms
                 .checked_sub(pair[0].at_ms)
@@ -236,6 +256,32 @@ pub(crate) mod tests {
         assert_eq!(log.nonzero_pages(), 5000);
         log.polls[0].mbps = None;
         assert_eq!(log.bytes_per_s(), None);
+    }
+
+    #[test]
+    fn a_switch_to_post_copy_is_dated_by_what_was_sent_before() {
+        let mut log = log();
+        assert_eq!(
+            (log.postcopy_at_ms(), log.pulled_bytes_per_s()),
+            (None, None)
+        );
+        for poll in &mut log.polls[3..] {
+            (poll.postcopy, poll.precopy_bytes) = (true, Some(537_500_000));
+        }
+        // 125 MB/s: 4,300 ms, between the answers at 4,100 and 4,800.
+        assert_eq!(log.postcopy_at_ms(), Some(4300));
+        let pulled = log.last().transferred as f64 - 537.5e6;
+        assert!(pulled < 0.0);
+        assert_eq!(log.pulled_bytes_per_s(), None, "less than before");
+        log.polls[4].transferred = 1_237_500_000;
+        assert_eq!(log.pulled_bytes_per_s(), Some(1e9));
+        assert_eq!(log.nonzero_pages(), 4000);
+        log.completed = false;
+        assert_eq!(log.pulled_bytes_per_s(), None);
+        // The last answer says `completed`, and a rate that no limit held.
+        (log.polls[4].postcopy, log.polls[4].mbps) = (false, Some(9000.0));
+        (log.polls[0].mbps, log.polls[1].mbps, log.polls[2].mbps) = (None, None, Some(1000.0));
+        assert_eq!(log.bytes_per_s(), Some(125e6));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! When the dirty log was read, and how many pages each reading found. Pure.
 
-use super::MigrationLog;
+use super::{MigrationLog, Poll};
+use crate::class::Coupling;
 use crate::units::PAGE_SIZE;
 
 /// Pages found dirty at a reading of the log.
@@ -17,6 +18,25 @@ pub struct Sync {
     pub unsent: f64,
     /// How far the instant may be off: the answers it lies between, s.
     pub blur_s: f64,
+    /// Share of the vCPUs' time that auto-converge took in that time.
+    pub throttled: f64,
+}
+
+impl Sync {
+    /// The window on the clock that the guest's writes follow, s: a throttled guest has less CPU time, and no less time.
+    #[must_use]
+    pub fn clock_s(&self, coupling: Coupling) -> f64 {
+        match coupling {
+            Coupling::Cpu => self.window_s * (1.0 - self.throttled),
+            Coupling::Time => self.window_s,
+        }
+    }
+}
+
+/// What auto-converge takes. It changes when the log is read, so what an answer says holds until the next reading.
+fn throttled(poll: Poll) -> f64 {
+    poll.throttle
+        .map_or(0.0, |percent| percent.min(99) as f64 / 100.0)
 }
 
 impl MigrationLog {
@@ -61,6 +81,7 @@ impl MigrationLog {
                     pages: found,
                     unsent: (unsent / known.max(1.0)).min(1.0),
                     blur_s: (to - from) / 1e3,
+                    throttled: throttled(then),
                 });
             }
             known = match readings {
@@ -100,6 +121,7 @@ impl MigrationLog {
                 // A round is over when all of it is sent.
                 unsent: 0.0,
                 blur_s: 0.0,
+                throttled: 0.0,
             }
         });
         each.filter(|sync| sync.window_s > 0.0).collect()
@@ -148,6 +170,20 @@ mod tests {
             (some[1] - threshold / (threshold + 900.0)).abs() < 1e-9,
             "{some:?}"
         );
+    }
+
+    #[test]
+    fn a_throttled_guest_had_less_cpu_time() {
+        let mut log = log();
+        log.completed = false;
+        for poll in &mut log.polls[2..] {
+            poll.throttle = Some(20);
+        }
+        let syncs = log.syncs(0);
+        assert_eq!((syncs[0].throttled, syncs[1].throttled), (0.0, 0.2));
+        let share = syncs[1].clock_s(Coupling::Cpu) / syncs[1].window_s;
+        assert!((share - 0.8).abs() < 1e-9);
+        assert_eq!(syncs[1].clock_s(Coupling::Time), syncs[1].window_s);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::class::{Coupling, PageClass};
 use crate::dirty::PageWriteTrace;
-use crate::fit::{FitError, fit_recording_with};
+use crate::fit::{FitError, ReadFit, ReadWindow, fit_reads, fit_recording_with};
 use crate::stats::{autocorrelation, dirty_curve, distinct_per_second};
 use crate::units::{NS_PER_S, round_u32};
 
@@ -25,6 +25,9 @@ pub struct RunShare {
 pub struct Recorded {
     /// Classes fitted to all but the start-up, on the clock of the profile.
     pub classes: Vec<PageClass>,
+    /// Pages read, on the clock of the profile; none where no windows of several lengths were recorded.
+    #[serde(default)]
+    pub reads: Option<ReadFit>,
     /// Relative error of D(t): fitted on the first half, scored on the second.
     pub out_of_sample_error: f64,
     /// Mean CPU use in that time, in cores: what the rates were measured at.
@@ -39,10 +42,19 @@ pub struct Recorded {
 }
 
 /// The first seconds of the library's recordings are start-up and loading, as in the table of its README.
-const START_UP_NS: u64 = 5 * NS_PER_S;
+pub const START_UP_NS: u64 = 5 * NS_PER_S;
 
 /// Longest run of each bin of [`Recorded::runs`].
 const RUN_BINS: [u32; 4] = [1, 7, 31, u32::MAX];
+
+/// What a recording's samples say of reads.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SampledReads {
+    /// Windows of accessed bits after the start-up.
+    pub windows: Vec<ReadWindow>,
+    /// Resident pages: no more are read.
+    pub resident_pages: u32,
+}
 
 /// The figures of a recording, its classes on the clock of `coupling`; `sweep`: its pages are one
 /// walker's.
@@ -53,6 +65,7 @@ pub fn recorded(
     trace: &PageWriteTrace,
     coupling: Coupling,
     sweep: bool,
+    reads: &SampledReads,
 ) -> Result<Recorded, FitError> {
     let phase = START_UP_NS..u64::MAX;
     // Fitted on running time, where the grid of rates reaches from a tick to the whole recording, and
@@ -63,6 +76,18 @@ pub fn recorded(
         if coupling == Coupling::Cpu {
             class.rate = thousandth(class.rate / report.cores);
         }
+    }
+    let mut reads = fit_reads(&reads.windows, reads.resident_pages);
+    if let Some(reads) = &mut reads {
+        for class in reads
+            .classes
+            .iter_mut()
+            .filter(|_| coupling == Coupling::Cpu)
+        {
+            class.rate = thousandth(class.rate / report.cores);
+        }
+        reads.in_sample_error = thousandth(reads.in_sample_error);
+        reads.out_of_sample_error = thousandth(reads.out_of_sample_error);
     }
     if sweep {
         classes = walker(trace, &phase, coupling);
@@ -77,6 +102,7 @@ pub fn recorded(
     let deviation = (variance / seconds.len().saturating_sub(1).max(1) as f64).sqrt();
     Ok(Recorded {
         classes,
+        reads,
         out_of_sample_error: thousandth(report.out_of_sample_error),
         cores: thousandth(report.cores),
         runs: runs(&part),

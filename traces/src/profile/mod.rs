@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::class::{Coupling, Locality, PageClass, unique_pages};
 use crate::content::{ContentProfile, named as content_named};
+use crate::fit::ReadClass;
 use derive::{Recorded, RunShare};
 
 /// A profile.
@@ -31,6 +32,8 @@ pub struct Profile {
     pub coupling: Coupling,
     /// Its classes. Of a profile that takes all of a guest's memory, one page of each stands for all.
     pub classes: Vec<PageClass>,
+    /// Pages read and not written in windows of 1 to 16 s, rates per second of `coupling`; empty: not recorded.
+    pub reads: Vec<ReadClass>,
     /// Its one class is the whole of the guest's touched memory, however large.
     pub all_memory: bool,
     /// CPU use its rates were measured at, in cores; `None`: they do not depend on it.
@@ -47,14 +50,27 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// How far the clock of its classes comes in `window_s` seconds at the load of the profile.
+    fn clock_s(&self, window_s: f64) -> f64 {
+        match self.coupling {
+            Coupling::Cpu => window_s * self.cores.unwrap_or(1.0),
+            Coupling::Time => window_s,
+        }
+    }
+
     /// Distinct pages written in `window_s` seconds at the load of the profile.
     #[must_use]
     pub fn unique_pages(&self, window_s: f64) -> f64 {
-        let clock_s = match self.coupling {
-            Coupling::Cpu => window_s * self.cores.unwrap_or(1.0),
-            Coupling::Time => window_s,
-        };
-        unique_pages(&self.classes, clock_s)
+        unique_pages(&self.classes, self.clock_s(window_s))
+    }
+
+    /// Pages read and not written in `window_s` seconds at the load of the profile, U(w); `None` where that was not
+    /// recorded.
+    #[must_use]
+    pub fn pages_read(&self, window_s: f64) -> Option<f64> {
+        let clock_s = self.clock_s(window_s);
+        let read = |class: &ReadClass| f64::from(class.pages) * -(-class.rate * clock_s).exp_m1();
+        (!self.reads.is_empty()).then(|| self.reads.iter().map(read).sum())
     }
 }
 
@@ -218,6 +234,7 @@ fn profile(kind: &Kind) -> Profile {
         source: "",
         coupling: kind.coupling,
         classes: Vec::new(),
+        reads: Vec::new(),
         all_memory: false,
         cores: None,
         runs: Vec::new(),
@@ -248,6 +265,11 @@ fn profile(kind: &Kind) -> Profile {
                 recording: Some(name),
                 source: "traces/library: a program of Debian 12 under load, recorded by migbed",
                 classes: found.classes.clone(),
+                reads: found
+                    .reads
+                    .iter()
+                    .flat_map(|reads| reads.classes.clone())
+                    .collect(),
                 cores: Some(found.cores),
                 runs: found.runs.clone(),
                 recorded_variation: Some((found.cv, found.lag1)),

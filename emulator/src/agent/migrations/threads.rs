@@ -14,7 +14,7 @@ use crate::migration::destination::{DestinationControl, DestinationJob, chain, r
 use crate::migration::faults::HoldAt;
 use crate::migration::guest::{GuestMemory, SourceGuest};
 use crate::migration::params::{MigrationParams, PostcopyParams};
-use crate::migration::record::{DestinationReport, Phase, SourceReport};
+use crate::migration::record::{DestinationReport, Phase, Round, SourceReport};
 use crate::migration::source::{Observer, Redial, SourceEnd, SourceJob, SourceOutcome, run_source};
 use crate::migration::transport::SourceControl;
 use crate::migration::wire::Streams;
@@ -24,6 +24,7 @@ use anyhow::Result;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use traces::units::PAGE_SIZE;
 
 /// Silence after which a destination gives up: emulated hosts do not vanish without a trace, so
 /// this only bounds a thread's life.
@@ -35,6 +36,7 @@ const ACKNOWLEDGE_MS: u64 = 60_000;
 
 /// Tells the manager of phases as they begin, and holds the source where faults are planned.
 struct Phases {
+    control: Arc<SourceControl>,
     out: Arc<BlockingSender>,
     migration: MigrationId,
     holds: Holds,
@@ -55,6 +57,20 @@ impl Observer for Phases {
 
     fn before_phase(&self, phase: Phase) {
         self.holds.reach(HoldAt::Phase(phase));
+    }
+
+    fn pass(&self, round: &Round) {
+        if !round.paused {
+            let message = FromAgent::Progress {
+                migration: self.migration,
+                remaining_bytes: round.dirty_pages * PAGE_SIZE,
+                round: round.number,
+                mbps: self.control.progress().mbps,
+                paused: false,
+                pass: true,
+            };
+            let _ = self.out.send(&message);
+        }
     }
 
     fn before_round(&self, number: u32) {
@@ -152,6 +168,11 @@ impl OutgoingThread {
         // QMP's total-time counts from the command, connecting included.
         let begin_ns = mono_ns();
         let (migration, out) = (self.migration, Arc::clone(&self.out));
+        // Without a manager nobody is left to be told.
+        let _ = out.send(&FromAgent::Begun {
+            migration,
+            at_ns: begin_ns,
+        });
         let place = Arc::clone(&self.ended);
         let (outcome, ending, report) = match self.connect() {
             Ok((socket, channels)) => self.send(socket, channels, begin_ns),
@@ -227,6 +248,7 @@ impl OutgoingThread {
             faults: Vec::new(),
         };
         let phases = Phases {
+            control: Arc::clone(&job.control),
             out: self.out,
             migration: self.migration,
             holds: self.holds,

@@ -35,6 +35,7 @@ impl Units {
             engine: EngineUnits {
                 check_pages: pages(scale::CHECK_PAGES),
                 stop_pages: pages(scale::XEN_STOP_PAGES),
+                rounds_stop_pages: pages(scale::ROUNDS_STOP_PAGES),
             },
         }
     }

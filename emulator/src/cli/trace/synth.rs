@@ -247,6 +247,8 @@ impl ProfilesArgs {
             "D(0.1 s)",
             "D(1 s)",
             "D(10 s)",
+            "read in 1 s",
+            "in 10 s",
             "pages",
             "at cores",
             "writes follow",
@@ -262,6 +264,10 @@ impl ProfilesArgs {
                     round_u32(profile.unique_pages(window_s)).to_string()
                 }
             };
+            let read = |window_s: f64| {
+                let pages = profile.pages_read(window_s).map(round_u32);
+                pages.map_or_else(|| "–".to_owned(), |pages| pages.to_string())
+            };
             let from = profile.recording.map_or_else(
                 || profile.source.to_owned(),
                 |name| format!("traces/library/{name}.mbpw"),
@@ -272,6 +278,8 @@ impl ProfilesArgs {
                 d(0.1),
                 d(1.0),
                 d(10.0),
+                read(1.0),
+                read(10.0),
                 if profile.all_memory {
                     "all".to_owned()
                 } else {

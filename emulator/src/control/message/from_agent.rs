@@ -89,6 +89,16 @@ pub enum FromAgent {
         /// Monotonic ns.
         at_ns: u64,
     },
+    /// The source has taken the command: QMP's `setup` begins, and with it the time of orchestrators.
+    Begun {
+        /// Number.
+        migration: MigrationId,
+        /// Monotonic ns.
+        at_ns: u64,
+    },
+    /// Answer to `CancelMigration`: everything is on its way, and only the destination can still promise not
+    /// to start.
+    CancelTooLate(MigrationId),
     /// A guest that is being migrated was stopped or runs again: QMP's STOP and RESUME.
     Runs {
         /// Which.
@@ -129,6 +139,10 @@ pub enum FromAgent {
         round: u32,
         /// Of the last 100 ms window.
         mbps: f64,
+        /// The guest is stopped for the switchover.
+        paused: bool,
+        /// Nobody asked: the log was just read (QMP's `MIGRATION_PASS`), while the guest runs.
+        pass: bool,
     },
     /// What this host has.
     Holding(Box<Holding>),

@@ -72,7 +72,8 @@ pub enum ToAgent {
         /// Where its thread is held.
         holds: Vec<Hold>,
     },
-    /// Stop a migration this agent is the source of.
+    /// Stop a migration this agent is the source of; answer [`FromAgent::CancelTooLate`](super::FromAgent::CancelTooLate) if
+    /// that is not the source's to decide any more.
     CancelMigration(MigrationId),
     /// `migrate-set-parameters`, at the source.
     SetParameters {
@@ -87,7 +88,8 @@ pub enum ToAgent {
     StartPostcopy(MigrationId),
     /// Answer [`FromAgent::Progress`](super::FromAgent::Progress), at the source.
     QueryMigration(MigrationId),
-    /// The destination's host is dead: no word will come from it.
+    /// The destination is dead, or has promised never to start: no word will come from it. It decides
+    /// nothing: a source that has sent everything is in doubt then, and is told by `Resolve`.
     DestinationGone(MigrationId),
     /// A fault of this host's end; answer [`FromAgent::Struck`](super::FromAgent::Struck).
     Strike {
@@ -111,6 +113,8 @@ pub enum ToAgent {
     TellHolding,
     /// The destination is not going to get this migration: stop listening.
     AbandonIncoming(MigrationId),
+    /// The migration is cancelled and the source has sent everything: promise never to start, unless it has.
+    CancelIncoming(MigrationId),
     /// The source's doubt is settled: did the destination commit?
     Resolve {
         /// Number.

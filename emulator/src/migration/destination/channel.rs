@@ -16,7 +16,7 @@ use crate::migration::channels::Channel;
 use crate::migration::ownership::DestinationSide;
 use crate::migration::transport::POLL;
 use crate::migration::usage::ThreadMeter;
-use crate::migration::wire::hello::HELLO_BYTES;
+use crate::migration::wire::hello::{ChannelKind, HELLO_BYTES};
 
 /// Room for what the kernel has gathered; small enough to stay in a cache.
 pub(super) const BUFFER_BYTES: usize = 256 * 1024;
@@ -29,6 +29,8 @@ struct Meeting {
     gone: usize,
     /// Meetings held.
     held: u64,
+    /// Threads that have ended.
+    left: usize,
     ended: bool,
     error: Option<DestinationError>,
 }
@@ -122,6 +124,28 @@ impl Shared {
         }
     }
 
+    /// The main stream has come to its end: what else a channel brings is no part of the guest. No page
+    /// changes any more once this returns; what a channel had failed with is the migration's failure.
+    pub(super) fn close(&self, job: &DestinationJob) -> Result<(), DestinationError> {
+        let has_thread = |channel: &&Channel| channel.id.kind != ChannelKind::Preempt;
+        let channels = || job.channels.iter().filter(has_thread);
+        let mut meeting = self.lock();
+        meeting.ended = true;
+        self.changed.notify_all();
+        for channel in channels() {
+            // One that is no longer connected needs no shutdown.
+            let _ = channel.socket.shutdown(Shutdown::Both);
+        }
+        let threads = channels().count();
+        while meeting.left < threads {
+            meeting = self
+                .changed
+                .wait(meeting)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        meeting.error.take().map_or(Ok(()), Err)
+    }
+
     /// A channel has read its SYNC: whether to go on.
     pub(super) fn arrive(&self) -> bool {
         let mut meeting = self.lock();
@@ -138,6 +162,16 @@ impl Shared {
     }
 }
 
+/// Counts a thread as ended, however it ends.
+struct Leaves<'a>(&'a Shared);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.0.lock().left += 1;
+        self.0.changed.notify_all();
+    }
+}
+
 /// One channel's thread.
 pub(super) struct Receiver<'a> {
     pub(super) job: &'a DestinationJob,
@@ -149,6 +183,7 @@ pub(super) struct Receiver<'a> {
 impl Receiver<'_> {
     pub(super) fn run(&self, receive: fn(&Self) -> Result<(), DestinationError>) {
         let meter = ThreadMeter::start();
+        let _leaves = Leaves(self.shared);
         let result = receive(self);
         let mut meeting = self.shared.lock();
         match result {
@@ -262,17 +297,17 @@ impl<'a> Input<'a> {
             if self.receiver.job.control.side() == DestinationSide::Abandoned {
                 return Err(DestinationError::Abandoned);
             }
+            // What the kernel holds of a connection that was shut down could be read all the same.
+            if self.receiver.shared.lock().ended {
+                return Ok(0);
+            }
             match socket.read(&mut self.buffer[self.end..]) {
                 Ok(bytes) => {
                     self.receiver.count(bytes);
                     return Ok(bytes);
                 }
                 Err(source) => match source.kind() {
-                    ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                        if self.receiver.shared.lock().ended {
-                            return Ok(0);
-                        }
-                    }
+                    ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => {}
                     _ => {
                         return Err(DestinationError::Io {
                             offset: self.offset,

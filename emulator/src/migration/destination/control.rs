@@ -38,6 +38,17 @@ impl DestinationControl {
     /// has, and still lacks pages, is lost once what is on its way has come.
     #[must_use]
     pub fn abandon(&self) -> bool {
+        let committed = self.cancel();
+        if committed {
+            self.given_up.store(true, Ordering::Release);
+            self.changed.notify_all();
+        }
+        committed
+    }
+
+    /// The same promise, for a source that is still there: a guest that has started goes on pulling.
+    #[must_use]
+    pub fn cancel(&self) -> bool {
         let committed = self.gate.abandon();
         if !committed {
             let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -45,9 +56,6 @@ impl DestinationControl {
                 // A socket that is no longer connected needs no shutdown.
                 let _ = socket.shutdown(Shutdown::Both);
             }
-            self.changed.notify_all();
-        } else {
-            self.given_up.store(true, Ordering::Release);
             self.changed.notify_all();
         }
         committed

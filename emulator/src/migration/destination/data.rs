@@ -16,7 +16,9 @@ pub(super) fn receive(receiver: &Receiver<'_>) -> Result<(), DestinationError> {
     loop {
         while let Some((taken, event)) = decoder.decode(input.held(), input.offset)? {
             match event {
-                Event::Page { page, bytes } => receiver.pages.take(page, bytes),
+                Event::Page { page, bytes } => {
+                    receiver.pages.take(page, bytes);
+                }
                 Event::AnswerWanted => {
                     let mut socket = &receiver.channel.socket;
                     let offset = input.offset;

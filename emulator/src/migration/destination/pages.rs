@@ -17,8 +17,8 @@ use crate::resident::Ram;
 /// Examples of bad pages kept.
 const EXAMPLES: usize = 8;
 /// Versions are below these: cells of guest time times a small constant.
-pub(super) const NEVER_RECEIVED: u64 = u64::MAX;
-pub(super) const ZERO_PAGE: u64 = u64::MAX - 1;
+const NEVER_RECEIVED: u64 = u64::MAX;
+const ZERO_PAGE: u64 = u64::MAX - 1;
 
 /// The version that each page holds.
 #[derive(Debug)]
@@ -53,12 +53,12 @@ impl<'a> Pages<'a> {
         self.versions[page as usize].store(version, Ordering::Relaxed);
     }
 
-    /// A page's 4096 bytes.
-    pub(super) fn take(&self, page: u32, bytes: &[u8]) {
+    /// A page's 4096 bytes: whether they are a page of this guest.
+    pub(super) fn take(&self, page: u32, bytes: &[u8]) -> bool {
         let may_be_zero = bytes[..STAMP_BYTES].iter().all(|&byte| byte == 0);
         if may_be_zero && bytes.iter().all(|&byte| byte == 0) {
             self.take_zero(page);
-            return;
+            return true;
         }
         if let Some(ram) = self.ram {
             ram.receive(page, bytes);
@@ -75,6 +75,7 @@ impl<'a> Pages<'a> {
             NEVER_RECEIVED
         });
         self.set(page, version);
+        version != NEVER_RECEIVED
     }
 
     pub(super) fn take_zero(&self, page: u32) {
@@ -111,13 +112,6 @@ impl<'a> Pages<'a> {
     /// A page that was discarded is missing again.
     pub(super) fn forget(&self, page: u32) {
         self.set(page, NEVER_RECEIVED);
-    }
-
-    /// A page checked elsewhere.
-    pub(super) fn place(&self, page: u32, version: u64) {
-        self.set(page, version);
-        let bad = u64::from(version == NEVER_RECEIVED);
-        self.bad.fetch_add(bad, Ordering::Relaxed);
     }
 
     /// Pages that are missing.

@@ -7,14 +7,15 @@
 //!
 //! The guest may only run up to the next access of a page that has not come (`upcoming`), exactly there in
 //! its own time, whenever a thread wakes. A page that comes a second time changes nothing, as under
-//! UFFDIO_COPY. A broken connection stops nobody until a missing page is touched; `recover` is where a new
-//! one comes. Never inside: the source's dirty log; which pages the source thinks it has sent.
+//! UFFDIO_COPY. A broken connection, and what comes damaged breaks it, stops nobody until a missing page is
+//! touched; `recover` is where a new one comes. Never inside: the source's dirty log; which pages the source thinks it has sent.
 
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
 
 use super::{DestinationError, Inbox, Receiver};
 use crate::clock::mono_ns;
+use crate::migration::channels::Channel;
 use crate::migration::transport::prepare_socket;
 use crate::migration::upcoming::Limit;
 use crate::migration::wire::hello::ChannelKind;
@@ -44,8 +45,10 @@ impl Receiver<'_> {
             let channel = channels.find(|channel| channel.id.kind == ChannelKind::Preempt);
             let urgent = channel.map(|channel| {
                 let thread = std::thread::Builder::new().name("mig-preempt".to_owned());
-                let pull = &pull;
-                thread.spawn_scoped(scope, move || urgent::receive(job, pull, &channel.socket))
+                let (pull, pages) = (&pull, self.pages);
+                thread.spawn_scoped(scope, move || {
+                    urgent::receive(job, pull, pages, &channel.socket)
+                })
             });
             let urgent = urgent.transpose().map_err(io)?;
             let thread = std::thread::Builder::new().name("mig-fault".to_owned());
@@ -54,11 +57,6 @@ impl Receiver<'_> {
                 .inspect_err(|_| pull.end())
                 .map_err(io)?;
             let came = self.place_all(&pull);
-            if came.is_ok() && channel.is_some() {
-                // The last requested pages may come behind the end of the main stream.
-                let stall_ns = self.silence_limit_ms.saturating_mul(NS_PER_MS);
-                pull.wait_for_last(mono_ns().saturating_add(stall_ns));
-            }
             pull.end();
             if let Some(thread) = urgent {
                 let received = thread
@@ -82,9 +80,6 @@ impl Receiver<'_> {
         }
         self.report.resumed_ns = ran.resumed_ns;
         self.stopped_at = Some(stopped_at);
-        for (page, version) in pull.take_urgent() {
-            self.pages.place(page, version);
-        }
         let figures = pull.conclude(stopped_at);
         let pages = figures.never_came;
         self.report.postcopy = Some(figures);
@@ -110,7 +105,11 @@ impl Receiver<'_> {
     fn place_all(&mut self, pull: &Pull<'_>) -> Result<(), DestinationError> {
         loop {
             let broken = match self.place_some(pull) {
-                Ok(()) => return Ok(()),
+                // The last requested pages may come behind the end of the main stream.
+                Ok(()) if !self.wants_urgent() || pull.wait_for_last(self.stall_ns()) => {
+                    return Ok(());
+                }
+                Ok(()) => DestinationError::PagesMissing { pages: pull.left() },
                 Err(error) => error,
             };
             pull.disconnect();
@@ -120,11 +119,23 @@ impl Receiver<'_> {
             if pages == 0 || crashed || pull.is_over() {
                 return Err(broken);
             }
+            // A source that goes on sending is told so.
+            let _ = self.socket().shutdown(Shutdown::Both);
             if let Err(why) = self.wait_for_recovery(pull) {
                 let source = Box::new(why.unwrap_or(broken));
                 return Err(DestinationError::NotRecovered { pages, source });
             }
         }
+    }
+
+    /// Whether pages still come on a connection of their own.
+    fn wants_urgent(&self) -> bool {
+        let preempt = |channel: &Channel| channel.id.kind == ChannelKind::Preempt;
+        self.again.is_none() && self.job.channels.iter().any(preempt)
+    }
+
+    fn stall_ns(&self) -> u64 {
+        self.silence_limit_ms.saturating_mul(NS_PER_MS)
     }
 
     /// Over one connection.
@@ -149,7 +160,9 @@ impl Receiver<'_> {
             *start += taken;
             match event {
                 Event::Page { page, bytes } if pull.lacks(page) => {
-                    self.pages.take(page, bytes);
+                    if !self.pages.take(page, bytes) {
+                        return Err(DestinationError::Damaged { page });
+                    }
                     pull.placed(page);
                 }
                 Event::ZeroPage { page } if pull.lacks(page) => {

@@ -21,6 +21,8 @@ pub struct EngineUnits {
     pub check_pages: u64,
     /// Xen: fewer dirty pages than this end the passes; 50 at full size.
     pub stop_pages: u64,
+    /// `qemu-rounds`: no more dirty pages than this stop the guest; 5000 at full size.
+    pub rounds_stop_pages: u64,
 }
 
 /// The decision core of a migration.
@@ -45,7 +47,11 @@ impl Engine {
             let engine = QemuEngine::new(params, now_ns, observed);
             return Self::Qemu(engine.with_check_pages(units.check_pages));
         }
-        Self::Passes(PassEngine::new(params, units.stop_pages, now_ns, observed))
+        let stop_pages = match params.engine {
+            EngineKind::QemuRounds => units.rounds_stop_pages,
+            _ => units.stop_pages,
+        };
+        Self::Passes(PassEngine::new(params, stop_pages, now_ns, observed))
     }
 
     /// What to do at `now_ns`. The caller does it before it asks again.

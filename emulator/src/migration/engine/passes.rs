@@ -1,5 +1,5 @@
 //! Engines that decide at the end of a pass over memory: Xen (current and legacy), Cloud
-//! Hypervisor, stop-and-copy. Sans I/O.
+//! Hypervisor, a QEMU patched to, stop-and-copy. Sans I/O.
 //!
 //! ```text
 //!            ┌──────────────────────── Sync ◄─────────────────────┐
@@ -16,11 +16,14 @@
 //!   29 passes, after one of fewer than 50 pages, or when more than 3 times the RAM was sent.
 //! - **Cloud Hypervisor** (`vmm`, 2026): the table just read, at the bandwidth of the pass before,
 //!   against the downtime; it stays unsent if it fits. Its timeout cancels, or counts as fitting.
+//! - **QEMU in rounds** (8.1.2, patched by the study of `traces/qemu-precopy-rounds`): its slices have no
+//!   clock and no credit, so the log is read when all is sent; 5000 pages found or fewer stay unsent, and
+//!   it stops after 50 rounds whatever is found. No bandwidth and no downtime limit is in it.
 //! - **Stop-and-copy**: at once.
 //!
 //! Never inside: clocks, sockets, the guest.
 
-use super::step::{NS_PER_MS, Observed, PAGE_BYTES, Pass, Statistics, Step, saturate};
+use super::step::{NS_PER_MS, Observed, PAGE_BYTES, Pass, Slice, Statistics, Step, saturate};
 use crate::migration::params::{EngineKind, MigrationParams, TimeoutStrategy};
 use crate::migration::record::Decision;
 
@@ -33,6 +36,8 @@ pub const XEN_MAX_ITERATIONS: u32 = 5;
 pub const XEN_LEGACY_MAX_ITERATIONS: u32 = 29;
 /// `DEF_MAX_FACTOR`: of the RAM.
 pub const XEN_LEGACY_MAX_FACTOR: u64 = 3;
+/// `qemu-rounds`: rounds while the guest runs.
+pub const QEMU_ROUNDS_MAX: u32 = 50;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
@@ -44,6 +49,7 @@ enum Rule {
         timeout_ns: u64,
         strategy: TimeoutStrategy,
     },
+    QemuRounds,
     StopAndCopy,
 }
 
@@ -127,10 +133,12 @@ impl PassEngine {
                 timeout_ns: now_ns.saturating_add(params.timeout.saturating_mul(NS_PER_MS)),
                 strategy: params.timeout_strategy,
             },
+            EngineKind::QemuRounds => Rule::QemuRounds,
             EngineKind::StopAndCopy | EngineKind::Qemu | EngineKind::PostCopy => Rule::StopAndCopy,
         };
         let stop_bytes = match rule {
             Rule::Xen | Rule::XenLegacy => stop_pages.saturating_sub(1) * PAGE_BYTES,
+            Rule::QemuRounds => stop_pages.saturating_mul(PAGE_BYTES),
             Rule::CloudHypervisor { .. } => 0,
             Rule::StopAndCopy => u64::MAX,
         };
@@ -203,6 +211,14 @@ impl PassEngine {
                 }
                 self.send(now_ns, stop, observed)
             }
+            Rule::QemuRounds => {
+                let stop = dirty <= self.stop_pages || self.passes >= QEMU_ROUNDS_MAX;
+                self.decide(now_ns, dirty, stop);
+                if stop {
+                    return self.complete();
+                }
+                self.send(now_ns, false, observed)
+            }
             // It judges a pass by what it was, once it is over.
             Rule::XenLegacy => self.send(now_ns, false, observed),
             Rule::CloudHypervisor { .. } if self.passes == 0 => self.send(now_ns, false, observed),
@@ -246,7 +262,7 @@ impl PassEngine {
                 self.decide(now_ns, self.sending.dirty_pages, enough);
                 enough
             }
-            Rule::CloudHypervisor { .. } => false,
+            Rule::CloudHypervisor { .. } | Rule::QemuRounds => false,
             Rule::StopAndCopy => true,
         };
         if enough {
@@ -264,6 +280,9 @@ impl PassEngine {
             begin_accepted_bytes: observed.accepted_bytes,
         };
         self.state = State::Sent { last };
+        if self.rule == Rule::QemuRounds {
+            return Step::SendSlice(Slice::unlimited());
+        }
         Step::SendPass(Pass {
             skip_rewritten: self.rule == Rule::XenLegacy,
         })

@@ -74,7 +74,7 @@ impl Slice {
         }
     }
 
-    /// The final round: no clock, no credit.
+    /// The final round, or any of `qemu-rounds`: no clock, no credit.
     #[must_use]
     pub fn unlimited() -> Self {
         Self {

@@ -480,6 +480,7 @@ impl<'a> Session<'a> {
             new_dirty_pages,
             ..Round::default()
         };
+        self.observer.pass(&self.round);
         self.observer.before_round(number);
     }
 

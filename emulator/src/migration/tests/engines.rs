@@ -7,10 +7,11 @@ use crate::migration::record::SourceReport;
 const PAGES: u64 = 16_384;
 /// Resident ones; all else of an idle guest was never touched.
 const FILLED: u64 = 4096;
-const ENGINES: [EngineKind; 4] = [
+const ENGINES: [EngineKind; 5] = [
     EngineKind::Xen,
     EngineKind::XenLegacy,
     EngineKind::CloudHypervisor,
+    EngineKind::QemuRounds,
     EngineKind::StopAndCopy,
 ];
 

@@ -7,6 +7,7 @@ use crate::migration::params::EngineKind;
 use crate::migration::record::{Owner, Phase};
 use crate::migration::source::Observer;
 use crate::migration::transport::Broken;
+use std::io::Write;
 use std::sync::atomic::AtomicBool;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,19 +237,20 @@ fn every_fault_in_every_phase_of_a_post_copy_leaves_one_owner_or_a_reason() {
     for at in phases {
         for blow in BLOWS {
             let world = World::new(1.0);
+            let dies = matches!(
+                blow,
+                Blow::SourceCrash | Blow::DestinationCrash | Blow::DestinationGone
+            );
             let params = MigrationParams {
                 postcopy: PostcopyParams {
                     recover_interval: 10,
-                    recover_timeout: 300,
+                    // Nobody comes back, or somebody whom a busy computer keeps waiting.
+                    recover_timeout: if dies { 300 } else { 10_000 },
                     ..PostcopyParams::default()
                 },
                 ..fast(EngineKind::PostCopy)
             };
             let owner = struck(&world, params, at, blow);
-            let dies = matches!(
-                blow,
-                Blow::SourceCrash | Blow::DestinationCrash | Blow::DestinationGone
-            );
             let possible: &[Owner] = match (at, blow) {
                 (Phase::Resume, _) if dies => &[Owner::Lost],
                 (Phase::Resume, _) | (Phase::Pull, Blow::SourceReset | Blow::Cancel) => {
@@ -344,4 +346,126 @@ fn parameters_changed_on_the_way_take_effect_on_the_way() {
     // 16 MiB at 1 MB/s take 16 s.
     let took_ns = sent.report.end_ns - began_ns;
     assert!(took_ns < 10_000_000_000, "{took_ns}");
+}
+
+/// A source that has sent everything, over a link on which nothing comes back; its destination gets the
+/// whole stream only if `delivers`, and loads for a minute then.
+fn in_doubt(
+    delivers: bool,
+    during: impl FnOnce(&SourceControl, &DestinationControl),
+) -> (World, SourceOutcome) {
+    let world = World::new(1.0);
+    let (client, near) = pair();
+    let (far, server) = pair();
+    let params = MigrationParams {
+        load_time: 60_000,
+        return_path: true,
+        ..fast(EngineKind::Qemu)
+    };
+    let source = SourceJob {
+        acknowledge_limit_ms: 60_000,
+        ..world.source_job(params.clone(), client)
+    };
+    let control = Arc::<DestinationControl>::default();
+    let destination = DestinationJob {
+        control: Arc::clone(&control),
+        load_time_ms: params.load_time,
+        ..world.destination_job(server)
+    };
+    let sending = Arc::clone(&source.control);
+    let (mut sent, received) = std::thread::scope(|scope| {
+        // The link: what the source writes arrives, or stops arriving once the state is due.
+        scope.spawn(|| relayed(&near, &far, || delivers || sending.cancel_is_possible()));
+        let receiving = scope.spawn(move || run_destination(destination));
+        let sent = scope.spawn(|| run_source(&source, &NoObserver));
+        while source.control.cancel_is_possible() {
+            std::thread::yield_now();
+        }
+        during(&source.control, &control);
+        let sent = sent.join().unwrap();
+        let received = receiving.join().unwrap();
+        near.shutdown(std::net::Shutdown::Both).unwrap();
+        (sent, received)
+    });
+    assert_eq!(received.report.resumed_ns, None, "it never started");
+    assert_eq!(sent.end, SourceEnd::Undecided, "{:?}", sent.report.error);
+    assert!(!world.source.runs() && !world.destination.runs());
+    sent.resolve(&*world.source, control.abandon());
+    (world, sent)
+}
+
+/// Bytes one way, while they are let through; what comes after that is swallowed, as by a cut link.
+fn relayed(from: &TcpStream, to: &TcpStream, passes: impl Fn() -> bool) {
+    let (mut from, mut to) = (from, to);
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(bytes @ 1..) = from.read(&mut buffer) {
+        if passes() {
+            // Whoever has gone does not miss it.
+            let _ = to.write_all(&buffer[..bytes]);
+        }
+    }
+}
+
+/// The whole stream is there and is being loaded. The cancel is too late for the source; the destination
+/// promises, over the control plane alone, and the guest goes on where it was.
+#[test]
+fn a_cancel_after_the_last_byte_is_the_destinations_to_decide() {
+    let began_ns = mono_ns();
+    for delivers in [true, false] {
+        let (world, sent) = in_doubt(delivers, |source, destination| {
+            assert!(!source.cancel(), "too late for the source alone");
+            assert!(
+                !destination.cancel(),
+                "it has not committed, and never will now"
+            );
+            // What the manager says once it has heard the destination's end.
+            source.break_off(Broken::PeerGone);
+        });
+        assert_eq!(
+            sent.report.status,
+            Status::Cancelled,
+            "{:?}",
+            sent.report.error
+        );
+        assert!(world.source.runs() && !world.destination.runs());
+        world.next_migration_succeeds();
+    }
+    // Not the minute of the load, nor that of the acknowledgement.
+    let took_ns = mono_ns() - began_ns;
+    assert!(took_ns < 40_000_000_000, "{took_ns}");
+}
+
+/// Told that the destination has given up, without anybody cancelling.
+#[test]
+fn a_source_that_is_told_to_wait_no_longer_says_why() {
+    let (world, sent) = in_doubt(false, |source, destination| {
+        assert!(!destination.abandon());
+        source.break_off(Broken::PeerGone);
+    });
+    assert_eq!(sent.report.status, Status::Failed);
+    let error = sent.report.error.expect("it failed");
+    assert!(error.contains("given up"), "{error}");
+    assert!(world.source.runs());
+    world.next_migration_succeeds();
+}
+
+/// A destination that has committed is not asked to take it back: the guest runs there, pulling or not.
+#[test]
+fn a_committed_destination_is_not_cancelled() {
+    let world = World::new(1.0);
+    let (client, server) = pair();
+    let source = world.source_job(fast(EngineKind::Qemu), client);
+    let control = Arc::<DestinationControl>::default();
+    let destination = DestinationJob {
+        control: Arc::clone(&control),
+        ..world.destination_job(server)
+    };
+    let (sent, received) = std::thread::scope(|scope| {
+        let receiving = scope.spawn(move || run_destination(destination));
+        (run_source(&source, &NoObserver), receiving.join().unwrap())
+    });
+    assert!(control.cancel(), "it had committed");
+    assert_eq!(sent.end, SourceEnd::Completed);
+    assert_verified(&received, 0);
+    assert!(world.destination.runs());
 }

@@ -62,7 +62,7 @@ pub enum Broken {
     Reset,
     /// The process of the guest has died.
     Crashed,
-    /// The other end's host is known to be dead: no word will come from it.
+    /// The other end is known to be dead, or to have given up: no word will come from it.
     PeerGone,
 }
 
@@ -77,6 +77,8 @@ struct PostcopyOrders {
 #[derive(Debug, Default)]
 struct Control {
     cancelled: bool,
+    /// Asked to cancel when that was not the source's to decide any more.
+    cancelled_late: bool,
     committing: bool,
     postcopy: PostcopyOrders,
     suspended: bool,
@@ -106,10 +108,12 @@ pub struct SourceControl {
 
 impl SourceControl {
     /// Cancels, as QEMU does by shutting the socket down: the guest goes on at the source. `false`
-    /// if it is too late: the destination may already have everything, and decides.
+    /// if it is too late: the destination may already have everything, and decides. If it never starts
+    /// the guest, the migration counts as cancelled all the same.
     pub fn cancel(&self) -> bool {
         let mut control = self.lock();
         if control.committing {
+            control.cancelled_late = true;
             return false;
         }
         control.cancelled = true;
@@ -197,9 +201,16 @@ impl SourceControl {
 
     /// Why it ended: a fault's own error, where one broke it.
     pub(in crate::migration) fn explain(&self, error: SourceError) -> SourceError {
-        match self.broken() {
+        let (broken, late) = {
+            let control = self.lock();
+            (control.broken, control.cancelled_late)
+        };
+        match broken {
             Some(Broken::Crashed) => SourceError::Crashed,
             Some(Broken::Reset) => SourceError::Io(ErrorKind::ConnectionReset.into()),
+            // Its word came after all.
+            Some(Broken::PeerGone) | None if matches!(error, SourceError::Refused { .. }) => error,
+            Some(Broken::PeerGone) | None if late => SourceError::Cancelled,
             Some(Broken::PeerGone) => SourceError::DestinationGone,
             None => error,
         }

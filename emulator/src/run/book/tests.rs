@@ -12,7 +12,9 @@ fn ongoing() -> Ongoing {
         reason: String::new(),
         running: true,
     };
-    Ongoing::new(of, 0, 0)
+    let mut migration = Ongoing::new(of, 0, 0);
+    migration.watched = true;
+    migration
 }
 
 fn source(ending: SourceEnding) -> SourceDone {
@@ -62,12 +64,14 @@ fn story(source_says: Option<SourceEnding>, committed: bool, lives: bool, source
     }
     let mut migration = ongoing();
     let mut told = Vec::new();
+    let mut told_gone = 0;
     let mut over = None;
     let mut settle = |migration: &mut Ongoing| {
         loop {
             match migration.verdict() {
                 Verdict::Open => break,
                 Verdict::Tell { committed } => told.push(committed),
+                Verdict::TellGone => told_gone += 1,
                 Verdict::Over { owner } => {
                     over = Some(owner);
                     break;
@@ -98,6 +102,8 @@ fn story(source_says: Option<SourceEnding>, committed: bool, lives: bool, source
         settle(&mut migration);
     }
     let owner = over.expect("the story ends");
+    // A source that still waits, for a destination that will never commit, is told so once.
+    assert_eq!(told_gone, u32::from(!source_first && !committed));
     let in_doubt = matches!(
         source_says,
         Some(SourceEnding::Completed | SourceEnding::Undecided)
@@ -124,7 +130,7 @@ fn who_is_silent_and_who_has_died_is_told_apart() {
         loop {
             match migration.verdict() {
                 Verdict::Open => return None,
-                Verdict::Tell { .. } => {}
+                Verdict::Tell { .. } | Verdict::TellGone => {}
                 Verdict::Over { owner } => return Some(owner),
             }
         }
@@ -194,4 +200,93 @@ fn a_refused_destination_leaves_the_guest_where_it_is() {
     };
     assert_eq!(migration.verdict(), over);
     assert_eq!(migration.error().as_deref(), Some("no port"));
+}
+
+/// The source has sent everything, over a link that is dead. Its guest stands still until it is told.
+#[test]
+fn a_source_that_waits_in_vain_is_told_so() {
+    use SourceEnding::Undecided;
+    let told = |hear: &dyn Fn(&mut Ongoing)| {
+        let mut migration = ongoing();
+        hear(&mut migration);
+        migration.verdict() == Verdict::TellGone
+    };
+    assert!(!told(&|_| {}), "the destination may still commit");
+    assert!(told(&|m| m.destination_done(destination())));
+    assert!(told(&Ongoing::destination_lost));
+    // Not known to be dead: its commit record may have been written and not heard of.
+    assert!(!told(&Ongoing::destination_silent));
+    let committed_first = |m: &mut Ongoing| {
+        m.committed(3);
+        m.destination_done(destination());
+    };
+    assert!(!told(&committed_first), "it runs there");
+    let never_started = |m: &mut Ongoing| {
+        m.watched = false;
+        m.destination_done(destination());
+    };
+    assert!(!told(&never_started));
+    let through = |m: &mut Ongoing| {
+        m.source_done(source(Undecided));
+        m.destination_done(destination());
+    };
+    assert!(!told(&through), "it is told what became of it instead");
+    // A manager that has forgotten says it again.
+    let mut migration = ongoing();
+    migration.destination_done(destination());
+    assert_eq!(migration.verdict(), Verdict::TellGone);
+    assert_eq!(migration.verdict(), Verdict::Open);
+    migration.forget();
+    migration.destination_done(destination());
+    assert_eq!(migration.verdict(), Verdict::TellGone);
+}
+
+/// A cancel after the last byte: the destination is asked as long as it can still promise, and what came to
+/// nothing by it counts as cancelled.
+#[test]
+fn a_late_cancel_asks_who_can_still_promise() {
+    let mut migration = ongoing();
+    assert!(migration.cancelled_late());
+    let mut committed = ongoing();
+    committed.committed(3);
+    assert!(!committed.cancelled_late(), "it runs there");
+    assert!(!committed.was_cancelled_late(Owner::Destination));
+    let mut ended = ongoing();
+    ended.destination_done(destination());
+    assert!(!ended.cancelled_late(), "it has given up by itself");
+    // The promise, then what the source makes of it.
+    migration.destination_done(destination());
+    assert_eq!(migration.verdict(), Verdict::TellGone);
+    migration.source_done(source(SourceEnding::Undecided));
+    let tell = Verdict::Tell { committed: false };
+    assert_eq!(migration.verdict(), tell);
+    let owner = Owner::Source;
+    assert_eq!(migration.verdict(), Verdict::Over { owner });
+    assert!(migration.was_cancelled_late(owner));
+    assert_eq!(migration.error().as_deref(), Some("cancelled"));
+}
+
+#[test]
+fn who_gave_up_says_why() {
+    let with = |mut done: SourceDone, error: Option<String>| {
+        done.report.error = error;
+        done
+    };
+    let failed = || source(SourceEnding::Failed);
+    let there = || DestinationReport {
+        error: Some("a damaged page".to_owned()),
+        ..destination()
+    };
+    let said = |done: SourceDone| {
+        let mut migration = ongoing();
+        migration.destination_done(there());
+        assert_eq!(migration.verdict(), Verdict::TellGone);
+        migration.source_done(done);
+        migration.error().expect("it failed")
+    };
+    let gone = SourceError::DestinationGone.to_string();
+    assert_eq!(said(with(failed(), Some(gone))), "a damaged page");
+    // It was ending by itself when it was told.
+    let own = "the process of the VM died at the source".to_owned();
+    assert_eq!(said(with(failed(), Some(own.clone()))), own);
 }

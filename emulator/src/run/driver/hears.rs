@@ -128,6 +128,8 @@ impl Driver<'_> {
                 })?)
             }
             FromAgent::IncomingReady { .. }
+            | FromAgent::Begun { .. }
+            | FromAgent::CancelTooLate(_)
             | FromAgent::Phase { .. }
             | FromAgent::VmCrashed { .. }
             | FromAgent::Progress { .. }

@@ -22,6 +22,24 @@ impl Driver<'_> {
         self.tell(source, ToAgent::CancelMigration(migration)).await
     }
 
+    /// A cancel came after the last byte: the guest is the destination's if that has started it, and its
+    /// promise never to lets the source run it again, over whatever link.
+    pub(in crate::run) async fn cancel_at_destination(
+        &mut self,
+        migration: MigrationId,
+    ) -> Result<(), RunError> {
+        let ongoing = self.ongoing.get_mut(&migration);
+        let Some(ongoing) = ongoing.filter(|ongoing| ongoing.over.is_none()) else {
+            return Ok(());
+        };
+        let destination = ongoing.of.destination;
+        if ongoing.cancelled_late() {
+            self.tell(destination, ToAgent::CancelIncoming(migration))
+                .await?;
+        }
+        Ok(())
+    }
+
     /// The user wants to stop: what is queued is dropped, what runs is cancelled.
     pub(in crate::run) async fn cancel_migrations(&mut self) -> Result<(), RunError> {
         for migration in self.mover.migrations() {
@@ -91,6 +109,7 @@ impl Driver<'_> {
                 // No reset comes from a host without power, and no word.
                 self.tell(source, ToAgent::DestinationGone(migration))
                     .await?;
+                self.ongoing.entry(migration).and_modify(Ongoing::told_gone);
                 let gone = if silent {
                     Ongoing::destination_silent
                 } else {

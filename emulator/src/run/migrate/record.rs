@@ -3,7 +3,7 @@
 use crate::event::LinkCalibration;
 use crate::ids::{HostId, ProbeId};
 use crate::migration::metrics::{self, RecordParts};
-use crate::migration::record::{MigrationRecord, Owner, ProbeRecord};
+use crate::migration::record::{MigrationRecord, Owner, ProbeRecord, Status};
 use crate::run::book::Ongoing;
 use crate::run::driver::Driver;
 use crate::run::{budget, grade};
@@ -40,6 +40,9 @@ impl Driver<'_> {
         let names = grade::path_links(self.scenario, of.source, of.destination);
         let on_path = |link: &&LinkCalibration| names.contains(&link.link);
         let path: Vec<&LinkCalibration> = self.ready.calibration.iter().filter(on_path).collect();
+        if ongoing.was_cancelled_late(owner) {
+            record.status = Status::Cancelled;
+        }
         self.note_probes(&mut record, ongoing);
         let seen = ongoing.path.as_ref().and_then(Option::as_deref);
         record.error_budget = seen.map(|seen| budget::budget(&record, &path, seen));

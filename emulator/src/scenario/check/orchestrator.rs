@@ -1,11 +1,11 @@
 //! Who has patience with migrations: `[orchestrator]`.
 
+mod kubevirt;
+
 use super::moves::ms;
 use super::postcopy;
 use crate::migration::params::{EngineKind, MigrationParams};
-use crate::orchestrator::{
-    KubevirtParams, LibvirtParams, NovaParams, OnTimeout, OrchestratorSpec, TimeoutAction,
-};
+use crate::orchestrator::{LibvirtParams, NovaParams, OnTimeout, OrchestratorSpec, TimeoutAction};
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
 use crate::scenario::{Backing, VmSpec};
@@ -49,13 +49,16 @@ pub(super) fn read(
         let policy = table.need("policy", "policy = \"kubevirt\"")?;
         let spec = match policy.word("policy", POLICIES)? {
             Policy::Timeout => OrchestratorSpec::Timeout,
-            Policy::Kubevirt => OrchestratorSpec::Kubevirt(kubevirt(table)),
+            Policy::Kubevirt => OrchestratorSpec::Kubevirt(kubevirt::read(table)),
             Policy::Nova => OrchestratorSpec::Nova(nova(table)),
             Policy::Libvirt => OrchestratorSpec::Libvirt(libvirt(table)),
         };
         let tuned = match &spec {
             OrchestratorSpec::Kubevirt(of) => {
-                of.bandwidth_per_migration > 0 || of.allow_auto_converge
+                of.bandwidth_per_migration > 0
+                    || of.allow_auto_converge
+                    || of.downtime_tuning.is_some()
+                    || of.stall_detector.is_some()
             }
             OrchestratorSpec::Nova(_) => true,
             _ => false,
@@ -107,35 +110,6 @@ fn yes(table: &Table<'_>, key: &'static str) -> Option<bool> {
 fn count(table: &Table<'_>, key: &'static str, default: u32) -> u32 {
     let read = table.get(key).and_then(|value| value.small(1..=10_000));
     read.unwrap_or(default)
-}
-
-fn kubevirt(table: &Table<'_>) -> KubevirtParams {
-    let base = KubevirtParams::default();
-    let bandwidth = table.get("bandwidth-per-migration");
-    KubevirtParams {
-        completion_timeout_per_gib: time(
-            table,
-            "completion-timeout-per-gib",
-            base.completion_timeout_per_gib,
-        ),
-        progress_timeout: time(table, "progress-timeout", base.progress_timeout),
-        parallel_migrations_per_cluster: count(
-            table,
-            "parallel-migrations-per-cluster",
-            base.parallel_migrations_per_cluster,
-        ),
-        parallel_outbound_migrations_per_node: count(
-            table,
-            "parallel-outbound-migrations-per-node",
-            base.parallel_outbound_migrations_per_node,
-        ),
-        bandwidth_per_migration: bandwidth
-            .and_then(|value| value.bytes_per_second())
-            .unwrap_or(base.bandwidth_per_migration),
-        allow_auto_converge: yes(table, "allow-auto-converge").unwrap_or_default(),
-        allow_post_copy: yes(table, "allow-post-copy").unwrap_or_default(),
-        allow_workload_disruption: yes(table, "allow-workload-disruption"),
-    }
 }
 
 fn nova(table: &Table<'_>) -> NovaParams {

@@ -105,6 +105,14 @@ pub const XEN_STOP_PAGES: Constant = fixed(
     true,
     "a threshold on what is left to send is a time at a given rate",
 );
+/// `qemu-rounds` stops at so many dirty pages.
+pub const ROUNDS_STOP_PAGES: Constant = fixed(
+    "dirty pages at which `qemu-rounds` stops",
+    5000,
+    "pages",
+    true,
+    "a threshold on what is left to send is a time at a given rate",
+);
 /// Xen's batch.
 pub const XEN_BATCH: Constant = fixed(
     "page batch (Xen)",
@@ -251,6 +259,7 @@ pub const TABLE: &[Constant] = &[
     REPROTECT_CHUNK,
     CLH_CHUNK,
     XEN_STOP_PAGES,
+    ROUNDS_STOP_PAGES,
     XEN_BATCH,
     XBZRLE_CACHE,
     TCP_LIMIT_OUTPUT,

@@ -19,29 +19,42 @@ use crate::topology::{HostId, LinkId, Place, SwitchId, Topology};
 
 /// What became of a packet.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome<P> {
+pub enum Outcome<P> {
     /// It is at its destination, logically since `at_ns`.
     Delivered {
+        /// There.
         host: HostId,
+        /// The caller's.
         packet: P,
+        /// What the links did to it.
         fate: Fate,
+        /// Since then.
         at_ns: u64,
     },
     /// A queue was full, or a link down.
-    Dropped { packet: P },
+    Dropped {
+        /// The caller's.
+        packet: P,
+    },
     /// It was lost on the wire, all of it.
-    Lost { packet: P },
+    Lost {
+        /// The caller's.
+        packet: P,
+    },
     /// A switch has heard where an address is now.
     Heard {
+        /// The announcement.
         packet: P,
+        /// Whose.
         address: Ipv4Addr,
+        /// Which.
         switch: SwitchId,
     },
 }
 
 /// All links of a fabric with what they hold.
 #[derive(Debug)]
-pub(super) struct Core<P> {
+pub struct Core<P> {
     links: Vec<Hop<P>>,
     uplinks: Vec<usize>,
     /// `routes[switch][host]` is the index of the next link; a switch without one drops.
@@ -56,7 +69,7 @@ pub(super) struct Core<P> {
 
 impl<P> Core<P> {
     /// Empty links. Everything random is drawn from `seed`; delivery traces begin at `origin_ns`.
-    pub(super) fn new(topology: &Topology, seed: u64, origin_ns: i64) -> Self {
+    pub fn new(topology: &Topology, seed: u64, origin_ns: i64) -> Self {
         let place = |id: LinkId| id.0 as usize;
         let switches = (0..).map(SwitchId).take(topology.switches().len());
         let from = |switch| {
@@ -81,7 +94,7 @@ impl<P> Core<P> {
     }
 
     /// A host sends a packet at `now_ns`. Everything due before is handled first.
-    pub(super) fn enter(
+    pub fn enter(
         &mut self,
         now_ns: u64,
         (source, destination): (HostId, impl Into<To>),
@@ -100,7 +113,7 @@ impl<P> Core<P> {
     }
 
     /// Handles every event due by `now_ns`, in logical order.
-    pub(super) fn advance(&mut self, now_ns: u64, sink: &mut impl FnMut(Outcome<P>)) {
+    pub fn advance(&mut self, now_ns: u64, sink: &mut impl FnMut(Outcome<P>)) {
         while let Some(&Reverse((at_ns, index))) = self.due.peek() {
             if at_ns > now_ns {
                 break;

@@ -18,27 +18,28 @@ use crate::topology::{HostId, Link, Place};
 
 /// What the relay knows of a packet beside the packet.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Parcel {
-    pub(super) size: PacketSize,
+pub struct Parcel {
+    /// Its bytes, and those of its segments.
+    pub size: PacketSize,
     /// Payload of each segment but the last; 0 for a frame that is lost or kept as a whole. Divisible frames have at most
     /// 128 segments.
-    pub(super) segment_payload: u32,
+    pub segment_payload: u32,
     /// It may be marked.
-    pub(super) ecn_capable: bool,
+    pub ecn_capable: bool,
 }
 
 /// What has happened to a packet on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Fate {
+pub struct Fate {
     /// Segments lost, a bit each, the first the lowest; never all.
-    pub(super) lost: u128,
+    pub lost: u128,
     /// Congestion was experienced.
-    pub(super) marked: bool,
+    pub marked: bool,
 }
 
 /// Where a packet goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum To {
+pub enum To {
     /// To a host: the way is fixed.
     Host(HostId),
     /// To an address that moves: each switch sends it where it believes it to be.

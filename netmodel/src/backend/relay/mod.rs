@@ -28,7 +28,8 @@ use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use self::core::Core;
+pub use self::core::{Core, Outcome};
+pub use self::hop::{Fate, Parcel, To};
 use self::jitter::nanoseconds;
 use self::port::Port;
 use self::slab::Slab;

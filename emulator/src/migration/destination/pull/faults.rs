@@ -29,8 +29,8 @@ struct State<'a> {
     waits: Waits<'a>,
     limit: Limit,
     over: bool,
-    /// Versions of the pages that came on the connection for requested ones.
-    urgent: Vec<(u32, u64)>,
+    /// No page comes on the connection for requested ones any more.
+    urgent_over: bool,
     /// The guest's time when it was last asked for.
     time: GuestTime,
     /// When each missing page was placed, in the guest's time.
@@ -68,7 +68,7 @@ impl<'a> Pull<'a> {
                 waits,
                 limit: Limit::NONE,
                 over: false,
-                urgent: Vec::new(),
+                urgent_over: false,
                 time: at,
                 placed: Vec::new(),
                 figures,
@@ -114,23 +114,19 @@ impl<'a> Pull<'a> {
         self.changed.notify_all();
     }
 
-    /// The same, on the connection for requested pages.
-    pub(super) fn placed_urgent(&self, page: u32, version: u64) {
-        self.lock().urgent.push((page, version));
-        self.placed(page);
+    /// The connection for requested pages has ended.
+    pub(super) fn urgent_ended(&self) {
+        self.lock().urgent_over = true;
+        self.changed.notify_all();
     }
 
-    /// The versions that came there.
-    pub(super) fn take_urgent(&self) -> Vec<(u32, u64)> {
-        std::mem::take(&mut self.lock().urgent)
-    }
-
-    /// Waits until no page is missing: whether that was before an instant.
-    pub(super) fn wait_for_last(&self, until_ns: u64) -> bool {
+    /// Waits for those pages until none is missing: whether that was so within `ns`.
+    pub(super) fn wait_for_last(&self, ns: u64) -> bool {
+        let until_ns = mono_ns().saturating_add(ns);
         let mut state = self.lock();
         while state.waits.upcoming.left() > 0 {
             let left = until_ns.saturating_sub(mono_ns());
-            if left == 0 {
+            if left == 0 || state.urgent_over {
                 return false;
             }
             let waited = self.changed.wait_timeout(state, Duration::from_nanos(left));

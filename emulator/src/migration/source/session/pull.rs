@@ -96,6 +96,7 @@ impl Session<'_> {
         self.engine.postcopy_started();
         let dirty = std::mem::replace(&mut self.dirty, Bitmap::new(0));
         let shared = Shared::new(dirty, self.cursor);
+        let mut spent = Spent::default();
         loop {
             let served = self.serve(&shared);
             self.note_started(&shared);
@@ -115,7 +116,7 @@ impl Session<'_> {
             };
             self.side_on(SourceEvent::Failed);
             self.publish("postcopy-paused");
-            self.take_up_again(error, &shared)?;
+            self.take_up_again(error, &shared, &mut spent)?;
             self.side_on(SourceEvent::Started);
         }
     }
@@ -241,28 +242,39 @@ impl Session<'_> {
 
     /// A new connection, over which the destination has told what it holds. Until there is one the guest
     /// stands still as soon as it touches a page that is only here.
-    fn take_up_again(&mut self, error: SourceError, shared: &Shared) -> Result<(), SourceError> {
+    fn take_up_again(
+        &mut self,
+        error: SourceError,
+        shared: &Shared,
+        spent: &mut Spent,
+    ) -> Result<(), SourceError> {
         let params = self.job.params.postcopy;
         let from_ns = mono_ns();
-        let until_ns = from_ns.saturating_add(params.recover_timeout.saturating_mul(NS_PER_MS));
+        if spent.brought.is_none_or(|brought| brought) {
+            let until_ns = from_ns.saturating_add(params.recover_timeout.saturating_mul(NS_PER_MS));
+            (spent.tries, spent.at_ns, spent.until_ns) = (0, from_ns, until_ns);
+        }
+        spent.brought = Some(false);
         let mut interruption = Interruption {
             from_ns,
             to_ns: None,
             tries: 0,
             error: error.to_string(),
         };
-        let mut at_ns = from_ns;
-        while interruption.tries < params.recover_tries && at_ns < until_ns {
-            let goes_on = self.job.control.wait_in_postcopy(at_ns);
+        while spent.tries < params.recover_tries && spent.at_ns < spent.until_ns {
+            let goes_on = self.job.control.wait_in_postcopy(spent.at_ns);
             let Some(redial) = self.job.redial.as_ref().filter(|_| goes_on) else {
                 break;
             };
             interruption.tries += 1;
-            at_ns = mono_ns().saturating_add(params.recover_interval.saturating_mul(NS_PER_MS));
+            spent.tries += 1;
+            spent.at_ns =
+                mono_ns().saturating_add(params.recover_interval.saturating_mul(NS_PER_MS));
             match redial() {
                 Ok(socket) => {
                     if self.recover(socket, shared).is_ok() {
                         interruption.to_ns = Some(mono_ns());
+                        spent.left(shared.open().0);
                         break;
                     }
                 }
@@ -271,7 +283,7 @@ impl Session<'_> {
                 Err(_) => {}
             }
         }
-        let (taken_up, tries) = (interruption.to_ns.is_some(), interruption.tries);
+        let (taken_up, tries) = (interruption.to_ns.is_some(), spent.tries);
         if let Some(postcopy) = &mut self.postcopy {
             postcopy.interruptions.push(interruption);
         }
@@ -343,6 +355,29 @@ impl Session<'_> {
                 },
             }
         }
+    }
+}
+
+/// Tries of recovery, until one has brought pages: a destination that is always about to have them is not dialled for
+/// ever.
+#[derive(Debug, Default)]
+struct Spent {
+    tries: u32,
+    /// Before the next.
+    at_ns: u64,
+    until_ns: u64,
+    /// The fewest pages that were missing after one.
+    least: Option<u64>,
+    /// Whether the last brought any; `None`: there was none.
+    brought: Option<bool>,
+}
+
+impl Spent {
+    /// A recovery was taken up with so many pages left.
+    fn left(&mut self, pages: u64) {
+        let before = self.least.unwrap_or(u64::MAX);
+        self.brought = Some(pages < before);
+        self.least = Some(pages.min(before));
     }
 }
 

@@ -4,14 +4,20 @@
 //! what is drawn), so the order of VMs, threads or files changes nothing. Never inside: profiles
 //! (`profile`), anything that claims to be recorded: whoever stores this marks it synthesised.
 
+mod amount;
+mod reads;
+
+pub use amount::{FLEET_D1, LONG_WINDOWS};
+
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{Beta, ContinuousCDF, Normal};
+use statrs::distribution::{Beta, ContinuousCDF};
 
 use crate::class::{
     ClassPhase, Coupling, Locality, PageClass, PhasedClasses, Variation, unique_pages,
 };
 use crate::profile::Profile;
 use crate::units::{NS_PER_MS, NS_PER_S, round_u32, round_u64};
+use amount::{LONG_S, cold, fit_into, fleet_d1, scale};
 
 /// How much the guests of a fleet write (rule 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -76,6 +82,9 @@ pub struct Choices {
     pub long_windows: Option<[f64; 2]>,
     /// Rule 6.
     pub variation: Variation,
+    /// Rule 10: pages that are read in the profile's windows, beside those written.
+    #[serde(default)]
+    pub read_pages: u32,
 }
 
 /// What a guest writes.
@@ -84,9 +93,9 @@ pub struct Choices {
 pub struct Completed {
     /// The profile's classes, as they are for this guest, with their short-term variation.
     pub hot: PhasedClasses,
-    /// What is written within hours (rule 4), with the time the guest runs.
+    /// What is written within hours (rule 4), with the time the guest runs, and what is only read (rule 10).
     pub cold: Vec<PageClass>,
-    /// Touched pages that are never written; the rest of RAM is zero.
+    /// Touched pages that are neither; the rest of RAM is zero.
     pub resident_pages: u32,
     /// What was drawn.
     pub choices: Choices,
@@ -112,20 +121,10 @@ impl Completed {
     }
 }
 
-/// Rule 5: pages a second over 26,247 migrations (SoCC'17 set): median, 5 % and 95 % quantile, most.
-pub const FLEET_D1: [f64; 4] = [4_500.0, 60.0, 25_000.0, 37_000.0];
-/// Rule 4: D(2 h) and D(24 h) as shares of touched memory (VeCycle).
-pub const LONG_WINDOWS: [[f64; 2]; 2] = [[0.3, 0.5], [0.5, 0.8]];
-const LONG_S: [f64; 2] = [7_200.0, 86_400.0];
 /// Rule 6: deviation over mean of the rates, and correlation of their logarithm, of consecutive seconds.
 pub const VARIATION: [f64; 2] = [0.3, 0.7];
 /// Rule 1: used over provisioned memory, where the trace does not say: Beta(2, 2), median 0.5 (Pond).
 const USED_SHARE: (f64, f64) = (2.0, 2.0);
-/// No more of touched memory is written in a second than this.
-const MOST_IN_A_SECOND: f64 = 0.95;
-/// The normal quantile of 95 %.
-const Z95: f64 = 1.644_853_626_951;
-
 /// What is drawn; the numbers are part of what a seed means.
 #[derive(Clone, Copy)]
 enum Draw {
@@ -182,6 +181,12 @@ pub fn complete(
     } else {
         cold(touched, free, long, reached)
     };
+    let mut parts = reads::Parts {
+        unwritten: free - written(&cold),
+        hot: placed(&classes, profile),
+        cold,
+    };
+    let read_pages = parts.read(profile, pages_scale, rate_scale, clock_s);
     let variation = variation(clock_s);
     let hot = PhasedClasses {
         coupling: profile.coupling,
@@ -189,14 +194,14 @@ pub fn complete(
             // One phase for ever: it begins again where it ends, so any length will do.
             length_ns: 3_600 * NS_PER_S,
             first_page: 0,
-            classes: placed(&classes, profile),
+            classes: parts.hot,
             variation: Some(variation.clone()),
         }],
     };
     let mut completed = Completed {
-        resident_pages: free - written(&cold),
+        resident_pages: parts.unwritten,
         hot,
-        cold,
+        cold: parts.cold,
         choices: Choices {
             profile: profile.name.to_owned(),
             marginal,
@@ -210,6 +215,7 @@ pub fn complete(
             d1: 0.0,
             long_windows: (!profile.all_memory).then_some(long),
             variation,
+            read_pages,
         },
     };
     completed.choices.d1 = completed.unique_pages(1.0, known.mean_cores);
@@ -249,100 +255,6 @@ fn uniform(seed: u64, vm: u64, what: u64) -> f64 {
     let bits = mix(mix(mix(seed) ^ vm) ^ what) >> 11;
     // 53 bits, never 0.
     (bits as f64 + 0.5) / (1u64 << 53) as f64
-}
-
-/// Two halves of log-normals that meet at the median, since one cannot have both tails: 4,500 pages a
-/// second, 5 % below 60, 5 % above 25,000; capped at 37,000 a virtual CPU.
-fn fleet_d1(u: f64, vcpus: u32) -> f64 {
-    let [median, p5, p95, most] = FLEET_D1;
-    let z = Normal::standard().inverse_cdf(u);
-    let sigma = if z < 0.0 {
-        (median / p5).ln() / Z95
-    } else {
-        (p95 / median).ln() / Z95
-    };
-    let vcpus = f64::from(vcpus.max(1));
-    (vcpus * median * (z * sigma).exp()).min(vcpus * most)
-}
-
-/// What numbers of pages and rates are multiplied by so that D(1 s) is `wanted`: pages first, since a
-/// larger load of the same kind has a larger working set, rates only when memory is used up.
-fn scale(classes: &[PageClass], touched: u32, clock_s: f64, wanted: Option<f64>) -> (f64, f64) {
-    let pages: f64 = classes.iter().map(|class| f64::from(class.pages)).sum();
-    let largest = f64::from(touched) / pages.max(1.0);
-    let d1 = |rate_scale: f64| unique_pages(classes, clock_s * rate_scale);
-    let Some(wanted) = wanted.filter(|_| d1(1.0) > 0.0) else {
-        return (largest.min(1.0), 1.0);
-    };
-    let wanted = wanted.min(f64::from(touched) * MOST_IN_A_SECOND);
-    let pages_scale = wanted / d1(1.0);
-    if pages_scale <= largest {
-        return (pages_scale, 1.0);
-    }
-    // D grows with the rates; 2^40 times is more than any rate needs, and 60 halvings are exact enough.
-    let (mut low, mut high) = (1.0f64, (1u64 << 40) as f64);
-    for _ in 0..60 {
-        let middle = (low * high).sqrt();
-        if largest * d1(middle) < wanted {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    (largest, high)
-}
-
-/// Rounding may have made the classes a few pages too large.
-fn fit_into(classes: &mut [PageClass], touched: u32) {
-    let pages: u64 = classes.iter().map(|class| u64::from(class.pages)).sum();
-    let mut over = pages.saturating_sub(u64::from(touched));
-    while over > 0 {
-        let Some(largest) = classes.iter_mut().max_by_key(|class| class.pages) else {
-            return;
-        };
-        let less = u32::try_from(over)
-            .unwrap_or(u32::MAX)
-            .min(largest.pages.saturating_sub(1));
-        if less == 0 {
-            return;
-        }
-        largest.pages -= less;
-        over -= u64::from(less);
-    }
-}
-
-/// One class of pages and a rate a second so that, with what the others write, the two windows are the
-/// wanted shares of touched memory.
-fn cold(touched: u32, free: u32, wanted: [f64; 2], reached: [f64; 2]) -> Vec<PageClass> {
-    let missing = [0, 1].map(|i| wanted[i] * f64::from(touched) - reached[i]);
-    if free == 0 || missing[1] < 1.0 {
-        return Vec::new();
-    }
-    let ratio = LONG_S[1] / LONG_S[0];
-    // C (1 − x) = missing in 2 h and C (1 − x^12) = missing in 24 h: the quotient falls from 12 to 1 as
-    // x = e^(−7200 r) falls from 1 to 0.
-    let quotient = missing[1] / missing[0].max(1e-9);
-    let (mut low, mut high) = (1e-9f64, 1.0 - 1e-9);
-    for _ in 0..100 {
-        let x = f64::midpoint(low, high);
-        if (1.0 - x.powf(ratio)) / (1.0 - x) < quotient {
-            low = x;
-        } else {
-            high = x;
-        }
-    }
-    let pages = (missing[1] / (1.0 - low.powf(ratio))).min(f64::from(free));
-    // Where there are too few pages, or the profile has dirtied enough in 2 h, the day decides.
-    let rate = if pages >= f64::from(free) || missing[0] < 1.0 {
-        let share = (missing[1] / pages).min(1.0 - 1e-6);
-        -(-share).ln_1p() / LONG_S[1]
-    } else {
-        -low.ln() / LONG_S[0]
-    };
-    vec![PageClass {
-        coupling: Coupling::Time,
-        ..PageClass::new(round_u32(pages).min(free), rate)
-    }]
 }
 
 /// Rule 7: the profile's table of runs, class by class; walkers walk.
