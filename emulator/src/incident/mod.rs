@@ -248,6 +248,7 @@ impl Incident {
                 ..LinkSpec::with_rate(self.rate)
             },
             congestion: "cubic".to_owned(),
+            send_buffer: None,
             params: self.params(),
             seed,
             warm_up_ns: 10_000_000_000,
