@@ -24,7 +24,9 @@ use traces::content::{ContentProfile, is_zero, named};
 type Pass = Box<dyn FnMut() -> u64>;
 
 /// Name, what it is counted by, and how it is made ready.
-pub(super) const ALL: &[(&str, &str, fn() -> Pass)] = &[
+type Row = (&'static str, &'static str, fn() -> Pass);
+
+pub(super) const ALL: &[Row] = &[
     ("zero check of a zero page", "page", zero_pages),
     ("zero check of a page with data", "page", data_pages),
     ("stamp and choose a body", "page", stamps),
