@@ -19,6 +19,7 @@ use anyhow::{Result, bail};
 use netmodel::backend::BackendKind;
 use netmodel::link::LinkSpec;
 use netmodel::topology::{Cable, Topology};
+use netmodel::units::ByteSize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use traces::class::{Coupling, Locality, PageClass, PhasedClasses};
@@ -139,6 +140,8 @@ pub struct Lone {
     pub link: LinkSpec,
     /// Congestion control.
     pub congestion: String,
+    /// What send buffers begin with; `None` is the kernel's.
+    pub send_buffer: Option<ByteSize>,
     /// Options.
     pub params: MigrationParams,
     /// Seed.
@@ -191,6 +194,7 @@ impl Lone {
                 internet: None,
                 schedule,
                 congestion: self.congestion.clone(),
+                send_buffer: self.send_buffer,
             },
             balancer: nobody(moving),
             migrations: (0..moving)

@@ -229,7 +229,7 @@ mod tests {
 
     use super::*;
     use crate::topology::Cable;
-    use crate::units::BitRate;
+    use crate::units::{BitRate, ByteSize};
 
     fn plan(spec: LinkSpec) -> Plan {
         let link = Cable::symmetric(spec);
@@ -312,5 +312,20 @@ mod tests {
         );
         let short = plan(LinkSpec::with_rate(gigabit));
         assert_eq!(value_of(&short, "net/ipv4/tcp_wmem"), "4096 16384 4194304");
+        let grown = |bytes: u64| {
+            let tcp = TcpSettings {
+                send_buffer: Some(ByteSize::from_bytes(bytes)),
+                ..TcpSettings::default()
+            };
+            let hosts = ["a", "b"].map(|name| (name.to_owned(), Cable::default()));
+            let plan = Plan::new(Topology::star(hosts).unwrap(), &tcp, BackendKind::Relay);
+            value_of(&plan, "net/ipv4/tcp_wmem").to_owned()
+        };
+        assert_eq!(grown(2_000_000), "4096 2000000 4194304");
+        assert_eq!(
+            grown(1 << 40),
+            "4096 4194304 4194304",
+            "never above the limit"
+        );
     }
 }

@@ -18,5 +18,5 @@ mod mix;
 pub use bitmap::Bitmap;
 pub use clock::{Clock, MonoNs, Segment, SegmentKind, TraceNs};
 pub use dirty_log::{DirtyLog, Reprotect};
-pub use guest::{Access, AccessKind, Behaviour, GuestTime, MemoryModel, MemorySpec};
+pub use guest::{Access, AccessKind, Behaviour, GuestTime, MemoryModel, MemorySpec, ScanJob};
 pub use host::{GuestClock, Host, HostSpec, Throttle, VmSpec, VmState, Work};

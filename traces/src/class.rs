@@ -61,6 +61,21 @@ pub struct PageClass {
     /// write, the class of the first phase that has them says it.
     #[serde(default)]
     pub content: Option<ContentProfile>,
+    /// A job that reads all its pages.
+    #[serde(default)]
+    pub scan: Option<Scan>,
+}
+
+/// A job of a guest's that reads every page of a class, one after another in address order, whenever it is due: a
+/// checksum, a collector of garbage, a report. It stops nobody where all pages are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Scan {
+    /// How often, ns by the clock on the wall, which goes on while the guest waits for a page.
+    pub every_ns: u64,
+    /// The guest sees that it is due after so much of its own running time, ns: a batch of its other work, which begins
+    /// with the same wake-up.
+    pub after_ns: u64,
 }
 
 impl PageClass {
@@ -75,6 +90,7 @@ impl PageClass {
             coupling: Coupling::Cpu,
             locality: Locality::Scatter,
             content: None,
+            scan: None,
         }
     }
 }

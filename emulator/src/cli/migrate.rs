@@ -90,6 +90,9 @@ pub(super) struct MigrateArgs {
     /// TCP congestion control.
     #[arg(long, default_value = "cubic")]
     congestion: String,
+    /// What the sockets' send buffers are before TCP has tuned them, instead of Linux's 16 KiB.
+    #[arg(long, value_parser = size_bytes, value_name = "SIZE")]
+    send_buffer: Option<u64>,
     /// Whose decisions and bytes on the wire.
     #[arg(long, value_parser = engine, default_value = "qemu", value_name = "ENGINE")]
     engine: EngineKind,
@@ -227,6 +230,7 @@ impl MigrateArgs {
             memory: self.memory,
             link: self.link(rate),
             congestion: self.congestion.clone(),
+            send_buffer: self.send_buffer.map(ByteSize::from_bytes),
             params: self.params()?,
             seed: self.seed,
             warm_up_ns: 10_000_000_000,

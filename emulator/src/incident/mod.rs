@@ -205,7 +205,10 @@ impl Incident {
         MigrationParams {
             engine,
             max_bandwidth: limited.unwrap_or(0),
-            downtime_limit: self.downtime_limit_ms,
+            downtime_limit: match engine.has("downtime-limit") {
+                true => self.downtime_limit_ms,
+                false => base.downtime_limit,
+            },
             return_path: self.return_path,
             // The curve is what readings found, lazily re-armed as the log was: see `Curve::fit`.
             reprotect: Reprotect::AtSync,
@@ -245,6 +248,7 @@ impl Incident {
                 ..LinkSpec::with_rate(self.rate)
             },
             congestion: "cubic".to_owned(),
+            send_buffer: None,
             params: self.params(),
             seed,
             warm_up_ns: 10_000_000_000,

@@ -26,22 +26,26 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// What will be done to the kernel to get a scenario's network; prints step by step.
 #[must_use]
 pub fn plan(network: &NetworkSpec, k: u32, backend: BackendKind, seed: u64) -> Plan {
-    let (topology, tcp) = (network.topology.clone(), tcp_settings(k));
+    let (topology, tcp) = (network.topology.clone(), tcp_settings(network, k));
     Plan::foreseeing(topology, &tcp, backend, &network.schedule).with_seed(seed)
 }
 
 /// Buffers are bytes and scale with space; at full size they are the kernel's own, or larger where
 /// a path needs it.
-fn tcp_settings(k: u32) -> TcpSettings {
+fn tcp_settings(network: &NetworkSpec, k: u32) -> TcpSettings {
+    let asked = TcpSettings {
+        send_buffer: network.send_buffer,
+        ..TcpSettings::default()
+    };
     if k <= 1 {
-        return TcpSettings::default();
+        return asked;
     }
     let carried = |constant: scale::Constant| constant.carried(k).map(ByteSize::from_bytes);
     TcpSettings {
         receive_buffer_max: carried(scale::RECEIVE_BUFFER),
         send_buffer_max: carried(scale::SEND_BUFFER),
         limit_output: carried(scale::TCP_LIMIT_OUTPUT),
-        ..TcpSettings::default()
+        ..asked
     }
 }
 

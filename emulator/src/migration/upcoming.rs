@@ -6,8 +6,12 @@
 
 use std::collections::BTreeSet;
 
+pub use scans::Scans;
+
 use replay::{Bitmap, GuestTime, MemoryModel};
 use traces::class::Coupling;
+
+mod scans;
 
 /// How far ahead accesses are known at least once half of it is used up, by either clock: a window's
 /// harvest costs about 10 ns a page of a class, so a percent or two of a core.

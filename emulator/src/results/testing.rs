@@ -129,6 +129,7 @@ fn scenario(e: Example) -> Scenario {
             internet: None,
             schedule: Schedule::default(),
             congestion: "cubic".into(),
+            send_buffer: None,
         },
         balancer: BalancerSpec {
             policy: "equalise".into(),

@@ -107,6 +107,7 @@ mod tests {
             internet: None,
             schedule: Schedule::default(),
             congestion: "cubic".to_owned(),
+            send_buffer: None,
         }
     }
 

@@ -284,6 +284,7 @@ mod tests {
             internet: None,
             schedule: Schedule::default(),
             congestion: "cubic".into(),
+            send_buffer: None,
         }
     }
 

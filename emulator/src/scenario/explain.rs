@@ -11,6 +11,7 @@ use crate::ids::HostId;
 use crate::migration::faults::Action;
 use crate::units::{show_size, show_time};
 use comfy_table::{Table, presets};
+use netmodel::units::ByteSize;
 use std::collections::BTreeMap;
 use traces::class::{Coupling, PageClass, PhasedClasses};
 use traces::content::{ContentProfile, NAMES, named};
@@ -23,7 +24,7 @@ pub fn explain(scenario: &Scenario) -> String {
     let network = &scenario.network;
     let mut text = format!(
         "{}: {} of trace time at pace {}, seed {}, k = {}\n{} hosts, {} VMs, {} flows, {} planned migrations\n\
-         {} switches, {} links, {} changes of links, backend {}, {}\n",
+         {} switches, {} links, {} changes of links, backend {}, {}{}\n",
         scenario.name,
         show_time(scenario.duration_ns),
         match scenario.pace {
@@ -41,6 +42,7 @@ pub fn explain(scenario: &Scenario) -> String {
         network.schedule.changes().len(),
         network.backend_name(),
         network.congestion,
+        buffer(network.send_buffer),
     );
     for (title, table) in [
         ("Hosts", hosts(scenario)),
@@ -62,6 +64,16 @@ pub fn explain(scenario: &Scenario) -> String {
         }
     }
     text
+}
+
+/// What send buffers begin with, if not with the kernel's.
+fn buffer(given: Option<ByteSize>) -> String {
+    given.map_or_else(String::new, |size| {
+        format!(
+            ", send buffers of {} to begin with",
+            show_size(size.bytes())
+        )
+    })
 }
 
 fn table(header: &[&str]) -> Table {

@@ -5,6 +5,7 @@ use netmodel::backend::{BackendKind, CannotCarry};
 use netmodel::link::LinkSpec;
 use netmodel::schedule::Schedule;
 use netmodel::topology::{Link, Topology};
+use netmodel::units::ByteSize;
 use serde::{Deserialize, Serialize};
 
 /// The network.
@@ -21,6 +22,9 @@ pub struct NetworkSpec {
     pub schedule: Schedule,
     /// Congestion control of every socket.
     pub congestion: String,
+    /// What every socket's send buffer is before TCP has tuned it; `None` is Linux's 16 KiB.
+    #[serde(default)]
+    pub send_buffer: Option<ByteSize>,
 }
 
 impl NetworkSpec {

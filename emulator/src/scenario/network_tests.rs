@@ -6,6 +6,7 @@ use super::*;
 use netmodel::backend::BackendKind;
 use netmodel::link::{Distribution, GilbertElliott, LinkSpec, Loss};
 use netmodel::topology::LinkId;
+use netmodel::units::ByteSize;
 use proptest::prelude::*;
 use std::fs;
 use std::path::Path;
@@ -90,6 +91,20 @@ fn every_property_of_a_link_can_be_said_for_each_direction() {
     assert_eq!((up.overhead_bytes, down.overhead_bytes), (14, 14));
     // A millisecond of 100 and of 50 Mbit/s.
     assert_eq!((up.gso_bytes(), down.gso_bytes()), (12_500, 6_250));
+}
+
+#[test]
+fn a_send_buffer_is_the_kernels_unless_it_is_given_and_scales_with_space() {
+    let of = |given: &str| with_hosts(&format!("[network]\n{given}\n"), 2);
+    assert_eq!(parsed(&of("")).network.send_buffer, None);
+    let given = parsed(&of("send_buffer = \"2MiB\""));
+    let bytes = ByteSize::from_bytes;
+    assert_eq!(given.network.send_buffer, Some(bytes(2 << 20)));
+    assert!(explain(&given).contains("send buffers of 2 MiB to begin with"));
+    let carried = scale::apply(&given, 4).unwrap();
+    assert_eq!(carried.network.send_buffer, Some(bytes(512 << 10)));
+    let text = refused(&of("send_buffer = \"1KiB\""));
+    assert!(text.contains("from 4KiB up to 1GiB"), "{text}");
 }
 
 #[test]

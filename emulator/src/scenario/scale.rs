@@ -146,8 +146,12 @@ pub(super) fn divide_phases(phased: &mut PhasedClasses, k: u32) {
 
 fn divide_network(scenario: &mut Scenario, k: u32) -> Result<(), ScaleError> {
     let NetworkSpec {
-        topology, schedule, ..
+        topology,
+        schedule,
+        send_buffer,
+        ..
     } = &mut scenario.network;
+    *send_buffer = send_buffer.map(|b| ByteSize::from_bytes(b.bytes().div_ceil(u64::from(k))));
     let backs = ways_back(topology);
     let divided = |link: &Link, spec: &LinkSpec| {
         check_link(link, spec, backs[link.id.0 as usize], k)?;

@@ -207,7 +207,8 @@ fn phases_come_back_from_the_run_directory() {
     }
 }
 
-/// A sweep that comes round in two seconds is no class set of any kind: D(t) is a straight line and then level.
+/// A sweep that comes round in a second is no class set of any kind: D(t) is a straight line up to there and then level, where
+/// the best classes, on either clock, lack a third of D(1 s) (34 and 37 %, by enumeration of all active sets).
 #[test]
 fn the_best_may_be_the_recorded_pages() {
     let folder = tempfile::tempdir().unwrap();
@@ -215,8 +216,8 @@ fn the_best_may_be_the_recorded_pages() {
         t_ns: u64::from(i + 1) * 100_000_000,
         cpu_ns: 50_000_000,
         runs: vec![Run {
-            start: i % 20 * 100,
-            len: 100,
+            start: i % 10 * 200,
+            len: 200,
         }],
     };
     let sweep = PageWriteTrace {

@@ -82,6 +82,7 @@ pub(super) struct Line {
     ram_normal: Option<f64>,
     ram_duplicate: Option<f64>,
     ram_dirty_sync_count: Option<f64>,
+    ram_postcopy_requests: Option<f64>,
     pub(super) guest_distinct_pps_before: Option<f64>,
 }
 
@@ -356,6 +357,7 @@ impl Line {
             outage_ms: self.stop_to_resume_ms,
             downtime_ms: self.downtime_ms.filter(|_| !pulled),
             syncs: self.ram_dirty_sync_count,
+            requests: self.ram_postcopy_requests.filter(|_| pulled),
         }
     }
 }

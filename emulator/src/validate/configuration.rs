@@ -63,7 +63,10 @@ pub(super) fn params(line: &Line) -> MigrationParams {
         // The runs were made under TCG.
         reprotect: Reprotect::AtSync,
         page_tables: image::page_tables(line),
-        load_time: image::LOAD_TIME_MS,
+        load_time: match mode("postcopy") {
+            true => image::LOAD_TIME_MS + image::POSTCOPY_LOAD_TIME_MS,
+            false => image::LOAD_TIME_MS,
+        },
         completion_timeout: Some(line.cancel_after_s.saturating_mul(1000)),
         auto_converge: AutoConvergeParams {
             enabled: mode("auto-converge"),
@@ -202,6 +205,14 @@ impl Configuration {
         }
     }
 
+    /// Set A's sockets as they were; those of set B grow here as they did there, with a window that fills the queue.
+    fn send_buffer(&self) -> Option<ByteSize> {
+        let line = &self.line;
+        let rate = BitRate::from_bps(line.link_mbit.saturating_mul(1_000_000));
+        let source = line.placement() == Some(Placement::SourceEgress);
+        rate.filter(|_| source).map(image::send_buffer)
+    }
+
     /// The classes that the dirtier writes, and what it leaves in their pages.
     fn written(&self) -> Vec<PageClass> {
         let line = &self.line;
@@ -214,10 +225,16 @@ impl Configuration {
         let pattern = line.pattern();
         let written =
             pattern.map_or_else(Vec::new, |pattern| classes(pattern, pages, line.rate_pps));
+        let scan = Some(image::REPORT);
         let left = |class: PageClass| match self.cpu() {
-            None => PageClass { content, ..class },
+            None => PageClass {
+                content,
+                scan,
+                ..class
+            },
             Some(cores) => PageClass {
                 content,
+                scan,
                 coupling: Coupling::Cpu,
                 rate: class.rate / cores,
                 ..class
@@ -291,6 +308,7 @@ impl Configuration {
             memory: Backing::Synthetic,
             link: self.link(),
             congestion: line.congestion.clone().unwrap_or_else(cubic),
+            send_buffer: self.send_buffer(),
             params: params(line),
             seed,
             warm_up_ns,

@@ -18,6 +18,10 @@ fn lone(more: &Value, seed: u64) -> Lone {
     Configuration::new(line, run).lone(seed)
 }
 
+fn slow(link_mbit: u64) -> Lone {
+    lone(&json!({ "link_mbit": link_mbit }), 1)
+}
+
 #[test]
 fn set_a_is_shaped_on_the_sources_device() {
     let lone = lone(&json!({}), 1);
@@ -30,6 +34,9 @@ fn set_a_is_shaped_on_the_sources_device() {
         (lone.congestion.as_str(), lone.params.return_path),
         ("bbr", false)
     );
+    // 170 ms of 500 Mbit/s would be more than `tcp_wmem`.
+    assert_eq!(slow(100).send_buffer, Some(ByteSize::from_bytes(2_125_000)));
+    assert_eq!(lone.send_buffer, Some(ByteSize::from_bytes(4 << 20)));
     let topology = lone.scenario().network.topology;
     let way_back = topology.link_named("source-down").unwrap().spec;
     assert_eq!(
@@ -64,6 +71,7 @@ fn set_b_is_shaped_in_the_middle_both_ways() {
     });
     let lone = lone(&b, 1);
     assert_eq!(lone.link.shaper_at, ShaperAt::Fabric);
+    assert_eq!(lone.send_buffer, None);
     assert_eq!(
         (lone.link.queue.bytes(), lone.link.overhead_bytes),
         (1_000_000, 38)
@@ -87,6 +95,7 @@ fn modes_set_their_capability_and_nothing_else() {
     assert_eq!(channels.compression, Compression::Zstd);
     let pulled = lone(&json!({"mode": "postcopy"}), 1).params;
     assert!(pulled.postcopy.ram && pulled.postcopy.after_precopy && pulled.return_path);
+    assert_eq!((pulled.load_time, of("precopy").load_time), (17, 2));
     assert!(!of("precopy").postcopy.ram && !of("precopy").return_path);
     let xbzrle = lone(&json!({"mode": "xbzrle", "xbzrle_cache_mib": 128}), 1).params;
     assert!(xbzrle.xbzrle.enabled && !xbzrle.multifd.enabled);

@@ -23,6 +23,8 @@ pub struct Measured {
     pub downtime_ms: Option<f64>,
     /// QMP's dirty-sync-count.
     pub syncs: Option<f64>,
+    /// QMP's postcopy-requests, of a post-copy.
+    pub requests: Option<f64>,
 }
 
 /// A real run and the emulation of it.
@@ -94,7 +96,7 @@ fn relative(guess: Option<f64>, real: Option<f64>) -> Option<f64> {
 pub type Figure = fn(&Measured) -> Option<f64>;
 
 /// What is compared: name, unit, figure in that unit.
-pub const FIELDS: [(&str, &str, Figure); 7] = [
+pub const FIELDS: [(&str, &str, Figure); 8] = [
     ("total time", "ms", |m| m.total_time_ms),
     ("bytes", "MiB", |m| Some(m.bytes? / f64::from(1 << 20))),
     ("normal pages", "pages", |m| m.normal),
@@ -102,6 +104,7 @@ pub const FIELDS: [(&str, &str, Figure); 7] = [
     ("observed outage", "ms", |m| m.outage_ms),
     ("reported downtime", "ms", |m| m.downtime_ms),
     ("syncs", "syncs", |m| m.syncs),
+    ("post-copy requests", "pages", |m| m.requests),
 ];
 /// Of migrations that neither real QEMU nor the emulation completed: what had been sent when both
 /// were cancelled after the same time.
@@ -253,6 +256,7 @@ pub(super) mod tests {
             outage_ms: Some(1.0),
             downtime_ms: Some(0.0),
             syncs: Some(1.0),
+            requests: None,
         }
     }
 

@@ -5,7 +5,9 @@
 
 use crate::lone::{Pattern, classes};
 use crate::validate::columns::{Left, Line};
-use traces::class::{Coupling, Locality, PageClass};
+use netmodel::units::{BitRate, ByteSize};
+use std::time::Duration;
+use traces::class::{Coupling, Locality, PageClass, Scan};
 use traces::units::{PAGE_SIZE, round_u32};
 
 /// Pages that are not zero besides the configured ones, in a guest without RAM: kernel and
@@ -42,12 +44,41 @@ const VERSION_BYTES: u32 = 4;
 /// 3.6 ms over the 17 runs at the boundary of convergence, of which QEMU reports 2 as set-up.
 pub(super) const LOAD_TIME_MS: u64 = 2;
 
+/// More of it after a post-copy's package, ms: what QEMU does there and pre-copy does not (it throws away what the source
+/// lists, registers RAM with userfaultfd, starts two threads). What is left of `stop_to_resume_ms` of set A's undisturbed
+/// post-copy runs once two thirds of [`SEND_BUFFER_MAX`], half of 64 pages and the package (118 KB) have crossed at the
+/// 23.1 MB/s that they had, 17 ms (15 and 18 by configuration).
+pub(super) const POSTCOPY_LOAD_TIME_MS: u64 = 15;
+
+/// What the source's send buffer had grown to, as a time of the link's rate, and the most it may be (`tcp_wmem`). In the
+/// pre-copy runs of set A what stands there when the last byte is handed over drains in `stop_to_resume_ms` less
+/// `downtime_ms`: 1.4 to 1.8 MB at 100 Mbit/s, 2.4 to 4.0 at 200, 3.0 to 4.2 at 500, 3.3 to 4.3 at 1000. A writer is let in
+/// when a third is free, so that is two thirds to all of it: 2.1 MB, 4 MiB and no less than that.
+pub(super) const SEND_BUFFER_MS: u64 = 170;
+/// … at most.
+pub(super) const SEND_BUFFER_MAX: u64 = 4 << 20;
+
+/// Every second of its clock the guest's process reports how many of its pages do not hold what it wrote there last, so it
+/// reads all of them: `src_cpu_pct` of set A's undisturbed pre-copy runs grows by 1.5 % of a core (standard error 0.3) for every 64 MiB
+/// of working set, 0.9 µs a page and second, idle guests' too. It looks at the clock after each batch of writes, of which there is one every 5 ms.
+pub(super) const REPORT: Scan = Scan {
+    every_ns: 1_000_000_000,
+    after_ns: 5_000_000,
+};
+
 /// CPU that QEMU took besides what goes with the bytes it sent: least squares over `src_cpu_pct` of the 30 undisturbed pre-copy
 /// runs of set A, 13.8 % of a core, and for every 10,000 page writes a second 3.7 % with random pages, 4.9 % with others (and
 /// 4.7 % for every Gbit/s of the link). The first is not the guest's alone: QEMU's own threads are in it.
 pub(super) const CPU_SHARE: f64 = 0.138;
 /// … for every 10,000 page writes a second: random pages, others.
 pub(super) const CPU_PER_10000_WRITES: (f64, f64) = (0.037, 0.049);
+
+/// What the source's send buffer had grown to. How far TCP tunes it depends on bursts of acknowledgements, so on the noise of
+/// the machine; a calm one leaves it at a third.
+pub(super) fn send_buffer(rate: BitRate) -> ByteSize {
+    let bytes = rate.bytes_in(Duration::from_millis(SEND_BUFFER_MS));
+    ByteSize::from_bytes(bytes.min(SEND_BUFFER_MAX))
+}
 
 /// Cores that the guest keeps busy.
 pub(super) fn cores(line: &Line) -> f64 {

@@ -132,6 +132,7 @@ impl Logged {
             outage_ms: None,
             downtime_ms: downtime_ms.map(|ms| ms as f64),
             syncs: Some(last.syncs as f64),
+            requests: None,
         }
     }
 

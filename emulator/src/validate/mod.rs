@@ -92,6 +92,7 @@ fn emulate_lone(lone: &Lone, out: &Path) -> Result<Vec<Emulated>> {
                 outage_ms: record.observed_outage_ms,
                 downtime_ms: qmp["downtime"].as_f64(),
                 syncs: ram["dirty-sync-count"].as_f64(),
+                requests: full(&ram["postcopy-requests"]),
             };
             for guess in &mut record.predictions {
                 guess.bytes *= k;

@@ -17,6 +17,8 @@ pub struct TcpSettings {
     pub receive_buffer_max: Option<ByteSize>,
     /// Send buffer limit; `None` takes the larger of Linux's 4 MiB and twice the largest path.
     pub send_buffer_max: Option<ByteSize>,
+    /// What a send buffer is before TCP has tuned it; `None` takes Linux's 16 KiB. Never above the limit.
+    pub send_buffer: Option<ByteSize>,
     /// Most that TCP puts into the device's queue ahead of time (TCP small queues); `None` leaves the kernel's.
     pub limit_output: Option<ByteSize>,
     /// RFC 2861: shrink the window after an idle spell. On by default in Linux.
@@ -30,6 +32,7 @@ impl Default for TcpSettings {
         Self {
             receive_buffer_max: None,
             send_buffer_max: None,
+            send_buffer: None,
             limit_output: None,
             slow_start_after_idle: true,
             rto_min: Duration::from_millis(200),
@@ -143,6 +146,7 @@ pub(super) fn tcp_sysctls(topology: &Topology, tcp: &TcpSettings) -> Vec<(&'stat
     };
     let receive = buffer(tcp.receive_buffer_max, 6 << 20);
     let send = buffer(tcp.send_buffer_max, 4 << 20);
+    let first = tcp.send_buffer.map_or(16_384, ByteSize::bytes);
     let limit = tcp
         .limit_output
         .map(|limit| ("net/ipv4/tcp_limit_output_bytes", limit.bytes().to_string()));
@@ -164,7 +168,7 @@ pub(super) fn tcp_sysctls(topology: &Topology, tcp: &TcpSettings) -> Vec<(&'stat
         ),
         (
             "net/ipv4/tcp_wmem",
-            format!("4096 {} {send}", send.min(16_384)),
+            format!("4096 {} {send}", first.clamp(4096, send)),
         ),
     ];
     settings.extend(limit);

@@ -7,6 +7,7 @@ use traces::class::{Coupling, Locality, PageClass, PhasedClasses};
 
 use super::field::{Field, Region, Source};
 use super::layout::{Behaviour, Layout, MemoryError, MemorySpec};
+use super::memory::ScanJob;
 use super::pages::PagesWriter;
 use super::poisson::PoissonWriter;
 use super::sweep::SweepWriter;
@@ -17,12 +18,15 @@ use crate::mix;
 const READS: u64 = 1;
 /// Keeps the draws of a set's variation apart from those of its classes.
 const VARIATION: u64 = u64::MAX;
+/// Keeps the draws of scans apart from both: no behaviour has this number.
+const SCANS: u64 = u64::MAX;
 
 /// What accesses a guest's pages.
 #[derive(Debug, Default)]
 pub(super) struct Accesses {
     pub(super) writes: Field,
     pub(super) reads: Field,
+    pub(super) scans: Vec<ScanJob>,
 }
 
 /// A class set with its place and its clock.
@@ -44,6 +48,7 @@ pub(super) fn accesses(
     vm_key: u64,
 ) -> Result<Accesses, MemoryError> {
     let mut all = Accesses::default();
+    let scans = mix::key(&[seed, vm_key, SCANS]);
     for (index, behaviour) in spec.behaviours.iter().enumerate() {
         let range = layout
             .behaviour(index)
@@ -75,6 +80,11 @@ pub(super) fn accesses(
             }
         }
     }
+    for job in &mut all.scans {
+        job.first_ns = mix::below(scans, job.scan.every_ns);
+    }
+    all.scans.sort_by_key(|job| job.pages.start);
+    all.scans.dedup(); // a class of several phases is scanned once
     Ok(all)
 }
 
@@ -116,6 +126,18 @@ impl Accesses {
         for (number, class) in set.classes.iter().enumerate() {
             let pages = start..start + class.pages;
             start = pages.end;
+            if let Some(scan) = class.scan {
+                if scan.every_ns == 0 || scan.after_ns == 0 {
+                    return Err(MemoryError::ScanTimes);
+                }
+                let pages = pages.clone();
+                let first_ns = 0;
+                self.scans.push(ScanJob {
+                    pages,
+                    scan,
+                    first_ns,
+                });
+            }
             let key = key(number as u64);
             for (field, rate, key) in [
                 (&mut self.writes, class.rate, key),

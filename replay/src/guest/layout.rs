@@ -78,6 +78,9 @@ pub enum MemoryError {
     /// A class of runs of no pages.
     #[error("a class written in runs needs runs of at least one page")]
     EmptyRuns,
+    /// A scan that is due for ever, or looked for.
+    #[error("a scan needs times of at least 1 ns")]
+    ScanTimes,
     /// Phases that take no time, or longer than there is.
     #[error("phases need a length of at least 1 ns each, and of less than 2^64 ns in all")]
     PhaseLength,

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use traces::class::Coupling;
+use traces::class::{Coupling, Scan};
 
 use super::GuestTime;
 use super::build::{Accesses, accesses};
@@ -20,6 +20,18 @@ pub struct MemoryModel {
     layout: Layout,
     writes: Field,
     reads: Field,
+    scans: Vec<ScanJob>,
+}
+
+/// A [`Scan`] of a guest's, and where its pages are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScanJob {
+    /// Its pages.
+    pub pages: Range<u32>,
+    /// When.
+    pub scan: Scan,
+    /// When first, ns from any instant on: drawn, one for all scans of a guest that are as often.
+    pub first_ns: u64,
 }
 
 /// What a guest does to a page.
@@ -50,11 +62,16 @@ impl MemoryModel {
     /// When the parts do not fit, or one of them is no behaviour (see [`MemoryError`]).
     pub fn new(spec: &MemorySpec, seed: u64, vm_key: u64) -> Result<Self, MemoryError> {
         let layout = Layout::new(spec)?;
-        let Accesses { writes, reads } = accesses(spec, &layout, seed, vm_key)?;
+        let Accesses {
+            writes,
+            reads,
+            scans,
+        } = accesses(spec, &layout, seed, vm_key)?;
         Ok(Self {
             layout,
             writes,
             reads,
+            scans,
         })
     }
 
@@ -62,6 +79,13 @@ impl MemoryModel {
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Jobs that read many pages in order, by their first page. [`Self::read_in`] does not know of them: when they are done
+    /// depends on when their pages are there.
+    #[must_use]
+    pub fn scans(&self) -> &[ScanJob] {
+        &self.scans
     }
 
     /// RAM in pages.

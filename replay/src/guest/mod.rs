@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use traces::class::Coupling;
 
 pub use layout::{Behaviour, Layout, MemoryError, MemorySpec};
-pub use memory::{Access, AccessKind, MemoryModel};
+pub use memory::{Access, AccessKind, MemoryModel, ScanJob};
 
 /// How far a guest has come: the two clocks its writes hang on. Neither ever goes back, and
 /// neither moves while the guest is paused.

@@ -1,7 +1,5 @@
 //! Pages read, by accessed bits, of a program whose reads are known.
 
-#![expect(clippy::unwrap_used, reason = "tests: whatever fails fails the test")]
-
 use recorder::{Options, can_record_pages, record};
 use std::ffi::OsString;
 use std::time::Duration;

@@ -35,7 +35,7 @@ pub struct ReadFit {
     /// Fitted to every other window of each length, scored on those between.
     pub out_of_sample_error: f64,
     /// Windows in all.
-    pub windows: u32,
+    pub windows: usize,
 }
 
 /// Rates that windows of a second and more cannot tell apart are taken for the lowest of them: at 5 reads a second
@@ -112,7 +112,7 @@ pub fn fit_reads(windows: &[ReadWindow], pages: u32) -> Option<ReadFit> {
             .collect(),
         in_sample_error,
         out_of_sample_error: off.sum::<f64>() / scored().count().max(1) as f64,
-        windows: lengths.iter().map(|windows| windows.len() as u32).sum(),
+        windows: lengths.iter().map(Vec::len).sum(),
     })
 }
 
@@ -159,13 +159,14 @@ fn mean<'a>(windows: impl Iterator<Item = &'a ReadWindow>) -> Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::round_u64;
 
     /// Windows of 1, 2, 4, 8 and 16 s in turn, as the recorder takes them, of U(w) itself.
     fn windows(cycles: usize, u: impl Fn(f64) -> f64) -> Vec<ReadWindow> {
         let lengths = [1.0, 2.0, 4.0, 8.0, 16.0].into_iter().cycle();
         let window = |window_s| ReadWindow {
             window_s,
-            pages: u(window_s).round() as u64,
+            pages: round_u64(u(window_s)),
         };
         lengths.take(cycles * 5).map(window).collect()
     }

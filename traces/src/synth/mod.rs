@@ -146,12 +146,7 @@ pub fn complete(
     let uniform = |what: Draw| uniform(seed, vm, what as u64);
     let (touched, drawn) = touched(known, uniform(Draw::UsedShare));
     // Rules 2, 3 and 5.
-    let mut classes = profile.classes.clone();
-    if profile.all_memory {
-        for class in &mut classes {
-            class.pages = touched;
-        }
-    }
+    let mut classes = whole(profile, touched);
     let clock_s = match profile.coupling {
         Coupling::Cpu => known.mean_cores,
         Coupling::Time => 1.0,
@@ -220,6 +215,19 @@ pub fn complete(
     };
     completed.choices.d1 = completed.unique_pages(1.0, known.mean_cores);
     completed
+}
+
+/// The profile's classes; one that stands for all memory is as large as that.
+fn whole(profile: &Profile, touched: u32) -> Vec<PageClass> {
+    let sized = |class: &PageClass| PageClass {
+        pages: if profile.all_memory {
+            touched
+        } else {
+            class.pages
+        },
+        ..*class
+    };
+    profile.classes.iter().map(sized).collect()
 }
 
 /// Rule 1: touched pages, and used over provisioned memory where it was drawn.

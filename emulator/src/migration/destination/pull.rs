@@ -24,8 +24,10 @@ use crate::migration::wire::{Decoder, Event, MAX_RECORD_BYTES};
 use faults::{LOOK_NS, NS_PER_MS, Pull};
 use replay::{Bitmap, VmState};
 
+mod back;
 mod faults;
 mod urgent;
+mod waits;
 
 impl Receiver<'_> {
     /// The commit point of a post-copy, and all that follows. On an error before the commit the guest was

@@ -7,13 +7,16 @@ use super::places::{Places, Shape};
 use super::{Names, line_column};
 use crate::ids::HostId;
 use crate::scenario::problem::{NetworkProblem, ProblemKind};
-use crate::scenario::raw::{Log, Table};
+use crate::scenario::raw::{Log, Table, Value};
 use crate::scenario::{INTERNET, NetworkSpec};
+use crate::units::show_size;
 use netmodel::backend::BackendKind;
 use netmodel::schedule::Schedule;
 use netmodel::topology::{Cable, Topology};
+use netmodel::units::ByteSize;
 use std::collections::BTreeMap;
 use toml::de::DeTable;
+use traces::units::PAGE_SIZE;
 
 /// The network, and what is needed to say what happens to it.
 #[derive(Debug)]
@@ -64,6 +67,7 @@ pub(super) fn read(root: &Table<'_>, text: &str, machines: &Machines<'_>, k: u32
             internet: None,
             schedule: Schedule::default(),
             congestion: CONGESTION.into(),
+            send_buffer: None,
         },
         demands: Demands { k, backend: None },
         switches: BTreeMap::new(),
@@ -99,6 +103,7 @@ fn whole(table: &Table<'_>, text: &str, machines: &Machines<'_>, network: &mut N
     let congestion = table.get("congestion");
     let congestion = congestion.and_then(|v| v.word("congestion", CONGESTIONS));
     network.spec.congestion = congestion.unwrap_or(CONGESTION).into();
+    network.spec.send_buffer = table.get("send_buffer").and_then(|v| send_buffer(&v));
     let shape = table
         .get("topology")
         .map(|v| v.word("topology", Shape::ALL));
@@ -133,6 +138,16 @@ fn whole(table: &Table<'_>, text: &str, machines: &Machines<'_>, network: &mut N
     network.switches = switches
         .map(|(index, switch)| (switch.name.clone(), index))
         .collect();
+}
+
+/// Of what the kernel takes: a page to 1 GiB.
+fn send_buffer(value: &Value<'_>) -> Option<ByteSize> {
+    let bytes = value.size_bytes()?;
+    if (PAGE_SIZE..=1 << 30).contains(&bytes) {
+        return Some(ByteSize::from_bytes(bytes));
+    }
+    value.out_of_bounds(show_size(bytes), "from 4KiB up to 1GiB");
+    None
 }
 
 /// Notes what is said and this shape does not have.

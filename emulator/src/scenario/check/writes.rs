@@ -7,7 +7,7 @@ use crate::scenario::raw::{Table, Value};
 use crate::scenario::{FittedForm, ProfileWrites, WriteSource};
 use std::ops::RangeInclusive;
 use traces::class::{
-    ClassPhase, Coupling, Locality, PageClass, PhasedClasses, Variation, VariationError,
+    ClassPhase, Coupling, Locality, PageClass, PhasedClasses, Scan, Variation, VariationError,
 };
 use traces::synth::Marginal;
 
@@ -192,6 +192,21 @@ fn classes(value: &Value<'_>, may_be_none: bool) -> Vec<PageClass> {
     list.iter().filter_map(class).collect()
 }
 
+fn scan(value: &Value<'_>) -> Option<Scan> {
+    let read = |table: &Table<'_>| {
+        let time = |key, example| table.need(key, example)?.some_time_ns();
+        let every_ns = time("every", "every = \"1s\"");
+        let after_ns = time("after", "after = \"5ms\"");
+        Some(Scan {
+            every_ns: every_ns?,
+            after_ns: after_ns?,
+        })
+    };
+    value
+        .table("scan", "a table: { every = \"1s\", after = \"5ms\" }", read)
+        .flatten()
+}
+
 fn class(table: &Table<'_>) -> Option<PageClass> {
     let pages = table
         .need("pages", "pages = 1000")
@@ -202,6 +217,7 @@ fn class(table: &Table<'_>) -> Option<PageClass> {
     let read_rate = table
         .get("read_rate")
         .map_or(Some(0.0), |v| v.number(RATES));
+    let scan = table.get("scan").map_or(Some(None), |v| scan(&v).map(Some));
     let coupling = table
         .get("coupling")
         .and_then(|v| v.word("coupling", COUPLINGS));
@@ -220,6 +236,7 @@ fn class(table: &Table<'_>) -> Option<PageClass> {
     Some(PageClass {
         content,
         read_rate: read_rate?,
+        scan: scan?,
         coupling: coupling.unwrap_or_default(),
         locality: locality.unwrap_or_default(),
         ..PageClass::new(pages?, rate?)

@@ -252,6 +252,7 @@ pub const TABLE: &[Constant] = &[
     ),
     RECEIVE_BUFFER,
     SEND_BUFFER,
+    given("send buffer to begin with", "bytes", true, "as its limit"),
     CHECK_PAGES,
     FILE_BUFFER,
     MULTIFD_PACKET,

@@ -301,3 +301,51 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn scans_are_told_with_their_pages_and_change_no_access() {
+    let scan = Some(Scan {
+        every_ns: 1_000_000_000,
+        after_ns: 5_000_000,
+    });
+    let class = |scan| PageClass {
+        scan,
+        ..PageClass::new(20, 3.0)
+    };
+    let of = |classes: Vec<PageClass>, seed| {
+        let spec = MemorySpec {
+            ram_pages: 100,
+            resident_pages: 10,
+            high_pages: 0,
+            behaviours: vec![Behaviour::Classes(classes)],
+            fresh: false,
+            content: traces::content::ContentProfile::RANDOM,
+        };
+        MemoryModel::new(&spec, seed, 1)
+    };
+    let with = of(vec![class(scan), class(None), class(scan)], 1).unwrap();
+    let jobs: Vec<_> = with.scans().iter().map(|job| job.pages.clone()).collect();
+    assert_eq!(jobs, [10..30, 50..70]);
+    let first = |model: &MemoryModel| model.scans()[0].first_ns;
+    assert_eq!(first(&with), with.scans()[1].first_ns, "at the same time");
+    assert!(first(&with) < 1_000_000_000);
+    assert_ne!(first(&with), first(&of(vec![class(scan)], 2).unwrap()));
+    let without = of(vec![class(None); 3], 1).unwrap();
+    assert!(without.scans().is_empty());
+    let at = GuestTime {
+        cpu_ns: 5_000_000_000,
+        run_ns: 5_000_000_000,
+    };
+    for page in 0..100 {
+        assert_eq!(with.version_at(page, at), without.version_at(page, at));
+        assert_eq!(with.first_access(page, at), without.first_access(page, at));
+    }
+    let never = scan.map(|scan| Scan {
+        every_ns: 0,
+        ..scan
+    });
+    assert!(matches!(
+        of(vec![class(never)], 1),
+        Err(MemoryError::ScanTimes)
+    ));
+}

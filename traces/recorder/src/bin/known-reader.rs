@@ -1,6 +1,11 @@
 //! A program whose reads are known: `known-reader PAGES SECONDS` writes twice as many pages once, then reads the first
 //! half of them once a millisecond, about.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test program: it reads now and then, and nothing waits for it"
+)]
+
 use std::hint::black_box;
 use std::time::Duration;
 

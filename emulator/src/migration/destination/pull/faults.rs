@@ -3,7 +3,6 @@
 //! Inside: what the two threads of a destination share, the requests, and how long they took. Never
 //! inside: reading the stream, what pages hold.
 
-use std::io::Write;
 use std::net::TcpStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,10 +11,13 @@ use crate::clock::mono_ns;
 use crate::migration::destination::{DestinationError, DestinationJob};
 use crate::migration::guest::Standing;
 use crate::migration::record::{LATENCY_BUCKETS, PostcopyDestination};
-use crate::migration::upcoming::{Limit, Upcoming};
+use crate::migration::upcoming::Limit;
 use crate::migration::usage::ThreadMeter;
 use crate::migration::wire::{encode_shut, postcopy};
 use replay::{Bitmap, GuestTime, VmState};
+
+use super::back::Back;
+use super::waits::{Blocked, Standstill, Waits};
 
 pub(super) const NS_PER_MS: u64 = 1_000_000;
 /// Without news the thread looks so often: its only other reason to wake is a change.
@@ -23,17 +25,9 @@ pub(super) const LOOK_NS: u64 = 20_000_000;
 /// The guest's time is asked for at least once in so many pages.
 const LOOK_PAGES: usize = 64;
 
-/// The guest waits for a page.
-#[derive(Debug, Clone, Copy)]
-struct Blocked {
-    page: u32,
-    since_ns: u64,
-}
-
 struct State<'a> {
-    upcoming: Upcoming<'a>,
+    waits: Waits<'a>,
     limit: Limit,
-    blocked: Option<Blocked>,
     over: bool,
     /// No page comes on the connection for requested ones any more.
     urgent_over: bool,
@@ -44,18 +38,12 @@ struct State<'a> {
     figures: PostcopyDestination,
 }
 
-/// The way back to the source; `None` while there is no connection.
-struct Back {
-    socket: Option<TcpStream>,
-    named: bool,
-}
-
 /// Shared by the thread that reads the stream and the one that asks.
 pub(super) struct Pull<'a> {
     job: &'a DestinationJob,
     state: Mutex<State<'a>>,
     changed: Condvar,
-    back: Mutex<Back>,
+    back: Back,
 }
 
 /// What became of the thread that asks.
@@ -73,13 +61,12 @@ impl<'a> Pull<'a> {
             latency_dist: vec![0; LATENCY_BUCKETS],
             ..PostcopyDestination::default()
         };
-        let upcoming = Upcoming::new(job.memory.model(), missing, at);
+        let waits = Waits::new(job.memory.model(), missing, at);
         Self {
             job,
             state: Mutex::new(State {
-                upcoming,
+                waits,
                 limit: Limit::NONE,
-                blocked: None,
                 over: false,
                 urgent_over: false,
                 time: at,
@@ -87,10 +74,7 @@ impl<'a> Pull<'a> {
                 figures,
             }),
             changed: Condvar::new(),
-            back: Mutex::new(Back {
-                socket: None,
-                named: false,
-            }),
+            back: Back::default(),
         }
     }
 
@@ -100,11 +84,11 @@ impl<'a> Pull<'a> {
     }
 
     pub(super) fn lacks(&self, page: u32) -> bool {
-        self.lock().upcoming.missing().get(page)
+        self.lock().waits.upcoming.missing().get(page)
     }
 
     pub(super) fn left(&self) -> u64 {
-        self.lock().upcoming.left()
+        self.lock().waits.upcoming.left()
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -118,7 +102,7 @@ impl<'a> Pull<'a> {
     /// The pages that are here.
     pub(super) fn received(&self) -> Bitmap {
         let state = self.lock();
-        let missing = state.upcoming.missing();
+        let missing = state.waits.upcoming.missing();
         let all = 0..missing.len();
         let mut received = Bitmap::new(missing.len());
         received.set_words(|word| !missing.word_within(word, &all));
@@ -140,7 +124,7 @@ impl<'a> Pull<'a> {
     pub(super) fn wait_for_last(&self, ns: u64) -> bool {
         let until_ns = mono_ns().saturating_add(ns);
         let mut state = self.lock();
-        while state.upcoming.left() > 0 {
+        while state.waits.upcoming.left() > 0 {
             let left = until_ns.saturating_sub(mono_ns());
             if left == 0 || state.urgent_over {
                 return false;
@@ -156,13 +140,25 @@ impl<'a> Pull<'a> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let now_ns = mono_ns();
-        state.upcoming.arrived(page);
-        if state.upcoming.left() == 0 {
+        let waited = state.waits.arrived(page, now_ns);
+        if state.waits.upcoming.left() == 0 {
             state.figures.whole_ns = Some(now_ns);
             self.changed.notify_all();
         }
-        let limit = state.upcoming.limit();
-        let waited = state.blocked.filter(|blocked| blocked.page == page);
+        if let Some(blocked) = waited {
+            let took_ns = now_ns.saturating_sub(blocked.since_ns);
+            state.figures.waited(took_ns);
+        }
+        if state.waits.is_scanning() {
+            // The guest is at the next page of it at once, or done: the other thread looks.
+            state.placed.push((page, state.time));
+            if waited.is_some() {
+                drop(guard);
+                self.changed.notify_all();
+            }
+            return;
+        }
+        let limit = state.waits.limit(now_ns, state.time);
         let goes_on = limit != state.limit || waited.is_some();
         // Asking costs more than placing a page of zeros does, so not for each.
         let looks = goes_on || state.placed.len().is_multiple_of(LOOK_PAGES);
@@ -174,12 +170,7 @@ impl<'a> Pull<'a> {
         if !goes_on {
             return;
         }
-        if let Some(blocked) = waited {
-            state.blocked = None;
-            let took_ns = now_ns.saturating_sub(blocked.since_ns);
-            state.figures.waited(took_ns);
-        }
-        if let Some(Standing::Stopped { since_ns, .. }) = standing {
+        if let Some(Standing::Stopped { since_ns, .. }) = standing.filter(|_| waited.is_none()) {
             state.figures.blocktime_ns += now_ns.saturating_sub(since_ns);
         }
         state.limit = limit;
@@ -221,8 +212,8 @@ impl<'a> Pull<'a> {
         let loaded_ns = mono_ns();
         {
             let mut state = self.lock();
-            state.upcoming.look_ahead();
-            state.limit = state.upcoming.limit();
+            state.waits.upcoming.look_ahead();
+            state.limit = state.waits.upcoming.limit();
             self.job.guest.run_within(state.limit);
         }
         let control = &self.job.control;
@@ -234,6 +225,8 @@ impl<'a> Pull<'a> {
             .commit(|| guest.commit_and_resume(state))?
             .ok_or(DestinationError::Abandoned)?;
         guest.resumed();
+        let model = self.job.memory.model();
+        self.lock().waits.started(model, resumed_ns);
         self.say(|bytes, _| postcopy::pong(postcopy::PACKAGE_PING, bytes));
         Ok(resumed_ns)
     }
@@ -246,29 +239,45 @@ impl<'a> Pull<'a> {
             let until_ns = match self.job.guest.standing() {
                 Standing::Gone => return,
                 Standing::Running { time, until_ns } => {
-                    if state.upcoming.is_short(time) {
-                        self.look_ahead(state);
+                    state.time = time;
+                    if state.waits.upcoming.is_short(time) {
+                        state.waits.upcoming.look_ahead();
                     }
-                    until_ns.min(now_ns + LOOK_NS)
+                    if self.renew(state, now_ns) {
+                        continue;
+                    }
+                    // A scan that is due already is at the limit.
+                    let due_ns = state.waits.due_ns().filter(|due_ns| *due_ns > now_ns);
+                    until_ns
+                        .min(now_ns + LOOK_NS)
+                        .min(due_ns.unwrap_or(u64::MAX))
                 }
-                Standing::Stopped { .. } if state.blocked.is_some() => now_ns + LOOK_NS,
+                Standing::Stopped { .. } if state.waits.blocked.is_some() => now_ns + LOOK_NS,
                 Standing::Stopped {
-                    clock, since_ns, ..
+                    time,
+                    clock,
+                    since_ns,
                 } => {
-                    let late_ns = now_ns.saturating_sub(since_ns);
-                    if let Some(page) = state.upcoming.awaited(clock) {
-                        state.blocked = Some(Blocked { page, since_ns });
+                    state.time = time;
+                    let why = state.waits.stands(time, clock, since_ns, now_ns);
+                    if let Standstill::Blocked(Blocked { page, since_ns }) = why {
                         state.figures.requests += 1;
-                        state.figures.asked_late_ns_sum += late_ns;
+                        state.figures.asked_late_ns_sum += now_ns.saturating_sub(since_ns);
                         drop(guard);
                         self.ask(page);
                         guard = self.lock();
                         continue;
                     }
-                    // The end of what is known of its accesses: this thread was late to look on.
-                    state.figures.held_ns += late_ns;
-                    self.look_ahead(state);
-                    now_ns
+                    if let Standstill::Free { since_ns } | Standstill::Horizon { since_ns } = why {
+                        // This thread was late to look on.
+                        state.figures.held_ns += now_ns.saturating_sub(since_ns);
+                    }
+                    if matches!(why, Standstill::Horizon { .. }) {
+                        state.waits.upcoming.look_ahead();
+                    }
+                    state.limit = state.waits.limit(now_ns, time);
+                    self.job.guest.run_within(state.limit);
+                    continue;
                 }
             };
             let wait = Duration::from_nanos(until_ns.saturating_sub(mono_ns()));
@@ -279,10 +288,15 @@ impl<'a> Pull<'a> {
         }
     }
 
-    fn look_ahead(&self, state: &mut State<'_>) {
-        state.upcoming.look_ahead();
-        state.limit = state.upcoming.limit();
-        self.job.guest.run_within(state.limit);
+    /// Lets a guest that runs run to another limit, if there is one.
+    fn renew(&self, state: &mut State<'_>, now_ns: u64) -> bool {
+        let limit = state.waits.limit(now_ns, state.time);
+        let other = limit != state.limit;
+        if other {
+            state.limit = limit;
+            self.job.guest.run_within(limit);
+        }
+        other
     }
 
     /// The account, once nothing more will come.
@@ -296,41 +310,23 @@ impl<'a> Pull<'a> {
             model.written_in(page, stopped_at, at) || model.read_in(page, stopped_at, at)
         };
         PostcopyDestination {
-            never_came: state.upcoming.left(),
+            never_came: state.waits.upcoming.left(),
             overrun: state.placed.iter().filter(touched).count() as u64,
             ..state.figures
         }
     }
 
-    fn back(&self) -> MutexGuard<'_, Back> {
-        self.back.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn connect(&self, socket: &TcpStream) -> std::io::Result<()> {
-        let socket = Some(socket.try_clone()?);
-        *self.back() = Back {
-            socket,
-            named: false,
-        };
-        Ok(())
+        self.back.connect(socket)
     }
 
     pub(super) fn disconnect(&self) {
-        self.back().socket = None;
+        self.back.disconnect();
     }
 
-    /// Best effort: a connection that does not take it is broken, which whoever reads it finds out.
+    /// Best effort: see [`Back::say`].
     pub(super) fn say(&self, put: impl FnOnce(&mut Vec<u8>, &mut bool)) {
-        let mut back = self.back();
-        let back = &mut *back;
-        let Some(socket) = &mut back.socket else {
-            return;
-        };
-        let mut bytes = Vec::with_capacity(32);
-        put(&mut bytes, &mut back.named);
-        if socket.write_all(&bytes).is_err() {
-            back.socket = None;
-        }
+        self.back.say(put);
     }
 
     fn ask(&self, page: u32) {
@@ -339,7 +335,7 @@ impl<'a> Pull<'a> {
 
     /// The page that the guest waited for when the connection broke.
     pub(super) fn ask_again(&self) {
-        let blocked = self.lock().blocked;
+        let blocked = self.lock().waits.blocked;
         if let Some(Blocked { page, .. }) = blocked {
             self.ask(page);
         }
@@ -349,6 +345,7 @@ impl<'a> Pull<'a> {
 impl PostcopyDestination {
     /// A page that was asked for is there after so long.
     fn waited(&mut self, ns: u64) {
+        self.blocktime_ns += ns;
         self.latency_ns_sum += ns;
         self.latency_ns_max = self.latency_ns_max.max(ns);
         let us = (ns / 1_000).max(1);
