@@ -228,27 +228,58 @@ impl Netlink {
 
     /// Devices of this namespace that are up and have a carrier, as the kernel has noticed.
     ///
+    /// A worker of the kernel notices, and now and then takes more than 5 s to on a busy computer when both ends of a pair
+    /// have the same number (which hides from the kernel that they are two). Who asks for one device, and not for all, has
+    /// it looked at at once, from Linux 6.8 on; before that it only waits.
+    ///
     /// # Errors
     /// [`NetlinkError`].
     pub fn usable_devices(&mut self) -> Result<BTreeSet<String>, NetlinkError> {
-        let mut usable = BTreeSet::new();
-        let dump = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        self.exchange("read device states", dump, NLM_F_DUMP, |answer| {
+        let (mut usable, mut unnoticed) = (BTreeSet::new(), Vec::new());
+        let all = LinkMessage::default();
+        self.device_states(all, NLM_F_DUMP, |link, name| {
+            if is_usable(&link) {
+                usable.extend(name);
+            } else if link.header.flags.contains(LinkFlags::LowerUp) {
+                unnoticed.push(link.header.index);
+            }
+        })?;
+        for index in unnoticed {
+            let mut one = LinkMessage::default();
+            one.header.index = index;
+            let asked = self.device_states(one, NLM_F_ACK, |link, name| {
+                usable.extend(name.filter(|_| is_usable(&link)));
+            });
+            match asked {
+                // It went meanwhile, with the namespace of its other end.
+                Ok(()) | Err(NetlinkError::Refused { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(usable)
+    }
+
+    /// Hands each device asked for to `each`, with its name.
+    fn device_states(
+        &mut self,
+        asked: LinkMessage,
+        flags: u16,
+        mut each: impl FnMut(LinkMessage, Option<String>),
+    ) -> Result<(), NetlinkError> {
+        let ask = RouteNetlinkMessage::GetLink(asked);
+        self.exchange("read device states", ask, flags, |answer| {
             let RouteNetlinkMessage::NewLink(link) = answer else {
                 return;
             };
-            let state = LinkAttribute::OperState(State::Up);
-            let is_up = link.attributes.contains(&state);
             let name = link
                 .attributes
-                .into_iter()
+                .iter()
                 .find_map(|attribute| match attribute {
-                    LinkAttribute::IfName(name) => Some(name),
+                    LinkAttribute::IfName(name) => Some(name.clone()),
                     _ => None,
                 });
-            usable.extend(name.filter(|_| is_up));
-        })?;
-        Ok(usable)
+            each(link, name);
+        })
     }
 
     fn acknowledged(
@@ -325,6 +356,12 @@ impl Netlink {
         }
         Ok(false)
     }
+}
+
+/// Up, with a carrier, and the kernel knows.
+fn is_usable(link: &LinkMessage) -> bool {
+    let state = LinkAttribute::OperState(State::Up);
+    link.attributes.contains(&state)
 }
 
 /// One end of a pair, as both need it.
