@@ -300,6 +300,61 @@ fn a_post_copy_is_taken_up_again_or_its_loss_has_a_reason() {
     }
 }
 
+/// Cloud Hypervisor's is never taken up again: what ends its connection after the guest runs loses it, and before that
+/// leaves it where it was.
+#[test]
+fn cloud_hypervisors_post_copy_is_over_with_its_connection() {
+    let Some(_turn) = turn("cloud_hypervisors_post_copy_is_over_with_its_connection") else {
+        return;
+    };
+    let pulls = "\n[migration]\nengine = \"cloud-hypervisor\"\nmemory-mode = \"postcopy\"\n\
+                 postcopy-stall-timeout = \"1s\"\n";
+    for (says, when, owner) in [
+        (
+            "do = \"connection-reset\"",
+            "at_phase = \"pull\"",
+            Owner::Lost,
+        ),
+        (
+            "do = \"connection-reset\"",
+            "at_phase = \"switchover\"",
+            Owner::Source,
+        ),
+        (
+            "do = \"vm-crash\"\nof = \"source\"",
+            "at_phase = \"pull\"",
+            Owner::Lost,
+        ),
+        (
+            "do = \"host-power-loss\"\nof = \"destination\"\nsilence = \"300ms\"",
+            "at_phase = \"pull\"",
+            Owner::Lost,
+        ),
+        ("do = \"link-cut\"", "at_phase = \"pull\"", Owner::Lost),
+        ("do = \"cancel\"", "at_phase = \"pull\"", Owner::Destination),
+    ] {
+        let sandbox = Sandbox::new();
+        let what = format!("{when}: {says}");
+        let fault = format!("\n[[faults]]\nmigration = 1\n{when}\n{says}\n");
+        let path = sandbox.file("faults.toml", format!("{MOVES}{pulls}{fault}"));
+        let _ = sandbox.run_scenario(&path, &[]).expect_code(0);
+        let events = seen(&sandbox.work().join("out"));
+        never_two(&events, &what);
+        let records = events.records();
+        let first = &records[&1];
+        assert_eq!(first.owner, owner, "{what}: {first:?}");
+        assert_eq!(first.kind, "PostCopy", "{what}");
+        assert_eq!(first.faults.len(), 1, "{what}: {:?}", first.faults);
+        if owner == Owner::Lost {
+            assert!(first.error.is_some(), "{what}: it is not said why");
+            assert!(!records.contains_key(&2), "{what}: it is gone");
+        } else {
+            assert_eq!(first.verified, owner == Owner::Destination, "{what}");
+            assert!(records[&2].verified, "{what}: {:?}", records[&2]);
+        }
+    }
+}
+
 #[test]
 #[ignore = "minutes; docs/validation.md has its figures"]
 fn every_phase_with_every_fault() {

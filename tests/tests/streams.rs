@@ -23,7 +23,7 @@ const fn case(
     Case { options, check }
 }
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 9] = [
     case(&["--multifd-channels", "3"], |record, source| {
         channels(record, source, 3, Compression::None);
         assert_eq!(
@@ -63,6 +63,25 @@ const CASES: [Case; 8] = [
             assert_eq!((record.params.connections, source.multifd_bytes), (3, 0));
             // Header, Start, Config, Complete; a hello on each connection.
             assert_eq!(source.bytes.control, 48 + 3 * 16 + 3 * 64);
+        },
+    ),
+    case(
+        &["--engine", "cloud-hypervisor", "--memory-mode", "postcopy"],
+        |record, source| {
+            assert_eq!(record.kind, "PostCopy");
+            let destination = record.destination_report.as_ref().expect("it ran");
+            let there = destination.postcopy.as_ref().expect("it came to it");
+            assert_eq!(
+                (there.missing_pages, there.never_came, there.overrun),
+                (PAGES, 0, 0)
+            );
+            // One answer a page, and each page once; nothing of memory on the main connection.
+            let here = source.postcopy.as_ref().expect("it came to it");
+            assert_eq!(here.requests, PAGES);
+            assert_eq!(ram(record, "postcopy-requests"), there.requests);
+            assert_eq!(ram(record, "postcopy-bytes"), PAGES * (16 + 4096));
+            assert_eq!(source.bytes.normal, PAGES * 4096);
+            assert_eq!(source.bytes.control, 48 + 3 * 16 + 64);
         },
     ),
     case(
@@ -277,6 +296,7 @@ fn connections_survive_however_pages_travel() {
     let ways = [
         "multifd = true\nmultifd-channels = 3\nmultifd-compression = \"zstd\"",
         "engine = \"cloud-hypervisor\"\nconnections = 3",
+        "engine = \"cloud-hypervisor\"\nmemory-mode = \"postcopy\"",
         "engine = \"post-copy\"\npostcopy-preempt = true",
         "postcopy-ram = true\npostcopy-after-precopy = true\ndowntime-limit = \"20ms\"",
     ];

@@ -9,8 +9,8 @@ use crate::ids::MigrationId;
 use crate::lone::{Company, Lone, Pattern, Writes, classes};
 use crate::migration::faults::{Action, ParameterChange, PlannedFault, When};
 use crate::migration::params::{
-    AutoConvergeParams, ENGINES, EngineKind, MigrationParams, PostcopyParams, Reprotect,
-    TIMEOUT_STRATEGIES, TimeoutStrategy,
+    AutoConvergeParams, ENGINES, EngineKind, MEMORY_MODES, MemoryMode, MigrationParams,
+    PostcopyParams, Reprotect, TIMEOUT_STRATEGIES, TimeoutStrategy,
 };
 use crate::migration::record::{MigrationRecord, Status};
 use crate::run::Unusable;
@@ -138,6 +138,9 @@ pub(super) struct MigrateArgs {
     /// What Cloud Hypervisor does when it passes: cancel, or ignore (stop the guest); cancel without it.
     #[arg(long, value_parser = timeout_strategy, value_name = "STRATEGY")]
     timeout_strategy: Option<TimeoutStrategy>,
+    /// Cloud Hypervisor's memory_mode: precopy, or postcopy (the guest first, each page when it is asked for).
+    #[arg(long, value_parser = memory_mode, value_name = "MODE")]
+    memory_mode: Option<MemoryMode>,
     #[command(flatten)]
     streams: StreamArgs,
     /// Cancel after this long; without it after 150 s a GiB.
@@ -290,6 +293,7 @@ impl MigrateArgs {
             ),
             ("timeout", self.timeout.is_some()),
             ("timeout-strategy", self.timeout_strategy.is_some()),
+            ("memory-mode", self.memory_mode.is_some()),
         ];
         if let Some((option, _)) = given
             .iter()
@@ -301,8 +305,9 @@ impl MigrateArgs {
         }
         let base = MigrationParams::default();
         let ms = |ns: Option<u64>| ns.map(|ns| ns / 1_000_000);
+        let postcopy = self.memory_mode == Some(MemoryMode::Postcopy);
         if self.memory == Backing::Resident
-            && (self.postcopy || self.engine == EngineKind::PostCopy)
+            && (self.postcopy || postcopy || self.engine == EngineKind::PostCopy)
         {
             let why = "post-copy needs --memory synthetic: nothing would stop resident memory where \
                        pages are missing";
@@ -315,7 +320,7 @@ impl MigrateArgs {
                 after_precopy: self.postcopy_after_precopy,
                 timeout: ms(self.timeout_postcopy),
                 max_bandwidth: self.max_postcopy_bandwidth.unwrap_or_default(),
-                ..base.postcopy
+                ..PostcopyParams::of(self.engine)
             },
             engine: self.engine,
             max_bandwidth: self.max_bandwidth.unwrap_or(base.max_bandwidth),
@@ -335,6 +340,7 @@ impl MigrateArgs {
             },
             timeout: ms(self.timeout).unwrap_or(base.timeout),
             timeout_strategy: self.timeout_strategy.unwrap_or(base.timeout_strategy),
+            memory_mode: self.memory_mode.unwrap_or(base.memory_mode),
             ..base
         };
         self.streams.put(&mut params);
@@ -487,6 +493,10 @@ fn engine(name: &str) -> Result<EngineKind, String> {
 
 fn timeout_strategy(name: &str) -> Result<TimeoutStrategy, String> {
     word(name, TIMEOUT_STRATEGIES)
+}
+
+fn memory_mode(name: &str) -> Result<MemoryMode, String> {
+    word(name, MEMORY_MODES)
 }
 
 fn word<T: Copy>(word: &str, words: &[(&str, T)]) -> Result<T, String> {

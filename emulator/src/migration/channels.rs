@@ -68,6 +68,14 @@ pub enum AcceptError {
         /// Which.
         missing: String,
     },
+    /// One that was to come later.
+    #[error("within {ms} ms there was no {channel}")]
+    Late {
+        /// The limit.
+        ms: u64,
+        /// Which.
+        channel: ChannelId,
+    },
 }
 
 /// Opens the channels `ids`, all at once, and says the hello on each. `connect` gives a connection to
@@ -179,6 +187,52 @@ pub fn accept_all(
             {
                 return Err(gathering.incomplete(limit));
             }
+        }
+    }
+}
+
+/// Accepts one further connection of a migration that is under way, within `limit`, and closes all others.
+///
+/// # Errors
+/// When it was stopped, or did not come.
+pub fn accept_one(
+    listener: &TcpListener,
+    migration: u32,
+    vm_key: u64,
+    id: ChannelId,
+    limit: Duration,
+    stopped: impl Fn() -> bool,
+) -> Result<Channel, AcceptError> {
+    listener.set_nonblocking(true).map_err(AcceptError::Io)?;
+    let mut gathering = Gathering {
+        migration,
+        vm_key,
+        ids: &[id],
+        waiting: Vec::new(),
+        main: None,
+        channels: BTreeMap::new(),
+    };
+    let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+    let until_ns = mono_ns().saturating_add(limit_ns);
+    loop {
+        gathering.wait(listener)?;
+        if stopped() {
+            return Err(AcceptError::Stopped);
+        }
+        gathering.accept(listener)?;
+        if !gathering.sort() {
+            sleep_until(mono_ns() + 1_000_000);
+        }
+        gathering.main = None; // there is one already
+        if let Some(socket) = gathering.channels.remove(&id) {
+            socket.set_nonblocking(false).map_err(AcceptError::Io)?;
+            return Ok(Channel { id, socket });
+        }
+        if mono_ns() >= until_ns {
+            return Err(AcceptError::Late {
+                ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+                channel: id,
+            });
         }
     }
 }
@@ -374,6 +428,29 @@ mod tests {
             error.contains("the main stream, multifd channel 1") && !error.contains("channel 0"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_later_connection_is_told_from_strangers_and_not_waited_for_for_ever() {
+        let (listener, connect) = listener();
+        let (own, other) = (ids(1)[0], ids(2)[1]);
+        let accept = |ms| accept_one(&listener, 5, 9, own, Duration::from_millis(ms), || false);
+        // Another one, one of another migration, and a second main stream.
+        let others = [
+            open_all(5, 9, &[other], &connect).unwrap(),
+            open_all(6, 9, &[own], &connect).unwrap(),
+        ];
+        let mut main = connect().unwrap();
+        main.write_all(&MAGIC.to_be_bytes()).unwrap();
+        let error = accept(100).unwrap_err().to_string();
+        assert!(error.contains("no multifd channel 0"), "{error}");
+        let mut source = open_all(5, 9, &[own], &connect).unwrap();
+        let mut accepted = accept(10_000).unwrap();
+        drop((others, main));
+        source[0].socket.write_all(b"x").unwrap();
+        let mut byte = [0];
+        accepted.socket.read_exact(&mut byte).unwrap();
+        assert_eq!((accepted.id, byte), (own, *b"x"));
     }
 
     #[test]

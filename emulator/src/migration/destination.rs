@@ -15,7 +15,7 @@ use replay::content::xbzrle::XbzrleError;
 use replay::{GuestTime, VmState};
 use thiserror::Error;
 
-use super::channels::Channel;
+use super::channels::{AcceptError, Channel};
 use super::codec::CodecError;
 use super::guest::{CommitRefused, DestinationGuest, GuestMemory};
 use super::ownership::DestinationSide;
@@ -180,6 +180,18 @@ pub enum DestinationError {
         #[source]
         source: Box<DestinationError>,
     },
+    /// Pages on demand: the connection over which they are asked for did not come.
+    #[error("the connection for page faults")]
+    FaultConnection(#[from] AcceptError),
+    /// Pages on demand: that connection broke, and nothing takes it up again. The guest is lost.
+    #[error("the fault connection broke and {pages} pages had not come; the guest is lost")]
+    FaultsUnanswered {
+        /// So many.
+        pages: u64,
+        /// What broke it.
+        #[source]
+        source: Box<DestinationError>,
+    },
     /// The control plane abandoned it.
     #[error("abandoned before the commit")]
     Abandoned,
@@ -236,6 +248,7 @@ pub fn run_destination(job: DestinationJob) -> DestinationOutcome {
         let error = match result {
             Ok(Received::Whole(header, state)) => receiver.commit(header, state).err(),
             Ok(Received::Package(state)) => receiver.pull(state).err(),
+            Ok(Received::OnDemand(state)) => receiver.pull_on_demand(state).err(),
             Err(error) => {
                 // The promise first, then the word of it.
                 let committed = job.control.gate.abandon();
@@ -264,8 +277,8 @@ pub fn run_destination(job: DestinationJob) -> DestinationOutcome {
     let (channel_bytes, channel_cpu_ns, channel_run_queue_ns) = shared.used();
     report.error = error.as_ref().map(|error| chain(error));
     report.received_bytes += channel_bytes;
-    report.cpu_ns = cpu_ns + channel_cpu_ns;
-    report.run_queue_ns = run_queue_ns + channel_run_queue_ns;
+    report.cpu_ns += cpu_ns + channel_cpu_ns;
+    report.run_queue_ns += run_queue_ns + channel_run_queue_ns;
     (report.bad_on_receipt, report.torn_on_receipt) = pages.bad_and_torn();
     report.verification = stopped_at.map(|stopped_at| pages.compare(stopped_at));
     DestinationOutcome { report, error }
@@ -288,6 +301,8 @@ enum Received {
     Whole(Header, VmState),
     /// Post-copy: its state, and some of its pages.
     Package(VmState),
+    /// Cloud Hypervisor's: its state, and no page. The source waits for an answer.
+    OnDemand(VmState),
 }
 
 /// Bytes read and not yet decoded.
@@ -352,7 +367,7 @@ impl<'a> Receiver<'a> {
             let receive = match channel.id.kind {
                 ChannelKind::Multifd => multifd::receive,
                 ChannelKind::Data => data::receive,
-                ChannelKind::Preempt => continue,
+                ChannelKind::Preempt | ChannelKind::Fault => continue,
             };
             Builder::new()
                 .name(format!("mig-ch-{}", channel.id.number))
@@ -378,7 +393,14 @@ impl<'a> Receiver<'a> {
                     Event::ZeroPage { page } => self.pages.take_zero(page),
                     Event::Delta { page, encoding } => self.pages.take_delta(page, encoding)?,
                     Event::RamList | Event::MultifdFlush => self.meet()?,
-                    Event::AnswerWanted => self.tell(0)?,
+                    Event::AnswerWanted => {
+                        let on_demand = header.is_some_and(|header: Header| header.postcopy);
+                        if let Some(state) = state.take_if(|_| on_demand) {
+                            self.inbox = Inbox { buffer, start, end };
+                            return Ok(Received::OnDemand(state));
+                        }
+                        self.tell(0)?;
+                    }
                     Event::State(bytes) => state = Some(postcard::from_bytes(bytes)?),
                     Event::End => {
                         let (header, state) = header.zip(state).expect("the decoder keeps order");
@@ -479,7 +501,7 @@ impl<'a> Receiver<'a> {
     fn begin(&mut self, found: Header) -> Result<Header, DestinationError> {
         let header = self.own_guest(found)?;
         self.format = header.format;
-        if self.format == Format::CloudHypervisor {
+        if self.format == Format::CloudHypervisor && !header.postcopy {
             // Its memory is zero where nothing is sent.
             self.pages.begin_zero();
         }

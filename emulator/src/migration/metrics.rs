@@ -80,10 +80,18 @@ fn add_postcopy(answer: &mut Value, postcopy: &PostcopyDestination) {
     answer["postcopy-blocktime"] = json!(postcopy.blocktime_ns / NS_PER_MS);
     answer["postcopy-latency"] = json!(mean(postcopy.latency_ns_sum));
     answer["postcopy-latency-dist"] = json!(postcopy.latency_dist);
+    if postcopy.prefaulted_pages.is_some() {
+        // Its source cannot tell a page that the guest waits for from another.
+        answer["ram"]["postcopy-requests"] = json!(postcopy.requests);
+    }
 }
 
 /// What Xen's or Cloud Hypervisor's logs tell; null of the others.
-fn engine_statistics(engine: EngineKind, report: &SourceReport) -> Value {
+fn engine_statistics(
+    engine: EngineKind,
+    report: &SourceReport,
+    pulled: Option<&PostcopyDestination>,
+) -> Value {
     let pages = |round: &Round| round.normal_pages + round.zero_pages;
     match engine {
         EngineKind::Qemu
@@ -102,7 +110,12 @@ fn engine_statistics(engine: EngineKind, report: &SourceReport) -> Value {
         EngineKind::CloudHypervisor => {
             let mut total = 0;
             let mut before: Option<f64> = None;
-            let iterations: Vec<Value> = (report.rounds.iter().enumerate())
+            // A post-copy has none: no memory is sent before the guest.
+            let rounds: &[Round] = match report.postcopy {
+                Some(_) => &[],
+                None => &report.rounds,
+            };
+            let iterations: Vec<Value> = (rounds.iter().enumerate())
                 .map(|(number, round)| {
                     let bytes = pages(round) * PAGE_BYTES;
                     let table = round.dirty_pages * PAGE_BYTES;
@@ -134,9 +147,21 @@ fn engine_statistics(engine: EngineKind, report: &SourceReport) -> Value {
                     "state_send": took_ms(Phase::State),
                     "complete": took_ms(Phase::Switchover),
                 },
+                "postcopy": pulled.map(fault_statistics),
             })
         }
     }
+}
+
+/// What its handler of page faults tells as it ends.
+fn fault_statistics(pulled: &PostcopyDestination) -> Value {
+    let came = pulled.missing_pages - pulled.never_came;
+    let prefaulted = pulled.prefaulted_pages.unwrap_or(0);
+    json!({
+        "prefaulted": prefaulted,
+        "served": came.saturating_sub(prefaulted),
+        "total": pulled.missing_pages,
+    })
 }
 
 /// What was left of the round that the migration ended in.
@@ -257,7 +282,8 @@ pub fn assemble(parts: RecordParts) -> MigrationRecord {
             answer
         }),
         engine_statistics: source.map_or(Value::Null, |report| {
-            engine_statistics(parts.params.engine, report)
+            let pulled = destination.and_then(|report| report.postcopy.as_ref());
+            engine_statistics(parts.params.engine, report, pulled)
         }),
         observed_outage_ms: outage,
         network_downtime_ms: None,
@@ -293,6 +319,7 @@ fn kind(params: &MigrationParams, source: Option<&SourceReport>) -> &'static str
     match params.engine {
         EngineKind::StopAndCopy => "StopAndCopy",
         EngineKind::PostCopy => "PostCopy",
+        _ if params.pages_on_demand() => "PostCopy",
         _ if switched => "Hybrid",
         _ => "PreCopy",
     }

@@ -46,6 +46,8 @@ pub struct MigrationParams {
     pub timeout: u64,
     /// What it does then.
     pub timeout_strategy: TimeoutStrategy,
+    /// Cloud Hypervisor's `memory_mode`: whether memory comes before the guest or after it.
+    pub memory_mode: MemoryMode,
     /// QEMU's auto-converge.
     pub auto_converge: AutoConvergeParams,
     /// QEMU's post-copy.
@@ -114,6 +116,24 @@ pub struct PostcopyParams {
     pub recover_interval: u64,
     /// Milliseconds after which both ends give the guest up, tried or not. Ours.
     pub recover_timeout: u64,
+}
+
+/// Of Cloud Hypervisor's connections: TCP's user-timeout, and as long as its keep-alive takes (60 s + 4 x 15 s).
+const CLOUD_HYPERVISOR_STALL_MS: u64 = 120_000;
+
+impl PostcopyParams {
+    /// What an engine has by itself.
+    #[must_use]
+    pub fn of(engine: EngineKind) -> Self {
+        let base = Self::default();
+        match engine {
+            EngineKind::CloudHypervisor => Self {
+                stall_timeout: CLOUD_HYPERVISOR_STALL_MS,
+                ..base
+            },
+            _ => base,
+        }
+    }
 }
 
 impl Default for PostcopyParams {
@@ -203,6 +223,12 @@ pub const TIMEOUT_STRATEGIES: &[(&str, TimeoutStrategy)] = &[
     ("ignore", TimeoutStrategy::Ignore),
 ];
 
+/// The memory modes by their names in scenarios.
+pub const MEMORY_MODES: &[(&str, MemoryMode)] = &[
+    ("precopy", MemoryMode::Precopy),
+    ("postcopy", MemoryMode::Postcopy),
+];
+
 impl EngineKind {
     /// Its name in scenarios.
     #[must_use]
@@ -246,9 +272,11 @@ impl EngineKind {
             // The others wait for the destination always.
             "return-path" => matches!(self, Self::Qemu | Self::QemuRounds | Self::StopAndCopy),
             "postcopy-ram" | "postcopy-after-precopy" | "timeout-postcopy" => self == Self::Qemu,
+            "postcopy-stall-timeout" => {
+                matches!(self, Self::Qemu | Self::PostCopy | Self::CloudHypervisor)
+            }
             "postcopy-preempt"
             | "max-postcopy-bandwidth"
-            | "postcopy-stall-timeout"
             | "postcopy-recover-tries"
             | "postcopy-recover-interval"
             | "postcopy-recover-timeout" => matches!(self, Self::Qemu | Self::PostCopy),
@@ -256,7 +284,7 @@ impl EngineKind {
             "reprotect" => matches!(self, Self::Qemu | Self::QemuRounds),
             "page-tables" => self == Self::Qemu,
             "downtime-limit" => matches!(self, Self::Qemu | Self::CloudHypervisor),
-            "timeout" | "timeout-strategy" => self == Self::CloudHypervisor,
+            "timeout" | "timeout-strategy" | "memory-mode" => self == Self::CloudHypervisor,
             // Other guests announce themselves.
             "announce-initial" | "announce-max" | "announce-rounds" | "announce-step" => {
                 self.format() == Format::Qemu
@@ -275,6 +303,17 @@ pub enum TimeoutStrategy {
     Cancel,
     /// Stop the guest and send what is left, however long that takes.
     Ignore,
+}
+
+/// Cloud Hypervisor's `memory_mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryMode {
+    /// All memory is there before the guest is.
+    #[default]
+    Precopy,
+    /// The guest is there first, and each page comes when it is asked for.
+    Postcopy,
 }
 
 /// When the dirty log is re-armed.
@@ -303,6 +342,7 @@ impl Default for MigrationParams {
             completion_timeout: None,
             timeout: 3_600_000,
             timeout_strategy: TimeoutStrategy::Cancel,
+            memory_mode: MemoryMode::Precopy,
             auto_converge: AutoConvergeParams::default(),
             postcopy: PostcopyParams::default(),
             announce: AnnounceParams::default(),
@@ -342,7 +382,13 @@ impl MigrationParams {
     /// Whether the guest may run at the destination before all of its pages are there.
     #[must_use]
     pub fn may_postcopy(&self) -> bool {
-        self.postcopy.ram || self.engine == EngineKind::PostCopy
+        self.postcopy.ram || self.engine == EngineKind::PostCopy || self.pages_on_demand()
+    }
+
+    /// Whether that is Cloud Hypervisor's way: no memory is sent, the destination asks for every page.
+    #[must_use]
+    pub fn pages_on_demand(&self) -> bool {
+        self.engine == EngineKind::CloudHypervisor && self.memory_mode == MemoryMode::Postcopy
     }
 
     /// The option that QEMU or libvirt refuse to combine with the others, with the reason.
@@ -386,7 +432,8 @@ impl MigrationParams {
         } else {
             0
         };
-        let data = if self.connections > 1 {
+        // As the original's, a post-copy has one connection whatever was asked for, and that for faults.
+        let data = if self.connections > 1 && !self.pages_on_demand() {
             self.connections
         } else {
             0

@@ -148,13 +148,15 @@ pub struct ProbeRecord {
 }
 
 impl MigrationRecord {
-    /// Whether the engine left its links idle of itself: under a cap, or while a post-copy had no connection.
+    /// Whether the engine left its links idle of itself: under a cap, while a post-copy had no connection, or asking for
+    /// one page after another.
     #[must_use]
     pub fn pauses_on_purpose(&self) -> bool {
         let served = self.source_report.as_ref();
         let pulled = served.and_then(|report| report.postcopy.as_ref());
         let capped = self.params.postcopy.max_bandwidth > 0;
         self.params.max_bandwidth > 0
+            || self.params.pages_on_demand()
             || pulled.is_some_and(|pulled| capped || !pulled.interruptions.is_empty())
     }
 }

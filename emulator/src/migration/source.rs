@@ -4,11 +4,11 @@
 //! `session.rs`. Never inside: the timeline, the control plane.
 
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use thiserror::Error;
 
-use super::channels::Channel;
+use super::channels::{Channel, OpenError};
 use super::codec::CodecError;
 use super::destination::chain;
 use super::engine::EngineUnits;
@@ -28,6 +28,7 @@ use traffic::get;
 mod content;
 mod data;
 mod multifd;
+mod server;
 mod session;
 mod traffic;
 mod xbzrle;
@@ -107,6 +108,8 @@ pub enum Fault {
     ClearDirtyBits { pages: u64 },
     /// Post-copy: the destination is not told which pages it lacks.
     SkipDiscard,
+    /// Pages on demand: they are as they were when the guest began.
+    ServeStale,
     /// A batch of pages fails after so many were sent: put back into the log, or forgotten.
     LosePages {
         after: u64,
@@ -167,6 +170,18 @@ pub enum SourceError {
         /// What broke it.
         #[source]
         source: Box<SourceError>,
+    },
+    /// A connection that belongs to it could not be opened.
+    #[error("a connection beside the stream could not be opened")]
+    Channel(#[from] OpenError),
+    /// Pages on demand: the destination closed the connection over which it asks for them. The guest runs
+    /// there or is lost.
+    #[error(
+        "the destination closed the fault connection, and {pages} pages had not been asked for"
+    )]
+    PagesUnserved {
+        /// So many.
+        pages: u64,
     },
     /// The destination said something else.
     #[error(transparent)]
@@ -248,19 +263,21 @@ impl Observer for NoObserver {}
 pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
     let meter = ThreadMeter::start();
     let traffic = Traffic::default();
+    let faults = OnceLock::new();
     let (mut session, result, end) = std::thread::scope(|scope| {
         let multifd = Multifd::start(scope, job, &traffic);
         let data = Data::start(scope, job, &traffic);
-        let mut session = Session::new(job, observer, multifd, data, &traffic);
+        let mut session = Session::new(job, observer, multifd, data, &traffic, &faults);
         let result = session.run().map_err(|error| job.control.explain(error));
         job.control.detach();
         let broken = job.control.broken();
         if let Some(Broken::Reset | Broken::Crashed) = broken {
-            job.sockets().for_each(reset_when_closed);
+            let all = job.sockets().chain(faults.get());
+            all.for_each(reset_when_closed);
         }
         session.end_channels(result.is_err());
         if matches!(broken, Some(Broken::PeerGone) | None) {
-            for socket in job.sockets() {
+            for socket in job.sockets().chain(faults.get()) {
                 let _ = socket.shutdown(Shutdown::Write);
             }
         }

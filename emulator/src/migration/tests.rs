@@ -31,6 +31,7 @@ mod deltas;
 mod engines;
 mod faults;
 mod multifd;
+mod on_demand;
 mod postcopy;
 mod resident;
 

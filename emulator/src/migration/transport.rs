@@ -4,7 +4,7 @@
 //! small arena between them. Never inside: what to send, and why.
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -51,6 +51,48 @@ pub fn prepare_socket(socket: &TcpStream, congestion: Option<&str>) -> std::io::
     socket.set_read_timeout(Some(POLL))?;
     if let Some(name) = congestion {
         setsockopt(socket, sockopt::TcpCongestion, &OsString::from(name))?;
+    }
+    Ok(())
+}
+
+/// Reads until `into` is full or the connection ends: how many bytes came. While nothing comes, `goes_on` says whether to
+/// go on waiting.
+pub(super) fn read_whole(
+    mut socket: &TcpStream,
+    into: &mut [u8],
+    mut goes_on: impl FnMut() -> bool,
+) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < into.len() {
+        match socket.read(&mut into[filled..]) {
+            Ok(0) => break,
+            Ok(bytes) => filled += bytes,
+            Err(error) => match error.kind() {
+                ErrorKind::Interrupted => {}
+                ErrorKind::WouldBlock | ErrorKind::TimedOut if goes_on() => {}
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(filled)
+}
+
+/// Writes all of `bytes`. While nothing is taken, `goes_on` says whether to go on waiting.
+pub(super) fn write_whole(
+    mut socket: &TcpStream,
+    mut bytes: &[u8],
+    mut goes_on: impl FnMut() -> bool,
+) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match socket.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(taken) => bytes = &bytes[taken..],
+            Err(error) => match error.kind() {
+                ErrorKind::Interrupted => {}
+                ErrorKind::WouldBlock | ErrorKind::TimedOut if goes_on() => {}
+                _ => return Err(error),
+            },
+        }
     }
     Ok(())
 }
@@ -132,6 +174,13 @@ impl<'a> PageStream<'a> {
         self.watched = Some(others.collect());
         self.beside = Some(beside);
         self
+    }
+
+    /// Samples one more connection beside this one.
+    pub(super) fn watch(&mut self, other: &'a TcpStream) {
+        if let Some(watched) = &mut self.watched {
+            watched.push(other);
+        }
     }
 
     pub(super) fn socket(&self) -> &TcpStream {

@@ -6,7 +6,9 @@ use super::services::{Latency, ServiceRow};
 use super::table::{TableWriter, Value};
 use super::{ResultsError, RunDir, io_error, temporary};
 use crate::event::{Event, EventKind, HostSample, LinkCalibration, LinkSample, VmSample};
-use crate::migration::record::{ErrorBudget, MigrationRecord, Owner, PostcopyDestination, Status};
+use crate::migration::record::{
+    ErrorBudget, MigrationRecord, Owner, PostcopyDestination, PostcopySource, Status,
+};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -208,6 +210,12 @@ fn migration_row(at: [Value; 2], r: &MigrationRecord, k: u32) -> Vec<Value> {
     row
 }
 
+/// Pages that were asked for because the guest touched them: where all are asked for only the destination knows.
+fn touched(served: &PostcopySource, pulled: Option<&PostcopyDestination>) -> u64 {
+    let pulled = pulled.filter(|pulled| pulled.prefaulted_pages.is_some());
+    pulled.map_or(served.requests, |pulled| pulled.requests)
+}
+
 fn postcopy_row(r: &MigrationRecord) -> [Value; 4] {
     let served = r.source_report.as_ref().and_then(|s| s.postcopy.as_ref());
     let pulled = r.destination_report.as_ref();
@@ -217,7 +225,7 @@ fn postcopy_row(r: &MigrationRecord) -> [Value; 4] {
     };
     [
         served.map(|s| s.postcopy_bytes as f64).into(),
-        served.map(|s| s.requests as f64).into(),
+        served.map(|s| touched(s, pulled) as f64).into(),
         pulled.and_then(mean_us).into(),
         pulled.map(|p| p.blocktime_ns as f64 / 1e6).into(),
     ]

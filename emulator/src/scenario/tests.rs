@@ -297,6 +297,42 @@ fn an_engine_has_its_own_options_only() {
 }
 
 #[test]
+fn cloud_hypervisors_post_copy_is_an_option_of_it_alone() {
+    let (before, rest) = GOOD.split_once("[migration]").unwrap();
+    let after = rest.split_once("\n\n").unwrap().1;
+    let of = |keys: &str, memory: &str| {
+        let text = format!("{before}[migration]\n{keys}\n\n{after}");
+        text.replacen("work = \"batch\"", memory, 1)
+    };
+    let read = |keys| parse(Path::new("dir/ways.toml"), &of(keys, "")).unwrap();
+    let engine = "engine = \"cloud-hypervisor\"\n";
+    let on_demand = format!("{engine}memory-mode = \"postcopy\"\nconnections = 4");
+    let params = read(&on_demand).migration;
+    assert!(params.pages_on_demand() && params.may_postcopy());
+    // The original takes `connections`, and has one.
+    assert!(params.channels().is_empty());
+    assert_eq!(params.postcopy.stall_timeout, 120_000);
+    let stall = format!("{on_demand}\npostcopy-stall-timeout = \"3s\"");
+    assert_eq!(read(&stall).migration.postcopy.stall_timeout, 3000);
+    assert!(!read(engine).migration.may_postcopy());
+    let text = refused(&of("memory-mode = \"postcopy\"", ""));
+    assert!(
+        text.contains("engine `qemu` has no `memory-mode`"),
+        "{text}"
+    );
+    let text = refused(&of(&on_demand, "memory = \"resident\""));
+    assert!(
+        text.contains("memory-mode") && text.contains("resident"),
+        "{text}"
+    );
+    let text = refused(&of(&format!("{engine}memory-mode = \"postcpy\""), ""));
+    assert!(
+        text.contains("precopy") && text.contains("postcopy"),
+        "{text}"
+    );
+}
+
+#[test]
 fn impossible_placements_give_figures() {
     let text = refused(&with("ram = \"1GiB\"\nhost", "ram = \"9GiB\"\nhost"));
     assert!(

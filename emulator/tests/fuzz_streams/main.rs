@@ -12,6 +12,7 @@
 //! destinations   QEMU's, Xen's and Cloud Hypervisor's stream, deltas, channels   (`expect`, `packets`)
 //! hellos         what opens channels
 //! pulls          post-copy and its recovery;  preempt   requested pages beside it
+//! on_demand      Cloud Hypervisor's post-copy, both of its ends
 //! answers        return paths and answers into a source;  requests   those of a post-copy
 //! ```
 //!
@@ -32,6 +33,7 @@ mod ends;
 mod expect;
 mod guest;
 mod hellos;
+mod on_demand;
 mod packets;
 mod preempt;
 mod pulls;

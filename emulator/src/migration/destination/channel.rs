@@ -127,7 +127,9 @@ impl Shared {
     /// The main stream has come to its end: what else a channel brings is no part of the guest. No page
     /// changes any more once this returns; what a channel had failed with is the migration's failure.
     pub(super) fn close(&self, job: &DestinationJob) -> Result<(), DestinationError> {
-        let has_thread = |channel: &&Channel| channel.id.kind != ChannelKind::Preempt;
+        let has_thread = |channel: &&Channel| {
+            matches!(channel.id.kind, ChannelKind::Multifd | ChannelKind::Data)
+        };
         let channels = || job.channels.iter().filter(has_thread);
         let mut meeting = self.lock();
         meeting.ended = true;

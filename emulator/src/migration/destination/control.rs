@@ -61,6 +61,13 @@ impl DestinationControl {
         committed
     }
 
+    /// The promise of this end itself, which says so over its own connection: whether the guest had started.
+    pub(super) fn decline(&self) -> bool {
+        let committed = self.gate.abandon();
+        self.changed.notify_all();
+        committed
+    }
+
     /// Whether nobody will connect again.
     pub(super) fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::Acquire)

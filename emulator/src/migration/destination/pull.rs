@@ -8,7 +8,7 @@
 //! The guest may only run up to the next access of a page that has not come (`upcoming`), exactly there in
 //! its own time, whenever a thread wakes. A page that comes a second time changes nothing, as under
 //! UFFDIO_COPY. A broken connection, and what comes damaged breaks it, stops nobody until a missing page is
-//! touched; `recover` is where a new one comes. Never inside: the source's dirty log; which pages the source thinks it has sent.
+//! touched; `recover` is where a new one comes. Cloud Hypervisor's, of which nothing comes unasked, is `on_demand`. Never inside: the source's dirty log; which pages the source thinks it has sent.
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
@@ -24,8 +24,10 @@ use crate::migration::wire::{Decoder, Event, MAX_RECORD_BYTES};
 use faults::{LOOK_NS, NS_PER_MS, Pull};
 use replay::{Bitmap, VmState};
 
+mod asked;
 mod back;
 mod faults;
+mod on_demand;
 mod urgent;
 mod waits;
 
@@ -177,13 +179,8 @@ impl Receiver<'_> {
                 _ => {}
             }
         }
-        if buffer.len() - *end < MAX_RECORD_BYTES {
-            buffer.copy_within(*start..*end, 0);
-            (*start, *end) = (0, *end - *start);
-        } else if start == end {
-            (*start, *end) = (0, 0);
-        }
-        *end += self.read(&mut buffer[*end..])?;
+        inbox.make_room();
+        inbox.end += self.read(&mut inbox.buffer[inbox.end..])?;
         Ok(true)
     }
 
@@ -264,6 +261,16 @@ impl Inbox {
             buffer: Vec::new(),
             start: 0,
             end: 0,
+        }
+    }
+
+    /// For a whole record behind what is not decoded yet.
+    fn make_room(&mut self) {
+        if self.buffer.len() - self.end < MAX_RECORD_BYTES {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        } else if self.start == self.end {
+            (self.start, self.end) = (0, 0);
         }
     }
 }

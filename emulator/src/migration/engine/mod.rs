@@ -66,7 +66,7 @@ impl Engine {
     pub fn postcopy_started(&mut self) {
         match self {
             Self::Qemu(engine) => engine.postcopy_started(),
-            Self::Passes(_) => unreachable!("engines of passes never switch to post-copy"),
+            Self::Passes(_) => unreachable!("nobody asks these what to send once pages are pulled"),
         }
     }
 

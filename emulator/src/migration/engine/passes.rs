@@ -15,7 +15,8 @@
 //! - **Xen, legacy** (`xc_domain_save`, until 4.5): leaves out what is found written again. Stops after
 //!   29 passes, after one of fewer than 50 pages, or when more than 3 times the RAM was sent.
 //! - **Cloud Hypervisor** (`vmm`, 2026): the table just read, at the bandwidth of the pass before,
-//!   against the downtime; it stays unsent if it fits. Its timeout cancels, or counts as fitting.
+//!   against the downtime; it stays unsent if it fits. Its timeout cancels, or counts as fitting. With `memory_mode=postcopy`
+//!   it stops the guest at once and sends no memory.
 //! - **QEMU in rounds** (8.1.2, patched by the study of `traces/qemu-precopy-rounds`): its slices have no
 //!   clock and no credit, so the log is read when all is sent; 5000 pages found or fewer stay unsent, and
 //!   it stops after 50 rounds whatever is found. No bandwidth and no downtime limit is in it.
@@ -51,6 +52,8 @@ enum Rule {
     },
     QemuRounds,
     StopAndCopy,
+    /// Cloud Hypervisor's post-copy.
+    OnDemand,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +131,7 @@ impl PassEngine {
         let rule = match params.engine {
             EngineKind::Xen => Rule::Xen,
             EngineKind::XenLegacy => Rule::XenLegacy,
+            EngineKind::CloudHypervisor if params.pages_on_demand() => Rule::OnDemand,
             EngineKind::CloudHypervisor => Rule::CloudHypervisor {
                 downtime_ms: params.downtime_limit,
                 timeout_ns: now_ns.saturating_add(params.timeout.saturating_mul(NS_PER_MS)),
@@ -140,7 +144,7 @@ impl PassEngine {
             Rule::Xen | Rule::XenLegacy => stop_pages.saturating_sub(1) * PAGE_BYTES,
             Rule::QemuRounds => stop_pages.saturating_mul(PAGE_BYTES),
             Rule::CloudHypervisor { .. } => 0,
-            Rule::StopAndCopy => u64::MAX,
+            Rule::StopAndCopy | Rule::OnDemand => u64::MAX,
         };
         Self {
             rule,
@@ -203,6 +207,11 @@ impl PassEngine {
                 self.decide(now_ns, dirty, true);
                 self.complete()
             }
+            Rule::OnDemand => {
+                self.decide(now_ns, dirty, true);
+                self.state = State::Completing;
+                Step::StartPostcopy
+            }
             Rule::Xen => {
                 let stop = dirty < self.stop_pages || self.passes >= XEN_MAX_ITERATIONS;
                 self.decide(now_ns, dirty, stop);
@@ -263,7 +272,7 @@ impl PassEngine {
                 enough
             }
             Rule::CloudHypervisor { .. } | Rule::QemuRounds => false,
-            Rule::StopAndCopy => true,
+            Rule::StopAndCopy | Rule::OnDemand => true,
         };
         if enough {
             return self.complete();

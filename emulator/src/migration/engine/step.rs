@@ -41,7 +41,8 @@ pub enum Step {
     /// pages are pulled: nothing is left, end the stream.
     Complete,
     /// Stop the guest, sync, tell the destination which pages it lacks, hand the device state over and
-    /// let it run there; report it with `postcopy_started`, ask again.
+    /// let it run there; report it with `postcopy_started`, ask again. Cloud Hypervisor's: stop the guest, hand the state
+    /// over, serve what is asked for; nothing more is asked of the engine.
     StartPostcopy,
     /// The engine's own time limit passed: an error, the guest goes on at the source.
     GiveUp,

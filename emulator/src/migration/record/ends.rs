@@ -79,7 +79,7 @@ pub struct PostcopySource {
     pub postcopy_bytes: u64,
     /// … of them on the connection for requested pages.
     pub preempt_bytes: u64,
-    /// QMP's `postcopy-requests`.
+    /// QMP's `postcopy-requests`. Of Cloud Hypervisor's, which asks for every page: all that were answered.
     pub requests: u64,
     /// Pages that the destination was told it lacks.
     pub discarded_pages: u64,
@@ -116,6 +116,9 @@ pub struct PostcopyDestination {
     pub came_twice: u64,
     /// Pages that the guest touched before they had come: asked for.
     pub requests: u64,
+    /// Cloud Hypervisor's: pages that were asked for before the guest touched them; `None`: its source sends unasked.
+    #[serde(default)]
+    pub prefaulted_pages: Option<u64>,
     /// From the touch to the page's being there, ns, of all requests together.
     pub latency_ns_sum: u64,
     /// … of the slowest.

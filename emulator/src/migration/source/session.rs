@@ -4,10 +4,13 @@
 //! (`wire`), batches the transport's; `send` walks the bitmap.
 
 mod log;
+mod on_demand;
 mod pull;
 mod send;
 
 use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
+use std::sync::OnceLock;
 
 use log::Log;
 use replay::{Bitmap, GuestTime, Reprotect as LogReprotect};
@@ -39,6 +42,8 @@ pub(super) struct Session<'a> {
     multifd: Option<Multifd<'a>>,
     data: Option<Data<'a>>,
     traffic: &'a Traffic,
+    /// The connection over which pages are asked for, once there is one.
+    faults: &'a OnceLock<TcpStream>,
     xbzrle: Option<Xbzrle>,
     format: Format,
     pub(super) engine: Engine,
@@ -92,6 +97,7 @@ impl<'a> Session<'a> {
         multifd: Option<Multifd<'a>>,
         data: Option<Data<'a>>,
         traffic: &'a Traffic,
+        faults: &'a OnceLock<TcpStream>,
     ) -> Self {
         let begin_ns = mono_ns();
         let pages = job.memory.pages();
@@ -110,6 +116,7 @@ impl<'a> Session<'a> {
             multifd,
             data,
             traffic,
+            faults,
             xbzrle: (job.params.xbzrle.enabled).then(|| Xbzrle::new(job.params.xbzrle.cache_size)),
             format: job.params.engine.format(),
             engine: engine(job, begin_ns, &Observed::default()),
@@ -148,6 +155,9 @@ impl<'a> Session<'a> {
         self.phase(Phase::Handshake, Self::handshake)?;
         let postcopy = self.phase(Phase::Rounds, Self::rounds)?;
         let stopped_at = self.phase(Phase::Pause, Self::pause)?;
+        if postcopy && self.job.params.pages_on_demand() {
+            return self.serve_on_demand(stopped_at);
+        }
         if postcopy {
             let last = self.phase(Phase::State, |session| session.package(stopped_at))?;
             self.phase(Phase::Switchover, |session| session.hand_over(last))?;
@@ -179,7 +189,7 @@ impl<'a> Session<'a> {
 
     /// Header, RAM list, dirty log. The first sync finds every page.
     fn handshake(&mut self) -> Result<(), SourceError> {
-        if self.job.params.may_postcopy() {
+        if self.job.params.may_postcopy() && !self.job.params.pages_on_demand() {
             self.job.control.allow_postcopy();
         }
         self.job.control.attach(self.job.sockets())?;

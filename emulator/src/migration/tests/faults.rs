@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::migration::faults::ParameterChange;
-use crate::migration::params::EngineKind;
+use crate::migration::params::{EngineKind, MemoryMode};
 use crate::migration::record::{Owner, Phase};
 use crate::migration::source::Observer;
 use crate::migration::transport::Broken;
@@ -116,7 +116,7 @@ fn struck(world: &World, params: MigrationParams, at: Phase, blow: Blow) -> Owne
     let port = listener.local_addr().unwrap();
     let client = TcpStream::connect(port).unwrap();
     let (server, _) = listener.accept().unwrap();
-    let pulls = params.may_postcopy();
+    let (pulls, on_demand) = (params.may_postcopy(), params.pages_on_demand());
     let postcopy = params.postcopy;
     let mut source = world.source_job(params, client);
     source.redial = Some(Box::new(move || TcpStream::connect(port)));
@@ -161,6 +161,8 @@ fn struck(world: &World, params: MigrationParams, at: Phase, blow: Blow) -> Owne
         Blow::DestinationCrash => committed,
         // Its pages were at the source, which was told that nobody wants them.
         Blow::DestinationGone => committed && pulls,
+        // Nothing takes its connection up again.
+        Blow::SourceReset | Blow::DestinationReset => committed && on_demand,
         _ => false,
     };
     assert!(
@@ -262,6 +264,37 @@ fn every_fault_in_every_phase_of_a_post_copy_leaves_one_owner_or_a_reason() {
                 _ => &[Owner::Source],
             };
             assert!(possible.contains(&owner), "{blow:?} at {at:?}: {owner:?}");
+            goes_on(world, owner);
+        }
+    }
+}
+
+/// Nobody dials again: what breaks the connection of a guest that runs loses it, and what comes before leaves it at its source.
+#[test]
+fn every_fault_in_every_phase_of_pages_on_demand_leaves_one_owner_or_a_reason() {
+    let phases = [
+        Phase::Handshake,
+        Phase::Rounds,
+        Phase::Pause,
+        Phase::State,
+        Phase::Switchover,
+        Phase::Resume,
+        Phase::Pull,
+    ];
+    for at in phases {
+        for blow in BLOWS {
+            let world = World::new(1.0);
+            let params = MigrationParams {
+                memory_mode: MemoryMode::Postcopy,
+                ..fast(EngineKind::CloudHypervisor)
+            };
+            let owner = struck(&world, params, at, blow);
+            let expected = match (at, blow) {
+                (Phase::Resume | Phase::Pull, Blow::Refuse | Blow::Cancel) => Owner::Destination,
+                (Phase::Resume | Phase::Pull, _) | (_, Blow::SourceCrash) => Owner::Lost,
+                _ => Owner::Source,
+            };
+            assert_eq!(owner, expected, "{blow:?} at {at:?}");
             goes_on(world, owner);
         }
     }

@@ -47,13 +47,13 @@ fn hybrid() -> MigrationParams {
 }
 
 /// Both ends, with a port where the source may dial again; `during` runs beside them.
-struct Both {
-    source: SourceJob,
-    destination: DestinationJob,
+pub(super) struct Both {
+    pub(super) source: SourceJob,
+    pub(super) destination: DestinationJob,
 }
 
 impl Both {
-    fn new(world: &World, params: MigrationParams) -> Self {
+    pub(super) fn new(world: &World, params: MigrationParams) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         let client = TcpStream::connect(at).unwrap();
@@ -72,7 +72,7 @@ impl Both {
         }
     }
 
-    fn run(
+    pub(super) fn run(
         self,
         during: impl FnOnce(&SourceControl, &DestinationControl) + Send,
     ) -> (SourceOutcome, DestinationOutcome) {

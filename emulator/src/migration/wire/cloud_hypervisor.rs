@@ -7,11 +7,16 @@
 //! Memory     16 B, 16 a range of pages, 4096 a page; answered         one a pass
 //! State      16 B and the guest's state, padded to its stated size; answered
 //! Complete   16 B; answered when the guest runs
+//!
+//! post-copy: no Memory; beside State and Complete, on a connection of its own (`fault`) and the other way
+//! PageFault  16 B and a range of 16 B; answered with 16 B and the page's 4096
 //! ```
 //!
 //! Never inside: which pages a table has.
 
 use super::*;
+
+pub mod fault;
 
 /// Bytes of a request, of an answer, and of a range.
 pub const RECORD_BYTES: usize = 16;
@@ -123,6 +128,8 @@ pub(in crate::migration) struct CloudHypervisorDecoder {
     table: Vec<(u32, u32)>,
     has_state: bool,
     memory_only: bool,
+    /// Post-copy: no memory comes here.
+    no_memory: bool,
 }
 
 impl CloudHypervisorDecoder {
@@ -131,7 +138,7 @@ impl CloudHypervisorDecoder {
         Self {
             place: Place::Request,
             memory_only: true,
-            ..Self::new(ram_pages)
+            ..Self::new(ram_pages, false)
         }
     }
 
@@ -140,13 +147,14 @@ impl CloudHypervisorDecoder {
         self.place == Place::Request
     }
 
-    pub(super) fn new(ram_pages: u32) -> Self {
+    pub(super) fn new(ram_pages: u32, no_memory: bool) -> Self {
         Self {
             place: Place::Start,
             ram_pages,
             table: Vec::new(),
             has_state: false,
             memory_only: false,
+            no_memory,
         }
     }
 
@@ -215,7 +223,7 @@ impl CloudHypervisorDecoder {
             return Ok(None);
         };
         let is = |wanted: u16| command == u64::from(wanted);
-        if is(MEMORY) && !self.has_state {
+        if is(MEMORY) && !self.has_state && !self.no_memory {
             if !length.is_multiple_of(RECORD_BYTES as u64) {
                 return unexpected(offset, "a table of 16-byte ranges", length);
             }

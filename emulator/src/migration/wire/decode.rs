@@ -159,7 +159,7 @@ impl Decoder {
         if four(12) & !(HEADER_RETURN_PATH | HEADER_POSTCOPY) != 0 {
             return self.unexpected("flags of a header", u64::from(four(12)));
         }
-        if header.postcopy && (format != Format::Qemu || !header.return_path) {
+        if header.postcopy && (format == Format::Xen || !header.return_path) {
             return self.unexpected("a return path for post-copy", u64::from(four(12)));
         }
         (self.ram_pages, self.streams) = (header.ram_pages, streams);
@@ -168,7 +168,7 @@ impl Decoder {
             Format::Qemu => None,
             Format::Xen => Some(Foreign::Xen(XenDecoder::new(self.ram_pages))),
             Format::CloudHypervisor => {
-                let decoder = CloudHypervisorDecoder::new(self.ram_pages);
+                let decoder = CloudHypervisorDecoder::new(self.ram_pages, self.postcopy);
                 Some(Foreign::CloudHypervisor(decoder))
             }
         };

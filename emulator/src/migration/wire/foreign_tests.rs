@@ -160,6 +160,38 @@ fn cut_streams_never_end_and_longer_ones_are_refused() {
     }
 }
 
+/// In its post-copy State comes first, and memory never; nobody else's header says that it is one.
+#[test]
+fn a_post_copy_of_cloud_hypervisors_brings_no_memory() {
+    let postcopy = |format, return_path| Header {
+        postcopy: true,
+        return_path,
+        ..header(format)
+    };
+    let begun = |header: &Header| {
+        let mut out = Vec::new();
+        Encoder::default().setup(header, &mut out);
+        out
+    };
+    let mut out = begun(&postcopy(Format::CloudHypervisor, true));
+    cloud::request(Request::Start, &mut out);
+    cloud::request(Request::Config, &mut out);
+    let mut with_memory = out.clone();
+    cloud::state(b"state", 200, &mut out);
+    cloud::request(Request::Complete, &mut out);
+    assert_eq!(out.len(), 48 + 16 + 16 + 200 + 16);
+    let events = decode(&out, 7).unwrap();
+    assert_eq!(
+        (count(&events, "AnswerWanted"), count(&events, "State(")),
+        (3, 1)
+    );
+    assert_eq!(events.last().unwrap(), "End");
+    cloud::request(Request::Memory { ranges: 1 }, &mut with_memory);
+    assert!(decode(&with_memory, 9999).is_err());
+    assert!(decode(&begun(&postcopy(Format::CloudHypervisor, false)), 9999).is_err());
+    assert!(decode(&begun(&postcopy(Format::Xen, true)), 9999).is_err());
+}
+
 #[test]
 fn what_cannot_be_is_named() {
     let mut out = Vec::new();

@@ -26,6 +26,8 @@ pub enum ChannelKind {
     Preempt,
     /// Cloud Hypervisor's further connections: chunks of memory.
     Data,
+    /// Cloud Hypervisor's post-copy: pages that the destination asks for.
+    Fault,
 }
 
 impl ChannelKind {
@@ -34,11 +36,12 @@ impl ChannelKind {
             Self::Multifd => 0, // where QEMU's has a zero
             Self::Preempt => 1,
             Self::Data => 2,
+            Self::Fault => 3,
         }
     }
 
     fn of(code: u8) -> Option<Self> {
-        let all = [Self::Multifd, Self::Preempt, Self::Data];
+        let all = [Self::Multifd, Self::Preempt, Self::Data, Self::Fault];
         all.into_iter().find(|kind| kind.code() == code)
     }
 }
@@ -58,6 +61,7 @@ impl std::fmt::Display for ChannelId {
             ChannelKind::Multifd => "multifd channel",
             ChannelKind::Preempt => "preempt channel",
             ChannelKind::Data => "connection",
+            ChannelKind::Fault => "fault connection",
         };
         write!(f, "{kind} {}", self.number)
     }

@@ -4,7 +4,8 @@ use super::{Names, each, postcopy, streams};
 use crate::balance::policy::{POLICIES, PolicySpec};
 use crate::ids::{HostId, VmId};
 use crate::migration::params::{
-    AnnounceParams, AutoConvergeParams, ENGINES, MigrationParams, Reprotect, TIMEOUT_STRATEGIES,
+    AnnounceParams, AutoConvergeParams, ENGINES, MEMORY_MODES, MigrationParams, Reprotect,
+    TIMEOUT_STRATEGIES,
 };
 use crate::scenario::problem::{NetworkProblem, ProblemKind};
 use crate::scenario::raw::{Table, Value};
@@ -101,6 +102,7 @@ const ENGINE_OPTIONS: &[&str] = &[
     "page-tables",
     "timeout",
     "timeout-strategy",
+    "memory-mode",
     "auto-converge",
     "throttle-trigger-threshold",
     "cpu-throttle-initial",
@@ -134,11 +136,11 @@ pub(super) fn parameters(root: &Table<'_>, vms: &[VmSpec]) -> MigrationParams {
 /// What is one value each.
 fn scalars(table: &Table<'_>) -> MigrationParams {
     let base = MigrationParams::default();
+    let engine = table.get("engine");
+    let engine = engine.and_then(|v| v.word("engine", ENGINES));
+    let engine = engine.unwrap_or(base.engine);
     MigrationParams {
-        engine: table
-            .get("engine")
-            .and_then(|v| v.word("engine", ENGINES))
-            .unwrap_or(base.engine),
+        engine,
         max_bandwidth: bandwidth(table, "max-bandwidth").unwrap_or(base.max_bandwidth),
         downtime_limit: downtime_limit(table).unwrap_or(base.downtime_limit),
         avail_switchover_bandwidth: bandwidth(table, "avail-switchover-bandwidth")
@@ -182,7 +184,11 @@ fn scalars(table: &Table<'_>) -> MigrationParams {
             .and_then(|v| v.word("timeout strategy", TIMEOUT_STRATEGIES))
             .unwrap_or(base.timeout_strategy),
         auto_converge: auto_converge(table),
-        postcopy: postcopy::parameters(table),
+        memory_mode: table
+            .get("memory-mode")
+            .and_then(|v| v.word("memory mode", MEMORY_MODES))
+            .unwrap_or(base.memory_mode),
+        postcopy: postcopy::parameters(table, engine),
         announce: announce(table),
         ..base
     }

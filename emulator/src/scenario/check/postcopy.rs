@@ -1,7 +1,7 @@
 //! `[migration]`: post-copy, and the combinations that QEMU refuses.
 
 use super::moves::{bandwidth, ms};
-use crate::migration::params::{MigrationParams, PostcopyParams};
+use crate::migration::params::{EngineKind, MigrationParams, PostcopyParams};
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::Table;
 use crate::scenario::{Backing, VmSpec};
@@ -26,8 +26,8 @@ pub(super) const NOT_RESIDENT: &str = "post-copy cannot bring a VM with memory =
 /// More tries than anybody waits for.
 const TRIES_MAX: u64 = 100_000;
 
-pub(super) fn parameters(table: &Table<'_>) -> PostcopyParams {
-    let base = PostcopyParams::default();
+pub(super) fn parameters(table: &Table<'_>, engine: EngineKind) -> PostcopyParams {
+    let base = PostcopyParams::of(engine);
     let yes = |key| table.get(key).and_then(|v| v.boolean());
     let time = |key| table.get(key).and_then(|v| ms(&v));
     let tries = table.get("postcopy-recover-tries");
@@ -60,10 +60,10 @@ pub(super) fn refuse(table: &Table<'_>, params: &MigrationParams, vms: &[VmSpec]
     }
     let resident = vms.iter().any(|vm| vm.memory == Backing::Resident);
     if resident && params.may_postcopy() {
-        let key = if params.postcopy.ram {
-            "postcopy-ram"
-        } else {
-            "engine"
+        let key = match params.postcopy.ram {
+            true => "postcopy-ram",
+            false if params.pages_on_demand() => "memory-mode",
+            false => "engine",
         };
         note(key, NOT_RESIDENT);
     }

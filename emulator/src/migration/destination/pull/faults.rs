@@ -13,9 +13,11 @@ use crate::migration::guest::Standing;
 use crate::migration::record::{LATENCY_BUCKETS, PostcopyDestination};
 use crate::migration::upcoming::Limit;
 use crate::migration::usage::ThreadMeter;
+use crate::migration::wire::cloud_hypervisor::encode_answer;
 use crate::migration::wire::{encode_shut, postcopy};
 use replay::{Bitmap, GuestTime, VmState};
 
+use super::asked::Asked;
 use super::back::Back;
 use super::waits::{Blocked, Standstill, Waits};
 
@@ -44,6 +46,8 @@ pub(super) struct Pull<'a> {
     state: Mutex<State<'a>>,
     changed: Condvar,
     back: Back,
+    /// Where requests are for another connection, and whoever asks over it.
+    asked: Option<Asked>,
 }
 
 /// What became of the thread that asks.
@@ -75,7 +79,37 @@ impl<'a> Pull<'a> {
             }),
             changed: Condvar::new(),
             back: Back::default(),
+            asked: None,
         }
+    }
+
+    /// The same, of pages that are asked for one by one over a connection of their own.
+    pub(super) fn on_demand(self) -> Self {
+        Self {
+            asked: Some(Asked::default()),
+            ..self
+        }
+    }
+
+    /// The page to ask for next over that connection: one that the guest waits for, else the first from `from` on, and
+    /// whether it is that.
+    pub(super) fn next(&self, from: u32) -> Option<(u32, bool)> {
+        let state = self.lock();
+        let missing = state.waits.upcoming.missing();
+        let asked = self.asked.as_ref();
+        let wanted = asked.and_then(|asked| asked.take(|page| missing.get(page)));
+        let unasked = || missing.next_set(from).map(|page| (page, true));
+        wanted.map(|page| (page, false)).or_else(unasked)
+    }
+
+    /// Whether the guest waits for a page.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.lock().waits.blocked.is_some()
+    }
+
+    /// A page was fetched before the guest waited for it.
+    pub(super) fn prefaulted(&self) {
+        *self.lock().figures.prefaulted_pages.get_or_insert(0) += 1;
     }
 
     fn lock(&self) -> MutexGuard<'_, State<'a>> {
@@ -192,7 +226,7 @@ impl<'a> Pull<'a> {
                 // The promise first, then the word of it; who reads the stream is woken by its end.
                 let committed = self.job.control.gate.abandon();
                 assert!(!committed, "nobody else commits this migration");
-                self.say(|bytes, _| bytes.extend_from_slice(&encode_shut(1)));
+                self.say(|bytes, _| bytes.extend_from_slice(&self.word(false)));
                 let _ = self.job.control.abandon();
                 (None, Some(error))
             }
@@ -227,8 +261,19 @@ impl<'a> Pull<'a> {
         guest.resumed();
         let model = self.job.memory.model();
         self.lock().waits.started(model, resumed_ns);
-        self.say(|bytes, _| postcopy::pong(postcopy::PACKAGE_PING, bytes));
+        self.say(|bytes, _| bytes.extend_from_slice(&self.word(true)));
         Ok(resumed_ns)
+    }
+
+    /// What tells the source that the guest runs here, or never will.
+    fn word(&self, runs: bool) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match (&self.asked, runs) {
+            (Some(_), _) => bytes.extend_from_slice(&encode_answer(runs)),
+            (None, true) => postcopy::pong(postcopy::PACKAGE_PING, &mut bytes),
+            (None, false) => bytes.extend_from_slice(&encode_shut(1)),
+        }
+        bytes
     }
 
     fn watch(&self) {
@@ -330,6 +375,10 @@ impl<'a> Pull<'a> {
     }
 
     fn ask(&self, page: u32) {
+        if let Some(asked) = &self.asked {
+            asked.put(page);
+            return;
+        }
         self.say(|bytes, named| postcopy::request(page, std::mem::replace(named, true), bytes));
     }
 

@@ -1,6 +1,7 @@
 //! Decisions computed by hand.
 
 use super::*;
+use crate::migration::params::MemoryMode;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -177,6 +178,23 @@ fn cloud_hypervisor_keeps_a_table_that_fits_into_the_downtime() {
         run(&cloud, 10_000, &[0], 0),
         ["pass 10000", "sync", "complete 0"]
     );
+}
+
+#[test]
+fn cloud_hypervisors_post_copy_stops_the_guest_before_the_first_page() {
+    let params = MigrationParams {
+        memory_mode: MemoryMode::Postcopy,
+        ..params(EngineKind::CloudHypervisor)
+    };
+    let seen = Observed {
+        dirty_pages: 10_000,
+        ..Observed::default()
+    };
+    let mut engine = PassEngine::new(&params, 50, 0, &seen);
+    engine.synced(0, 10_000);
+    assert_eq!(engine.next(0, &seen), Step::StartPostcopy);
+    assert!(engine.take_decision().unwrap().switchover);
+    assert_eq!(engine.statistics().dirty_sync_count, 1);
 }
 
 #[test]

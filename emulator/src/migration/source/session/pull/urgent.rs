@@ -3,12 +3,12 @@
 //! The thread that reads the return path writes them, past whatever the main connection's buffers hold; the
 //! background goes on behind them. Never inside: which pages are asked for.
 
-use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
 
 use crate::clock::mono_ns;
 use crate::migration::guest::GuestMemory;
 use crate::migration::source::SourceError;
+use crate::migration::transport::write_whole;
 use crate::migration::wire::Encoder;
 use replay::GuestTime;
 
@@ -66,18 +66,7 @@ impl<'a> Urgent<'a> {
             self.bytes.extend_from_slice(body);
         }
         let until_ns = mono_ns().saturating_add(self.stall_ns);
-        let mut left = &self.bytes[..];
-        while !left.is_empty() {
-            match self.socket.write(left) {
-                Ok(0) => return Err(SourceError::Io(ErrorKind::WriteZero.into())),
-                Ok(bytes) => left = &left[bytes..],
-                Err(error) => match error.kind() {
-                    ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut
-                        if mono_ns() < until_ns => {}
-                    _ => return Err(SourceError::Io(error)),
-                },
-            }
-        }
+        write_whole(self.socket, &self.bytes, || mono_ns() < until_ns).map_err(SourceError::Io)?;
         Ok(sent)
     }
 }
