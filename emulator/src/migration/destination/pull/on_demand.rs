@@ -162,14 +162,14 @@ impl Receiver<'_> {
 }
 
 /// The thread that asks.
-struct Handler<'a> {
+struct Handler<'a, 'p> {
     job: &'a DestinationJob,
     pages: &'a Pages<'a>,
-    pull: &'a Pull<'a>,
+    pull: &'a Pull<'p>,
     read_bytes: u64,
 }
 
-impl Handler<'_> {
+impl Handler<'_, '_> {
     fn run(mut self, socket: TcpStream) -> Asking {
         let meter = ThreadMeter::start();
         let error = self.ask(&socket).err();

@@ -120,7 +120,8 @@ mod tests {
             if page < ram_pages {
                 prop_assert_eq!(read, Ok(page));
             } else {
-                prop_assert!(matches!(read, Err(WireError::PageBeyondRam { .. })));
+                let beyond = matches!(read, Err(WireError::PageBeyondRam { .. }));
+                prop_assert!(beyond);
             }
         }
 
