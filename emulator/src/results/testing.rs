@@ -130,6 +130,8 @@ fn scenario(e: Example) -> Scenario {
             schedule: Schedule::default(),
             congestion: "cubic".into(),
             send_buffer: None,
+            send_buffer_max: None,
+            receive_buffer_max: None,
         },
         balancer: BalancerSpec {
             policy: "equalise".into(),

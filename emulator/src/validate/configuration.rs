@@ -62,7 +62,7 @@ pub(super) fn params(line: &Line) -> MigrationParams {
         return_path: line.return_path || mode("postcopy"),
         // The runs were made under TCG.
         reprotect: Reprotect::AtSync,
-        page_tables: image::page_tables(line),
+        page_tables: image::page_tables(),
         load_time: match mode("postcopy") {
             true => image::LOAD_TIME_MS + image::POSTCOPY_LOAD_TIME_MS,
             false => image::LOAD_TIME_MS,
@@ -309,6 +309,8 @@ impl Configuration {
             link: self.link(),
             congestion: line.congestion.clone().unwrap_or_else(cubic),
             send_buffer: self.send_buffer(),
+            send_buffer_max: Some(ByteSize::from_bytes(image::SEND_BUFFER_MAX)),
+            receive_buffer_max: Some(ByteSize::from_bytes(image::RECEIVE_BUFFER_MAX)),
             params: params(line),
             seed,
             warm_up_ns,
