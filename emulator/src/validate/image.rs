@@ -26,19 +26,21 @@ pub(super) const SMALL_BLOCK_BYTES: u64 = 532_480;
 /// What the guest's kernel and the dirtier's process write beside the working set and the [`books`], as (pages, times a
 /// second). Fitted to the four timelines of set A, whose pages outside the working set agree in every pattern and size: on
 /// average 37 of them change in 0.5 s, 47 in 1 s, 54 in 2 s, 61 in 5 s, 70 in 10 s, about 26 of them in every window (at
-/// every wake-up of the process, 5 ms apart). 4 more pages for what is written and holds the same again when the
-/// timeline looks: 3.7 pages a sync over the runs of both sets.
-pub(super) const BACKGROUND: [(u32, f64); 4] = [(30, 200.0), (20, 1.5), (12, 0.35), (25, 0.06)];
-/// Page tables of the kernel and of the process besides those that map the working set. They are walked as logging begins,
-/// which empties TCG's translations, and TCG marks what it walks as written: idle guests are resent 67 to 73 pages more than
-/// the background says with a working set of 16 MiB, and 140 to 155 with one of 192 MiB, whether that takes 5 s or 16 s.
-pub(super) const PAGE_TABLES: u64 = 60;
-/// Pages that a page of page tables maps. TCG keeps translations of fewer pages than the working set has, so an access to it
-/// walks again, and marks a page of each of the 4 levels again: the last for these pages, and 3 above it. At the
-/// boundary of convergence 180 pages more were to be sent at any time than without them (`remaining` of `query-migrate`).
+/// every wake-up of the process, 5 ms apart).
+pub(super) const BACKGROUND: [(u32, f64); 4] = [(26, 200.0), (20, 1.5), (12, 0.35), (25, 0.06)];
+/// Page tables. TCG marks as written what it walks; it keeps translations of fewer pages than the working set has, so accesses
+/// to that walk again and again. The last level, a page for so many of them, follows the accesses.
 const MAPPED_PAGES: u32 = 512;
-/// … the 3 above.
-const UPPER_TABLES: u32 = 3;
+/// The levels above it, and those through which kernel and process reach themselves, are walked all the time: 12 pages, so that
+/// at the boundary of convergence as many pages are still to be sent at any time (`remaining` of `query-migrate`) as were.
+/// Without any page tables those were 200 of 600 more.
+const UPPER_TABLES: u32 = 12;
+/// … how often, a second.
+const WALKS: f64 = 200.0;
+/// Others are walked as logging begins, which empties TCG's translations, and not again: idle guests are resent 67 to 73 pages
+/// more than the background says with a working set of 16 MiB, and 140 to 155 with one of 192 MiB, whether that takes 5 s or
+/// 16 s; these and the upper ones are 60 of both, the last level is the rest.
+pub(super) const PAGE_TABLES: u64 = 48;
 /// The dirtier's books: of each page of its working set the version, 4 bytes, and a byte that says whether it was written
 /// in this second. They lie behind the working set (20 pages for 64 MiB, 60 for 192, in the timelines).
 const VERSION_BYTES: u32 = 4;
@@ -156,7 +158,7 @@ pub(super) fn books(line: &Line) -> Vec<PageClass> {
         .chain(reported(pages.div_ceil(MAPPED_PAGES)));
     let upper = PageClass {
         coupling: Coupling::Time,
-        ..PageClass::new(UPPER_TABLES.min(pages), BACKGROUND[0].1)
+        ..PageClass::new(UPPER_TABLES.min(pages), WALKS)
     };
     all.chain([upper]).filter(|class| class.pages > 0).collect()
 }
