@@ -129,7 +129,7 @@ pub(super) fn page_tables() -> u64 {
 /// What follows the dirtier's accesses to its working set, by the pages of that. The books: the bytes, an entry for every write
 /// and all of them once a second, when it reports; the versions, an entry for every write. And, while writes are logged,
 /// the page tables that map it: those of every write, and all of them once a second, when it reads all. An idle dirtier only
-/// reports.
+/// reports, which it does in the same pages: versions come last.
 pub(super) fn books(line: &Line) -> Vec<PageClass> {
     let pages = round_u32(((line.ws_mib << 20) / PAGE_SIZE) as f64);
     let entries = round_u32(PAGE_SIZE as f64);
@@ -152,13 +152,14 @@ pub(super) fn books(line: &Line) -> Vec<PageClass> {
             ..class
         })
     };
-    let versions = written(pages.div_ceil(entries / VERSION_BYTES));
-    let all = reported(pages.div_ceil(entries))
-        .chain(versions.unwrap_or_default())
-        .chain(reported(pages.div_ceil(MAPPED_PAGES)));
     let upper = PageClass {
         coupling: Coupling::Time,
         ..PageClass::new(UPPER_TABLES.min(pages), WALKS)
     };
-    all.chain([upper]).filter(|class| class.pages > 0).collect()
+    let versions = written(pages.div_ceil(entries / VERSION_BYTES));
+    let all = reported(pages.div_ceil(entries))
+        .chain(reported(pages.div_ceil(MAPPED_PAGES)))
+        .chain([upper])
+        .chain(versions.unwrap_or_default());
+    all.filter(|class| class.pages > 0).collect()
 }
