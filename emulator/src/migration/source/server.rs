@@ -113,6 +113,9 @@ impl<'a> Server<'a> {
                 state.unserved.clear(page);
                 state.left -= 1;
             }
+            if state.quit {
+                return Err(SourceError::Cancelled);
+            }
         }
         Ok(())
     }
