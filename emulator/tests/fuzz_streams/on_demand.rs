@@ -265,7 +265,7 @@ fn no_page_fault_talks_a_source_into_anything() {
         let (mut job, guest) = source_job(&params, &memory, client, Vec::new());
         job.acknowledge_limit_ms = 500;
         let (dialled, calls) = sync_channel::<TcpStream>(1);
-        let dialled = Mutex::new(dialled);
+        let (dialled, held) = (Mutex::new(dialled), Mutex::new(Vec::new()));
         job.redial = Some(Box::new(move || {
             let (client, server) = pair();
             let refused = |_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
@@ -280,6 +280,7 @@ fn no_page_fault_talks_a_source_into_anything() {
                     if server.read_exact(&mut [0; HELLO_BYTES]).is_ok() {
                         answered(&server, &requests, 100, closes);
                     }
+                    held.lock().unwrap().push(server);
                 }
             });
             let sent = run_source(&job, &NoObserver);
