@@ -881,7 +881,7 @@ fn page_tables_that_are_walked_all_the_time_are_sent_at_every_reading() {
     let rounds = &sent.report.rounds;
     let found: Vec<u64> = rounds.iter().map(|round| round.new_dirty_pages).collect();
     let (first, later) = found.split_first().unwrap();
-    assert_eq!(*first, 8192, "{found:?}");
+    assert_eq!(*first, 16_384, "{found:?}");
     assert!(later.contains(&50), "{found:?}");
     assert!(later.iter().all(|&found| found <= 50), "{found:?}");
 }
