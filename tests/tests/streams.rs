@@ -135,7 +135,11 @@ fn pulled(record: &MigrationRecord, source: &SourceReport) -> u64 {
     let there = destination.postcopy.as_ref().expect("it came to it");
     assert_eq!(here.discarded_pages, there.missing_pages);
     assert_eq!(
-        (there.never_came, there.overrun, there.came_twice),
+        (
+            there.never_came,
+            there.overrun.unwrap_or(0),
+            there.came_twice
+        ),
         (0, 0, 0)
     );
     assert_eq!(here.requests, there.requests);

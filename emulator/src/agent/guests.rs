@@ -165,6 +165,26 @@ impl DestinationGuest for Place {
             .unwrap_or_else(|error| panic!("trace time goes on: {error}"))
     }
 
+    fn vcpu_waits(&self, thread: u32) -> bool {
+        let vcpus = self.residents.get(self.vm).map(|here| here.vcpus);
+        let Some(vcpu) = vcpus.and_then(|vcpus| vcpus.of_thread(thread)) else {
+            return false;
+        };
+        self.runtime.vcpu_waits(self.vm, vcpu, MonoNs(mono_ns()))
+    }
+
+    fn hold_still(&self, with: &mut dyn FnMut(GuestTime)) -> bool {
+        let now = MonoNs(mono_ns());
+        let (Some(here), Ok(time)) = (
+            self.residents.get(self.vm),
+            self.runtime.guest_time(self.vm, now),
+        ) else {
+            return false;
+        };
+        here.vcpus.hold_still(time, || with(time));
+        true
+    }
+
     fn give_up(&self) {
         // One that is not here any more is given up already.
         let _ = self.runtime.release(self.vm);

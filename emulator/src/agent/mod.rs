@@ -26,6 +26,7 @@ mod service;
 mod tenant;
 mod vm;
 mod vms;
+mod waiting;
 
 pub use self::cpu::cpu_socket;
 pub use self::vm::vm_main;

@@ -21,6 +21,10 @@ impl GuestClock for VmClock {
     fn running(&self) -> Option<GuestTime> {
         self.runtime.running_guest_time(self.vm, MonoNs(mono_ns()))
     }
+
+    fn caught_up(&self, vcpu: u32) {
+        self.runtime.vcpu_goes_on(self.vm, vcpu, MonoNs(mono_ns()));
+    }
 }
 
 /// A VM's RAM and the threads that write it.

@@ -5,6 +5,7 @@
 //! an earlier reading gets the later one's state, microseconds off and consistent.
 
 use super::limits::Limits;
+use super::waiting::Waiting;
 use crate::clock::mono_ns;
 use crate::event::{HostSample, VmSample};
 use crate::ids::{HostId, VmId};
@@ -46,6 +47,8 @@ struct Resident {
     /// Its state was handed to a destination at this instant; what the host accounts for it
     /// beyond is the destination's.
     departing: Option<VmState>,
+    /// vCPUs whose threads wait for pages.
+    waiting: Waiting,
 }
 
 #[derive(Debug)]
@@ -271,6 +274,43 @@ impl Runtime {
         Ok(())
     }
 
+    /// A vCPU's thread waits for a page: its time stands. Whether those of all the VM's vCPUs do.
+    pub(super) fn vcpu_waits(&self, vm: VmId, vcpu: u32, now: MonoNs) -> bool {
+        self.waiting(vm, now, |waiting| waiting.stop(vcpu))
+    }
+
+    /// A vCPU has caught up with the guest's time: its own goes on, if it stood.
+    pub(super) fn vcpu_goes_on(&self, vm: VmId, vcpu: u32, now: MonoNs) {
+        self.waiting(vm, now, |waiting| waiting.go_on(vcpu));
+    }
+
+    /// Changes who waits, and the guest's time with it: whether nobody can go on.
+    fn waiting(&self, vm: VmId, now: MonoNs, change: impl FnOnce(&mut Waiting) -> bool) -> bool {
+        let mut inner = self.lock();
+        // A VM that has left waits for nothing.
+        let Some(resident) = inner.vms.get_mut(&vm) else {
+            return false;
+        };
+        if !change(&mut resident.waiting) {
+            return resident.waiting.all();
+        }
+        let (key, waiting) = (resident.key, resident.waiting.clone());
+        let host = |inner: &mut Inner| -> Result<(), RuntimeError> {
+            inner.reach(now)?;
+            inner.host.set_throttle(key, waiting.throttle())?;
+            match waiting.all() {
+                true => inner.host.pause(key)?,
+                false => inner.host.resume(key)?,
+            };
+            Ok(())
+        };
+        if let Err(error) = host(&mut inner) {
+            panic!("a VM whose vCPUs wait is on its host: {error}");
+        }
+        self.look();
+        waiting.all()
+    }
+
     /// The VMs here, paused ones too.
     pub(super) fn vms(&self) -> Vec<VmId> {
         self.lock().vms.keys().copied().collect()
@@ -412,7 +452,7 @@ impl Inner {
         spec: VmSpec,
         state: VmState,
     ) -> Result<GuestTime, RuntimeError> {
-        let key = spec.key;
+        let (key, vcpus) = (spec.key, spec.vcpus);
         let sampled = state.totals;
         let sampled_trace_ns = state.left_at.map_or(self.host.now().0, |left| left.0);
         self.host.insert(spec, state)?;
@@ -424,6 +464,7 @@ impl Inner {
                 sampled,
                 sampled_trace_ns,
                 departing: None,
+                waiting: Waiting::new(vcpus),
             },
         );
         Ok(guest_time)

@@ -163,6 +163,18 @@ pub enum DestinationError {
         /// The page.
         page: u32,
     },
+    /// Post-copy of RAM that is there: the kernel does not stop the guest at missing pages.
+    #[error("the guest cannot run without its pages: userfaultfd")]
+    Userfault(#[source] std::io::Error),
+    /// Post-copy of RAM that is there: the kernel does not take a page.
+    #[error("page {page} could not be put in its place")]
+    Place {
+        /// The page.
+        page: u32,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Post-copy: the stream ended and pages were missing. The guest is lost.
     #[error("the stream ended and {pages} pages had not come; the guest is lost")]
     PagesMissing {
@@ -267,7 +279,10 @@ pub fn run_destination(job: DestinationJob) -> DestinationOutcome {
     report.cpu_ns = cpu_ns + channel_cpu_ns;
     report.run_queue_ns = run_queue_ns + channel_run_queue_ns;
     (report.bad_on_receipt, report.torn_on_receipt) = pages.bad_and_torn();
-    report.verification = stopped_at.map(|stopped_at| pages.compare(stopped_at));
+    report.verification = stopped_at.map(|stopped_at| {
+        let guest = error.is_none().then_some(&*job.guest);
+        pages.compare(stopped_at, guest)
+    });
     DestinationOutcome { report, error }
 }
 

@@ -54,6 +54,16 @@ pub trait DestinationGuest: Send + Sync {
     fn run_within(&self, limit: Limit);
     /// Post-copy: how far it has come.
     fn standing(&self) -> Standing;
+    /// Post-copy of RAM that is there: the kernel has stopped this thread at a page that has not come. If it is a vCPU's,
+    /// that vCPU's time stands until it has caught up. Whether none of the guest's vCPUs can go on.
+    fn vcpu_waits(&self, _thread: u32) -> bool {
+        false
+    }
+    /// Has nobody write RAM that is there while `with` looks at it: it is what it was at the guest time told. False when
+    /// the guest is not here, or computes its memory.
+    fn hold_still(&self, _with: &mut dyn FnMut(GuestTime)) -> bool {
+        false
+    }
     /// Post-copy: pages that it needs will never come. It is dropped.
     fn give_up(&self);
 }

@@ -284,7 +284,8 @@ fn is_verified(report: &DestinationReport) -> bool {
     let postcopy = report.postcopy.as_ref();
     compared.is_some_and(|all| all.pages > 0 && all.bad == 0)
         && report.bad_on_receipt == 0
-        && postcopy.is_none_or(|postcopy| postcopy.never_came == 0 && postcopy.overrun == 0)
+        && postcopy
+            .is_none_or(|postcopy| postcopy.never_came == 0 && postcopy.overrun.unwrap_or(0) == 0)
 }
 
 /// What kind of migration it turned out to be.

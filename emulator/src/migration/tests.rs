@@ -32,6 +32,7 @@ mod engines;
 mod faults;
 mod multifd;
 mod postcopy;
+mod pulled_ram;
 mod resident;
 
 const SEED: u64 = 11;

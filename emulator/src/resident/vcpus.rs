@@ -3,9 +3,10 @@
 //! While trace time runs each looks every millisecond how far the guest has come and writes what is due;
 //! while it is held or jumps they leave RAM alone, and go over what was skipped when they run again or
 //! are parked. Parking is acknowledged: then RAM holds exactly what the guest time says, and nobody
-//! writes. Never inside: what is written.
+//! writes. In RAM of which pages are missing they read as well (`touches`), and the kernel stops them. Never
+//! inside: what is written.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use replay::guest::GuestTime;
 use serde::{Deserialize, Serialize};
 
+use super::touches::Touches;
 use super::writer::STEP_NS;
 use super::{Ram, Share, Writer};
 use crate::clock::mono_ns;
@@ -28,6 +30,8 @@ const SETTLINGS: u32 = 3;
 pub trait GuestClock: Send + Sync {
     /// Now; `None` while trace time does not run, or the guest is not here.
     fn running(&self) -> Option<GuestTime>;
+    /// A vCPU has done all that was due when it last looked: if it waited for a page, its time goes on.
+    fn caught_up(&self, _vcpu: u32) {}
 }
 
 /// What vCPU threads did since they were last asked to begin counting.
@@ -77,6 +81,8 @@ struct Shared {
     order: Mutex<Order>,
     changed: Condvar,
     counters: Counters,
+    /// The kernel's numbers of the threads; 0 of one that has not begun.
+    threads: Vec<AtomicU32>,
 }
 
 impl Shared {
@@ -89,6 +95,9 @@ impl Shared {
 #[derive(Debug)]
 pub struct Vcpus {
     shared: Arc<Shared>,
+    ram: Arc<Ram>,
+    /// Held by whoever needs them parked.
+    still: Mutex<()>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -106,7 +115,9 @@ impl Vcpus {
         fill: bool,
         clock: &Arc<dyn GuestClock>,
     ) -> std::io::Result<Self> {
+        let of = vcpus.max(1);
         let shared = Arc::new(Shared {
+            threads: (0..of).map(|_| AtomicU32::new(0)).collect(),
             order: Mutex::new(Order {
                 wish: Wish::Run,
                 number: 0,
@@ -117,15 +128,26 @@ impl Vcpus {
         });
         let mut all = Self {
             shared,
+            ram: Arc::clone(ram),
+            still: Mutex::default(),
             threads: Vec::new(),
         };
-        let of = vcpus.max(1);
         for index in 0..of {
-            let writer = Writer::new(memory.clone(), Arc::clone(ram), Share { index, of }, at);
+            let share = Share { index, of };
+            let writer = Writer::new(memory.clone(), Arc::clone(ram), share, at);
+            let touches = ram
+                .lacking()
+                .map(|lacking| Touches::new(memory, lacking.pages(), share, at));
+            let vcpu = Vcpu {
+                index,
+                writer,
+                touches,
+                ram: Arc::clone(ram),
+            };
             let (shared, clock) = (Arc::clone(&all.shared), Arc::clone(clock));
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu-{index}"))
-                .spawn(move || run(writer, fill, &shared, clock.as_ref()))?;
+                .spawn(move || run(vcpu, fill, &shared, clock.as_ref()))?;
             all.threads.push(thread);
         }
         Ok(all)
@@ -134,6 +156,32 @@ impl Vcpus {
     /// Stops writing at a guest time, not before any that the clock has told. When it returns RAM is
     /// what it was then.
     pub fn park(&self, at: GuestTime) {
+        let _alone = self.alone();
+        self.park_at(at);
+    }
+
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.still.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has nobody write while `with` looks at RAM, which is then what it was at the guest time it is given. The guest may
+    /// run meanwhile: what it writes is made up for.
+    pub fn hold_still(&self, now: GuestTime, with: impl FnOnce()) {
+        let _alone = self.alone();
+        self.park_at(now);
+        with();
+        self.unpark();
+    }
+
+    /// Which vCPU's thread has this number.
+    #[must_use]
+    pub fn of_thread(&self, thread: u32) -> Option<u32> {
+        let mut threads = self.shared.threads.iter();
+        let index = threads.position(|number| number.load(Ordering::Acquire) == thread)?;
+        u32::try_from(index).ok()
+    }
+
+    fn park_at(&self, at: GuestTime) {
         let began = mono_ns();
         self.wish(Wish::Park(at));
         let mut order = self.shared.lock();
@@ -158,9 +206,10 @@ impl Vcpus {
     /// Brings RAM up to date, whatever was skipped, and counts from here on. The guest may run meanwhile:
     /// what it writes while a long stretch is made up for is made up for as well.
     pub fn settle(&self, now: impl Fn() -> GuestTime) {
+        let _alone = self.alone();
         let began = mono_ns();
         for _ in 0..SETTLINGS {
-            self.park(now());
+            self.park_at(now());
         }
         let counters = &self.shared.counters;
         for counter in [
@@ -203,6 +252,8 @@ impl Vcpus {
 impl Drop for Vcpus {
     fn drop(&mut self) {
         self.wish(Wish::Stop);
+        // Nobody is left for whom a page could be missing: who waits for one goes on, and ends.
+        self.ram.let_go();
         for thread in self.threads.drain(..) {
             // One that panicked has told so on standard error.
             let _ = thread.join();
@@ -210,9 +261,36 @@ impl Drop for Vcpus {
     }
 }
 
-fn run(mut writer: Writer, fill: bool, shared: &Shared, clock: &dyn GuestClock) {
+/// What one thread has.
+struct Vcpu {
+    index: u32,
+    writer: Writer,
+    /// While pages of RAM may be missing.
+    touches: Option<Touches>,
+    ram: Arc<Ram>,
+}
+
+impl Vcpu {
+    /// Reads what is due by then of pages that may be missing.
+    fn touch(&mut self, by: GuestTime) {
+        // The lock is asked for once a look, and only by those that came without all their pages.
+        if self.touches.is_some() && self.ram.lacking().is_none() {
+            self.touches = None;
+        }
+        if let Some(touches) = &mut self.touches {
+            touches.reads(by, |page| self.ram.touch(page));
+            touches.scans(by, mono_ns(), |page| self.ram.touch(page));
+        }
+    }
+}
+
+fn run(mut vcpu: Vcpu, fill: bool, shared: &Shared, clock: &dyn GuestClock) {
+    let thread = u32::try_from(nix::unistd::gettid().as_raw()).unwrap_or_default();
+    if let Some(number) = shared.threads.get(vcpu.index as usize) {
+        number.store(thread, Ordering::Release);
+    }
     if fill {
-        writer.fill();
+        vcpu.writer.fill();
     }
     let mut obeyed = 0;
     let mut order = shared.lock();
@@ -228,7 +306,9 @@ fn run(mut writer: Writer, fill: bool, shared: &Shared, clock: &dyn GuestClock) 
             Wish::Park(at) => {
                 let number = order.number;
                 drop(order);
-                counted(&mut writer, shared, |writer| writer.reach(at));
+                vcpu.touch(at);
+                counted(&mut vcpu.writer, shared, |writer| writer.reach(at));
+                clock.caught_up(vcpu.index);
                 order = shared.lock();
                 obeyed = number;
                 if order.number == number {
@@ -240,8 +320,10 @@ fn run(mut writer: Writer, fill: bool, shared: &Shared, clock: &dyn GuestClock) 
                 let number = order.number;
                 drop(order);
                 if let Some(now) = clock.running() {
-                    look(&writer, shared, now);
-                    counted(&mut writer, shared, |writer| writer.advance(now));
+                    look(&vcpu.writer, shared, now);
+                    vcpu.touch(now);
+                    counted(&mut vcpu.writer, shared, |writer| writer.advance(now));
+                    clock.caught_up(vcpu.index);
                 }
                 order = shared.lock();
                 if order.number == number {

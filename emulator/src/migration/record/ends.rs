@@ -125,12 +125,14 @@ pub struct PostcopyDestination {
     /// QMP's `postcopy-blocktime`, in ns: the guest stood still for want of a page.
     pub blocktime_ns: u64,
     /// How much later than it was touched a page was asked for, ns, of all requests together: this
-    /// computer's, and part of their latency.
-    pub asked_late_ns_sum: u64,
-    /// ns that the guest stood still although no page was missing: this computer's.
-    pub held_ns: u64,
-    /// Accesses of pages that had not come; none, or the guest is not what it should be.
-    pub overrun: u64,
+    /// computer's, and part of their latency. `None` of RAM that is there: the kernel does not tell when
+    /// it stopped a thread.
+    pub asked_late_ns_sum: Option<u64>,
+    /// ns that the guest stood still although no page was missing: this computer's. `None` of RAM that is there.
+    pub held_ns: Option<u64>,
+    /// Accesses of pages that had not come; none, or the guest is not what it should be. `None` of RAM that is
+    /// there, in which there are none: the kernel stops them.
+    pub overrun: Option<u64>,
     /// When the last page was there, monotonic ns.
     pub whole_ns: Option<u64>,
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 const PAGES: u64 = 16_384;
 
 /// Slow enough that pages are missing when they are touched: 26 MB at 20 MB/s.
-fn post_copy() -> MigrationParams {
+pub(super) fn post_copy() -> MigrationParams {
     MigrationParams {
         engine: EngineKind::PostCopy,
         postcopy: PostcopyParams {
@@ -35,7 +35,7 @@ fn long() -> MigrationParams {
 }
 
 /// Pre-copy at a rate at which a guest of this kind never converges, which switches.
-fn hybrid() -> MigrationParams {
+pub(super) fn hybrid() -> MigrationParams {
     let post_copy = post_copy();
     MigrationParams {
         postcopy: PostcopyParams {
@@ -47,13 +47,13 @@ fn hybrid() -> MigrationParams {
 }
 
 /// Both ends, with a port where the source may dial again; `during` runs beside them.
-struct Both {
-    source: SourceJob,
-    destination: DestinationJob,
+pub(super) struct Both {
+    pub(super) source: SourceJob,
+    pub(super) destination: DestinationJob,
 }
 
 impl Both {
-    fn new(world: &World, params: MigrationParams) -> Self {
+    pub(super) fn new(world: &World, params: MigrationParams) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         let client = TcpStream::connect(at).unwrap();
@@ -72,7 +72,7 @@ impl Both {
         }
     }
 
-    fn run(
+    pub(super) fn run(
         self,
         during: impl FnOnce(&SourceControl, &DestinationControl) + Send,
     ) -> (SourceOutcome, DestinationOutcome) {
@@ -229,12 +229,12 @@ fn a_broken_connection_of_requested_pages_is_taken_up_on_the_main_one() {
     assert_eq!(report.verification.as_ref().unwrap().bad, 0);
     assert_eq!(report.bad_on_receipt, 1);
     let postcopy = report.postcopy.as_ref().unwrap();
-    assert_eq!((postcopy.never_came, postcopy.overrun), (0, 0));
+    assert_eq!((postcopy.never_came, postcopy.overrun), (0, Some(0)));
     let interruptions = &sent.report.postcopy.as_ref().unwrap().interruptions;
     assert_eq!(interruptions.len(), 1, "{interruptions:?}");
 }
 
-fn wait_until(what: &str, done: impl Fn() -> bool) {
+pub(super) fn wait_until(what: &str, done: impl Fn() -> bool) {
     let until = mono_ns() + 10_000_000_000;
     while !done() {
         assert!(mono_ns() < until, "{what} never came");
@@ -246,7 +246,11 @@ fn assert_pulled(received: &DestinationOutcome) {
     assert_verified(received, 0);
     let postcopy = received.report.postcopy.as_ref().unwrap();
     assert_eq!(postcopy.never_came, 0);
-    assert_eq!(postcopy.overrun, 0, "no page was touched before it came");
+    assert_eq!(
+        postcopy.overrun,
+        Some(0),
+        "no page was touched before it came"
+    );
 }
 
 #[test]

@@ -6,9 +6,9 @@ use super::*;
 use crate::resident::{GuestClock, Vcpus};
 
 /// The guest of `World` with threads that write its RAM.
-struct Real {
-    guest: Arc<TestGuest>,
-    vcpus: Vcpus,
+pub(super) struct Real {
+    pub(super) guest: Arc<TestGuest>,
+    pub(super) vcpus: Arc<Vcpus>,
 }
 
 impl GuestClock for TestGuest {
@@ -61,7 +61,7 @@ fn migrate(
     vcpus.settle(|| world.source.guest_time());
     let real = Real {
         guest: Arc::clone(&world.source),
-        vcpus,
+        vcpus: Arc::new(vcpus),
     };
     let (client, server) = pair();
     let source = SourceJob {

@@ -4,19 +4,21 @@
 //! inside: reading the stream, what pages hold.
 
 use std::net::TcpStream;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::mono_ns;
 use crate::migration::destination::{DestinationError, DestinationJob};
-use crate::migration::guest::Standing;
+use crate::migration::guest::{DestinationGuest, Standing};
 use crate::migration::record::{LATENCY_BUCKETS, PostcopyDestination};
 use crate::migration::upcoming::Limit;
 use crate::migration::usage::ThreadMeter;
 use crate::migration::wire::{encode_shut, postcopy};
+use crate::resident::Lacking;
 use replay::{Bitmap, GuestTime, VmState};
 
 use super::back::Back;
+use super::kernel::{Released, Stopped};
 use super::waits::{Blocked, Standstill, Waits};
 
 pub(super) const NS_PER_MS: u64 = 1_000_000;
@@ -27,6 +29,8 @@ const LOOK_PAGES: usize = 64;
 
 struct State<'a> {
     waits: Waits<'a>,
+    /// Of RAM that is there: who waits, as the kernel says.
+    stopped: Stopped,
     limit: Limit,
     over: bool,
     /// No page comes on the connection for requested ones any more.
@@ -41,6 +45,8 @@ struct State<'a> {
 /// Shared by the thread that reads the stream and the one that asks.
 pub(super) struct Pull<'a> {
     job: &'a DestinationJob,
+    /// RAM that is there: the kernel stops the guest, not what is known of its accesses.
+    lacking: Option<Arc<Lacking>>,
     state: Mutex<State<'a>>,
     changed: Condvar,
     back: Back,
@@ -55,17 +61,29 @@ pub(super) struct Ran {
 }
 
 impl<'a> Pull<'a> {
-    pub(super) fn new(job: &'a DestinationJob, missing: Bitmap, at: GuestTime) -> Self {
+    pub(super) fn new(
+        job: &'a DestinationJob,
+        missing: Bitmap,
+        lacking: Option<Arc<Lacking>>,
+        at: GuestTime,
+    ) -> Self {
+        // The kernel does not tell when a thread was stopped.
+        let computed = lacking.is_none().then_some(0);
         let figures = PostcopyDestination {
             missing_pages: missing.count(),
             latency_dist: vec![0; LATENCY_BUCKETS],
+            asked_late_ns_sum: computed,
+            held_ns: computed,
+            overrun: computed,
             ..PostcopyDestination::default()
         };
         let waits = Waits::new(job.memory.model(), missing, at);
         Self {
             job,
+            lacking,
             state: Mutex::new(State {
                 waits,
+                stopped: Stopped::default(),
                 limit: Limit::NONE,
                 over: false,
                 urgent_over: false,
@@ -112,6 +130,28 @@ impl<'a> Pull<'a> {
     pub(super) fn end(&self) {
         self.lock().over = true;
         self.changed.notify_all();
+        if let Some(lacking) = &self.lacking {
+            lacking.interrupt();
+        }
+    }
+
+    pub(super) fn guest(&self) -> &dyn DestinationGuest {
+        self.job.guest.as_ref()
+    }
+
+    /// Notes that a thread waits for a page, if that is still missing: whether the page is to be asked for.
+    pub(super) fn stopped(
+        &self,
+        page: u32,
+        note: impl FnOnce(&mut Stopped) -> bool,
+    ) -> Option<bool> {
+        let state = &mut *self.lock();
+        if !state.waits.upcoming.missing().get(page) {
+            return None;
+        }
+        let asks = note(&mut state.stopped);
+        state.figures.requests += u64::from(asks);
+        Some(asks)
     }
 
     /// The connection for requested pages has ended.
@@ -145,9 +185,18 @@ impl<'a> Pull<'a> {
             state.figures.whole_ns = Some(now_ns);
             self.changed.notify_all();
         }
+        if self.lacking.is_some() {
+            let Released { since_ns, stood_ns } = state.stopped.arrived(page, now_ns);
+            state.figures.blocktime_ns += stood_ns;
+            if let Some(since_ns) = since_ns {
+                state.figures.answered(now_ns.saturating_sub(since_ns));
+            }
+            return;
+        }
         if let Some(blocked) = waited {
             let took_ns = now_ns.saturating_sub(blocked.since_ns);
-            state.figures.waited(took_ns);
+            state.figures.blocktime_ns += took_ns;
+            state.figures.answered(took_ns);
         }
         if state.waits.is_scanning() {
             // The guest is at the next page of it at once, or done: the other thread looks.
@@ -184,7 +233,10 @@ impl<'a> Pull<'a> {
         let meter = ThreadMeter::start();
         let (resumed_ns, error) = match self.start(state) {
             Ok(resumed_ns) => {
-                self.watch();
+                match &self.lacking {
+                    Some(lacking) => self.watch_threads(lacking),
+                    None => self.watch(),
+                }
                 (Some(resumed_ns), None)
             }
             Err(error) => {
@@ -210,7 +262,7 @@ impl<'a> Pull<'a> {
     /// runs here, and the PONG of the package's PING tells the source so.
     fn start(&self, state: VmState) -> Result<u64, DestinationError> {
         let loaded_ns = mono_ns();
-        {
+        if self.lacking.is_none() {
             let mut state = self.lock();
             state.waits.upcoming.look_ahead();
             state.limit = state.waits.upcoming.limit();
@@ -262,7 +314,8 @@ impl<'a> Pull<'a> {
                     let why = state.waits.stands(time, clock, since_ns, now_ns);
                     if let Standstill::Blocked(Blocked { page, since_ns }) = why {
                         state.figures.requests += 1;
-                        state.figures.asked_late_ns_sum += now_ns.saturating_sub(since_ns);
+                        *state.figures.asked_late_ns_sum.get_or_insert(0) +=
+                            now_ns.saturating_sub(since_ns);
                         drop(guard);
                         self.ask(page);
                         guard = self.lock();
@@ -270,7 +323,7 @@ impl<'a> Pull<'a> {
                     }
                     if let Standstill::Free { since_ns } | Standstill::Horizon { since_ns } = why {
                         // This thread was late to look on.
-                        state.figures.held_ns += now_ns.saturating_sub(since_ns);
+                        *state.figures.held_ns.get_or_insert(0) += now_ns.saturating_sub(since_ns);
                     }
                     if matches!(why, Standstill::Horizon { .. }) {
                         state.waits.upcoming.look_ahead();
@@ -311,7 +364,8 @@ impl<'a> Pull<'a> {
         };
         PostcopyDestination {
             never_came: state.waits.upcoming.left(),
-            overrun: state.placed.iter().filter(touched).count() as u64,
+            overrun: (state.figures.overrun)
+                .map(|_| state.placed.iter().filter(touched).count() as u64),
             ..state.figures
         }
     }
@@ -329,23 +383,24 @@ impl<'a> Pull<'a> {
         self.back.say(put);
     }
 
-    fn ask(&self, page: u32) {
+    pub(super) fn ask(&self, page: u32) {
         self.say(|bytes, named| postcopy::request(page, std::mem::replace(named, true), bytes));
     }
 
-    /// The page that the guest waited for when the connection broke.
+    /// The pages that the guest waited for when the connection broke.
     pub(super) fn ask_again(&self) {
-        let blocked = self.lock().waits.blocked;
-        if let Some(Blocked { page, .. }) = blocked {
-            self.ask(page);
-        }
+        let (blocked, stopped) = {
+            let state = self.lock();
+            (state.waits.blocked, state.stopped.pages())
+        };
+        let pages = blocked.map(|Blocked { page, .. }| page).into_iter();
+        pages.chain(stopped).for_each(|page| self.ask(page));
     }
 }
 
 impl PostcopyDestination {
     /// A page that was asked for is there after so long.
-    fn waited(&mut self, ns: u64) {
-        self.blocktime_ns += ns;
+    fn answered(&mut self, ns: u64) {
         self.latency_ns_sum += ns;
         self.latency_ns_max = self.latency_ns_max.max(ns);
         let us = (ns / 1_000).max(1);
