@@ -23,7 +23,7 @@ const fn case(
     Case { options, check }
 }
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 10] = [
     case(&["--multifd-channels", "3"], |record, source| {
         channels(record, source, 3, Compression::None);
         assert_eq!(
@@ -90,6 +90,31 @@ const CASES: [Case; 8] = [
             assert!(source.precopy_bytes > 16 << 20);
         },
     ),
+    case(
+        &["--engine", "post-copy", "--memory", "resident"],
+        |record, source| {
+            assert_eq!(pulled(record, source), PAGES);
+            stopped_by_the_kernel(record);
+        },
+    ),
+    case(
+        &[
+            "--postcopy",
+            "--postcopy-after-precopy",
+            "--postcopy-preempt",
+            "--downtime-limit",
+            "20ms",
+            "--write-rate",
+            "4000",
+            "--memory",
+            "resident",
+        ],
+        |record, source| {
+            let missing = pulled(record, source);
+            assert!(missing > 0 && missing < PAGES, "{missing} pages missing");
+            stopped_by_the_kernel(record);
+        },
+    ),
 ];
 
 fn sum(source: &SourceReport, of: fn(&Round) -> u64) -> u64 {
@@ -146,6 +171,14 @@ fn pulled(record: &MigrationRecord, source: &SourceReport) -> u64 {
     assert_eq!(ram(record, "postcopy-requests"), here.requests);
     assert!(here.interruptions.is_empty());
     there.missing_pages
+}
+
+/// Its threads touched RAM that was not there.
+fn stopped_by_the_kernel(record: &MigrationRecord) {
+    let destination = record.destination_report.as_ref().expect("it ended");
+    let there = destination.postcopy.as_ref().expect("it came to it");
+    assert_eq!((there.overrun, there.held_ns), (None, None), "not computed");
+    assert!(there.requests > 0 && there.blocktime_ns > 0, "{there:?}");
 }
 
 /// What left the far ends of links, by their names.

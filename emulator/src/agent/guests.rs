@@ -174,15 +174,9 @@ impl DestinationGuest for Place {
     }
 
     fn hold_still(&self, with: &mut dyn FnMut(GuestTime)) -> bool {
-        let now = MonoNs(mono_ns());
-        let (Some(here), Ok(time)) = (
-            self.residents.get(self.vm),
-            self.runtime.guest_time(self.vm, now),
-        ) else {
-            return false;
-        };
-        here.vcpus.hold_still(time, || with(time));
-        true
+        let now = || self.runtime.guest_time(self.vm, MonoNs(mono_ns())).ok();
+        let here = self.residents.get(self.vm);
+        here.is_some_and(|here| here.vcpus.hold_still(now, with))
     }
 
     fn give_up(&self) {

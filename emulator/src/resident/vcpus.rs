@@ -164,13 +164,23 @@ impl Vcpus {
         self.still.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has nobody write while `with` looks at RAM, which is then what it was at the guest time it is given. The guest may
-    /// run meanwhile: what it writes is made up for.
-    pub fn hold_still(&self, now: GuestTime, with: impl FnOnce()) {
+    /// Has nobody write while `with` looks at RAM, which is then what it was at the guest time told. The guest may run
+    /// meanwhile: what it writes is made up for. False when there is no time to tell: the guest has gone.
+    pub fn hold_still(
+        &self,
+        now: impl Fn() -> Option<GuestTime>,
+        with: impl FnOnce(GuestTime),
+    ) -> bool {
         let _alone = self.alone();
-        self.park_at(now);
-        with();
+        // A thread may have seen a later time than this one; once all are parked, none has seen a later than the next.
+        let seen = now().map(|at| self.park_at(at));
+        let still = seen.and_then(|()| now());
+        if let Some(at) = still {
+            self.park_at(at);
+            with(at);
+        }
         self.unpark();
+        still.is_some()
     }
 
     /// Which vCPU's thread has this number.

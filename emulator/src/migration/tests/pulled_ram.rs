@@ -101,8 +101,8 @@ impl DestinationGuest for Room {
         let Some(vcpus) = self.threads() else {
             return false;
         };
-        let at = time(self.clock.guest.run_ns());
-        vcpus.hold_still(at, || {
+        let now = || Some(time(self.clock.guest.run_ns()));
+        vcpus.hold_still(now, |at| {
             if self.stores_late {
                 let stopped_at = *self.stopped_at.lock().unwrap();
                 let model = self.memory.model();
@@ -113,8 +113,7 @@ impl DestinationGuest for Room {
                 self.ram.receive(page, &came);
             }
             with(at);
-        });
-        true
+        })
     }
 
     fn give_up(&self) {
