@@ -128,7 +128,14 @@ impl DestinationGuest for Place {
             // They write nothing before the guest runs here.
             let (ram, vcpus) = (Arc::clone(ram), self.spec.vcpus);
             self.residents
-                .add(self.vm, memory, ram, vcpus, state.guest_time(), false)
+                .add(
+                    self.vm,
+                    &memory.apart(&state.vcpus),
+                    ram,
+                    vcpus,
+                    state.guest_time(),
+                    false,
+                )
                 .map_err(|error| refused(format!("threads for its vCPUs: {error}")))?;
         }
         // The record first: an agent that dies without having written one never ran the guest.
@@ -152,10 +159,10 @@ impl DestinationGuest for Place {
         Ok(at_ns)
     }
 
-    fn run_within(&self, limit: Limit) {
+    fn run_within(&self, limits: &[(usize, Limit)]) {
         let now = MonoNs(mono_ns());
         self.runtime
-            .run_within(self.spec.key, limit, now)
+            .run_within(self.spec.key, limits, now)
             .unwrap_or_else(|error| panic!("trace time goes on: {error}"));
     }
 

@@ -124,7 +124,8 @@ impl Migrations {
         let memory = GuestMemory::new(&spec.memory, setup.seed, spec.key, |profile| {
             pools.get(profile, setup.seed)
         });
-        memory.context("the guest's memory")
+        let memory = memory.context("the guest's memory")?;
+        Ok(memory.of_vcpus(spec.deal()))
     }
 
     /// Makes the RAM of a VM that begins on this host, and starts its threads.
@@ -231,7 +232,9 @@ impl Migrations {
             destination,
             holds,
         } = departing;
-        let memory = self.memory(spec, setup)?;
+        // They are as far apart until it is somewhere else.
+        let clocks = self.runtime.vcpu_clocks(vm)?;
+        let memory = self.memory(spec, setup)?.apart(&clocks);
         let resident = self.residents.get(vm);
         let control = Arc::new(SourceControl::default());
         let ended = Ended::default();

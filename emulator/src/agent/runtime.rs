@@ -8,11 +8,11 @@ use super::limits::Limits;
 use crate::clock::mono_ns;
 use crate::event::{HostSample, VmSample};
 use crate::ids::{HostId, VmId};
-use crate::migration::guest::Standing;
+use crate::migration::guest::{Standing, Stopped, VcpuStanding};
 use crate::migration::upcoming::Limit;
 use replay::Throttle;
 use replay::clock::{Clock, ClockError, MonoNs, Segment, SegmentKind, TraceNs};
-use replay::guest::GuestTime;
+use replay::guest::{GuestTime, VcpuClocks};
 use replay::host::{Host, HostError, HostSpec, Progress, VmSpec, VmState, VmTotals};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -276,7 +276,7 @@ impl Runtime {
         self.lock().vms.keys().copied().collect()
     }
 
-    /// How far a guest may run that is here, or will be: see [`DestinationGuest::run_within`].
+    /// How far vCPUs of a guest may run that is here, or will be: see [`DestinationGuest::run_within`].
     ///
     /// [`DestinationGuest::run_within`]: crate::migration::guest::DestinationGuest::run_within
     ///
@@ -285,13 +285,13 @@ impl Runtime {
     pub(super) fn run_within(
         &self,
         key: u64,
-        limit: Limit,
+        limits: &[(usize, Limit)],
         now: MonoNs,
     ) -> Result<(), RuntimeError> {
         let mut inner = self.lock();
         inner.reach(now)?;
         let inner = &mut *inner;
-        inner.limits.set(&mut inner.host, key, limit)?;
+        inner.limits.set(&mut inner.host, key, limits)?;
         self.look();
         Ok(())
     }
@@ -306,20 +306,33 @@ impl Runtime {
         let Ok(key) = inner.resident(vm).map(|resident| resident.key) else {
             return Ok(Standing::Gone);
         };
-        let time = inner.host.state(key)?.guest_time();
+        let clock = inner.host.guest_clock(key)?;
         let mono = |at: TraceNs| inner.clock.mono_at(at);
-        Ok(match inner.limits.stop(key) {
-            Some(stop) => Standing::Stopped {
-                time,
-                clock: stop.clock,
-                since_ns: mono(stop.since).map_or(now.0, |at| at.0.min(now.0)),
-            },
-            None => {
-                let reaches = inner.limits.reaches(&inner.host, key)?;
-                let until_ns = reaches.and_then(mono).map_or(u64::MAX, |at| at.0);
-                Standing::Running { time, until_ns }
-            }
+        let standing = |vcpu: u32| {
+            let stop = inner.limits.stop(key, vcpu as usize);
+            Some(VcpuStanding {
+                time: clock.vcpu_at(vcpu, inner.host.now())?,
+                stopped: stop.map(|stop| Stopped {
+                    clock: stop.clock,
+                    since_ns: mono(stop.since).map_or(now.0, |at| at.0.min(now.0)),
+                }),
+            })
+        };
+        let vcpus = inner.host.vcpus(key)?;
+        let reaches = inner.limits.reaches(&inner.host, key)?;
+        Ok(Standing::Here {
+            vcpus: (0..vcpus).filter_map(standing).collect(),
+            until_ns: reaches.and_then(mono).map_or(u64::MAX, |at| at.0),
         })
+    }
+
+    /// How far the vCPUs of a VM have come, if some have waited while others went on.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub(super) fn vcpu_clocks(&self, vm: VmId) -> Result<VcpuClocks, RuntimeError> {
+        let inner = self.lock();
+        Ok(inner.host.state(inner.resident(vm)?.key)?.vcpus)
     }
 
     /// Whether a VM is here and not paused.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use replay::content::{STAMP_BYTES, xbzrle};
-use replay::{Bitmap, GuestTime};
+use replay::{Bitmap, VmState};
 
 use super::DestinationError;
 use crate::migration::guest::GuestMemory;
@@ -143,8 +143,9 @@ impl<'a> Pages<'a> {
     }
 
     /// Every page against what guest time says of it. Independent of everything the source noted.
-    pub(super) fn compare(&self, stopped_at: GuestTime) -> Verification {
-        let memory = self.memory;
+    pub(super) fn compare(&self, stopped: &VmState) -> Verification {
+        let memory = &self.memory.apart(&stopped.vcpus);
+        let stopped_at = stopped.guest_time();
         let mut verification = Verification {
             pages: u64::from(memory.pages()),
             bad: 0,
