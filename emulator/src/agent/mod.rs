@@ -26,7 +26,6 @@ mod service;
 mod tenant;
 mod vm;
 mod vms;
-mod waiting;
 
 pub use self::cpu::cpu_socket;
 pub use self::vm::vm_main;

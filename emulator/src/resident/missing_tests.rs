@@ -25,7 +25,7 @@ struct ByHand {
 }
 
 impl GuestClock for ByHand {
-    fn running(&self) -> Option<GuestTime> {
+    fn running(&self, _vcpu: u32) -> Option<GuestTime> {
         Some(time(self.ms.load(Ordering::SeqCst)))
     }
 
@@ -68,7 +68,7 @@ struct Guest {
 fn without_a_page(test: &str) -> Option<Guest> {
     let memory = memory(2, "random");
     let ram = Arc::new(Ram::new(PAGES).unwrap());
-    Writer::new(memory.clone(), Arc::clone(&ram), Share::ALL, time(0)).fill();
+    Writer::new(memory.clone(), Arc::clone(&ram), Share::all(), time(0)).fill();
     let model = memory.model();
     let of_the_first = |page: &u32| page / 64 % 2 == 0;
     let soon = |page: &u32| model.written_in(*page, time(0), time(300));
@@ -86,7 +86,7 @@ fn without_a_page(test: &str) -> Option<Guest> {
     };
     let clock = Arc::new(ByHand::default());
     let as_clock = Arc::clone(&clock) as Arc<dyn GuestClock>;
-    let vcpus = Vcpus::start(&memory, &ram, 2, time(0), false, &as_clock).unwrap();
+    let vcpus = Vcpus::start(&memory, &ram, 2, &time(0).into(), false, &as_clock).unwrap();
     Some(Guest {
         memory,
         ram,
@@ -144,7 +144,8 @@ fn one_vcpu_waits_and_the_other_goes_on() {
     // Its page comes, and it makes up for what it has missed.
     assert!(guest.lacking.place(guest.page, &guest.held).unwrap());
     assert!(guest.clock.looks_on(0, PATIENCE_NS), "it waits on");
-    guest.vcpus.park(time(2_100));
+    guest.vcpus.park(&time(2_100).into());
+    guest.ram.let_go();
     assert_holds(&guest.memory, &guest.ram, time(2_100));
 }
 
@@ -155,9 +156,11 @@ fn a_page_that_comes_late_changes_nothing() {
     };
     guest.run_into_it();
     assert!(guest.lacking.place(guest.page, &guest.held).unwrap());
-    guest.vcpus.park(time(700));
+    guest.vcpus.park(&time(700).into());
     assert!(!guest.lacking.place(guest.page, &guest.held).unwrap());
     assert!(!guest.lacking.place_zero(guest.page).unwrap());
+    // Pages of zeros that nobody has touched are not there either.
+    guest.ram.let_go();
     assert_holds(&guest.memory, &guest.ram, time(700));
     // The same over a plain store would lose the write, and be found.
     guest.ram.receive(guest.page, &guest.held);
@@ -190,7 +193,7 @@ fn nobody_waits_for_a_guest_that_is_given_up() {
 fn what_is_missing_is_what_was_asked_for_and_nothing_beside() {
     let memory = memory(4, "random");
     let ram = Arc::new(Ram::new(PAGES).unwrap());
-    Writer::new(memory.clone(), Arc::clone(&ram), Share::ALL, time(0)).fill();
+    Writer::new(memory.clone(), Arc::clone(&ram), Share::all(), time(0)).fill();
     let mut missing = Bitmap::new(PAGES);
     missing.set_range(10..20);
     missing.set_range(PAGES - 3..PAGES);

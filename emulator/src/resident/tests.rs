@@ -70,7 +70,7 @@ pub(super) fn time(ms: u64) -> GuestTime {
 
 fn writers(memory: &GuestMemory, ram: &Arc<Ram>, of: u32) -> Vec<Writer> {
     let begin = |index| {
-        let share = Share { index, of };
+        let share = Share::of(memory, index, of);
         let mut writer = Writer::new(memory.clone(), Arc::clone(ram), share, time(0));
         writer.fill();
         writer
@@ -205,10 +205,11 @@ fn a_bit_set_before_its_data_loses_the_write() {
 
 #[test]
 fn shares_of_vcpus_are_all_pages_once() {
+    let memory = memory(1, "random");
     for of in 1..5 {
         let mut seen = vec![0; PAGES as usize];
         for index in 0..of {
-            let share = Share { index, of };
+            let share = Share::of(&memory, index, of);
             share.runs(PAGES, |pages| {
                 pages.for_each(|page| seen[page as usize] += 1);
             });

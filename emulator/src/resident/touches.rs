@@ -73,7 +73,7 @@ impl Touches {
 
     /// Calls `touch` for the pages of scans that are due: one after another, as one vCPU does it.
     pub(super) fn scans(&mut self, by: GuestTime, now_ns: u64, mut touch: impl FnMut(u32)) {
-        if self.share.index > 0 {
+        if self.share.index() > 0 {
             return;
         }
         let model = self.memory.model();
@@ -135,7 +135,7 @@ mod tests {
         let (begin, end) = (time(1_000), time(4_000));
         let mut by: Vec<Vec<u32>> = Vec::new();
         for index in 0..2 {
-            let share = Share { index, of: 2 };
+            let share = Share::of(&memory, index, 2);
             let mut touches = Touches::new(&memory, &missing, share, begin);
             let mut touched = Vec::new();
             for ms in (1_000..4_000).step_by(13).chain([4_000]) {

@@ -18,7 +18,7 @@ use super::touches::Touches;
 use super::writer::STEP_NS;
 use super::{Ram, Share, Writer};
 use crate::clock::mono_ns;
-use crate::migration::guest::GuestMemory;
+use crate::migration::guest::{GuestMemory, Reading};
 
 /// How often it is looked whether a thread that is waited for is still there.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -26,10 +26,10 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// How often RAM is brought up to date in a row: each time takes a small part of the time before.
 const SETTLINGS: u32 = 3;
 
-/// Tells how far a guest has come.
+/// Tells how far a guest's vCPUs have come.
 pub trait GuestClock: Send + Sync {
-    /// Now; `None` while trace time does not run, or the guest is not here.
-    fn running(&self) -> Option<GuestTime>;
+    /// How far a vCPU has come, now; `None` while trace time does not run, or the guest is not here.
+    fn running(&self, vcpu: u32) -> Option<GuestTime>;
     /// A vCPU has done all that was due when it last looked: if it waited for a page, its time goes on.
     fn caught_up(&self, _vcpu: u32) {}
 }
@@ -50,10 +50,11 @@ pub struct WritersReport {
     pub park_ns: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Wish {
     Run,
-    Park(GuestTime),
+    /// At these times, each vCPU's own.
+    Park(Arc<Reading>),
     Stop,
 }
 
@@ -111,7 +112,7 @@ impl Vcpus {
         memory: &GuestMemory,
         ram: &Arc<Ram>,
         vcpus: u32,
-        at: GuestTime,
+        at: &Reading,
         fill: bool,
         clock: &Arc<dyn GuestClock>,
     ) -> std::io::Result<Self> {
@@ -133,11 +134,11 @@ impl Vcpus {
             threads: Vec::new(),
         };
         for index in 0..of {
-            let share = Share { index, of };
-            let writer = Writer::new(memory.clone(), Arc::clone(ram), share, at);
+            let (share, at) = (Share::of(memory, index, of), at.of(index));
             let touches = ram
                 .lacking()
-                .map(|lacking| Touches::new(memory, lacking.pages(), share, at));
+                .map(|lacking| Touches::new(memory, lacking.pages(), share.clone(), at));
+            let writer = Writer::new(memory.clone(), Arc::clone(ram), share, at);
             let vcpu = Vcpu {
                 index,
                 writer,
@@ -153,9 +154,9 @@ impl Vcpus {
         Ok(all)
     }
 
-    /// Stops writing at a guest time, not before any that the clock has told. When it returns RAM is
+    /// Stops writing at a time of the guest, of which no vCPU has come further by the clock. When it returns RAM is
     /// what it was then.
-    pub fn park(&self, at: GuestTime) {
+    pub fn park(&self, at: &Reading) {
         let _alone = self.alone();
         self.park_at(at);
     }
@@ -168,14 +169,14 @@ impl Vcpus {
     /// meanwhile: what it writes is made up for. False when there is no time to tell: the guest has gone.
     pub fn hold_still(
         &self,
-        now: impl Fn() -> Option<GuestTime>,
-        with: impl FnOnce(GuestTime),
+        now: impl Fn() -> Option<Reading>,
+        with: impl FnOnce(&Reading),
     ) -> bool {
         let _alone = self.alone();
         // A thread may have seen a later time than this one; once all are parked, none has seen a later than the next.
-        let seen = now().map(|at| self.park_at(at));
+        let seen = now().map(|at| self.park_at(&at));
         let still = seen.and_then(|()| now());
-        if let Some(at) = still {
+        if let Some(at) = &still {
             self.park_at(at);
             with(at);
         }
@@ -191,11 +192,11 @@ impl Vcpus {
         u32::try_from(index).ok()
     }
 
-    fn park_at(&self, at: GuestTime) {
+    fn park_at(&self, at: &Reading) {
         let began = mono_ns();
-        self.wish(Wish::Park(at));
+        let number = self.wish(Wish::Park(Arc::new(at.clone())));
         let mut order = self.shared.lock();
-        while (order.obeyed as usize) < self.threads.len() && order.wish == Wish::Park(at) {
+        while (order.obeyed as usize) < self.threads.len() && order.number == number {
             let waited = self.shared.changed.wait_timeout(order, PATIENCE);
             order = waited.unwrap_or_else(PoisonError::into_inner).0;
             let died = self.threads.iter().any(JoinHandle::is_finished);
@@ -210,16 +211,16 @@ impl Vcpus {
 
     /// Writes again.
     pub fn unpark(&self) {
-        self.wish(Wish::Run);
+        let _ = self.wish(Wish::Run);
     }
 
     /// Brings RAM up to date, whatever was skipped, and counts from here on. The guest may run meanwhile:
     /// what it writes while a long stretch is made up for is made up for as well.
-    pub fn settle(&self, now: impl Fn() -> GuestTime) {
+    pub fn settle(&self, now: impl Fn() -> Reading) {
         let _alone = self.alone();
         let began = mono_ns();
         for _ in 0..SETTLINGS {
-            self.park_at(now());
+            self.park_at(&now());
         }
         let counters = &self.shared.counters;
         for counter in [
@@ -250,18 +251,20 @@ impl Vcpus {
         }
     }
 
-    fn wish(&self, wish: Wish) {
+    /// The number of the wish.
+    fn wish(&self, wish: Wish) -> u64 {
         let mut order = self.shared.lock();
         order.wish = wish;
         order.number += 1;
         order.obeyed = 0;
         self.shared.changed.notify_all();
+        order.number
     }
 }
 
 impl Drop for Vcpus {
     fn drop(&mut self) {
-        self.wish(Wish::Stop);
+        let _ = self.wish(Wish::Stop);
         // Nobody is left for whom a page could be missing: who waits for one goes on, and ends.
         self.ram.let_go();
         for thread in self.threads.drain(..) {
@@ -305,7 +308,7 @@ fn run(mut vcpu: Vcpu, fill: bool, shared: &Shared, clock: &dyn GuestClock) {
     let mut obeyed = 0;
     let mut order = shared.lock();
     loop {
-        match order.wish {
+        match order.wish.clone() {
             Wish::Stop => return,
             Wish::Park(_) if obeyed == order.number => {
                 order = shared
@@ -316,6 +319,7 @@ fn run(mut vcpu: Vcpu, fill: bool, shared: &Shared, clock: &dyn GuestClock) {
             Wish::Park(at) => {
                 let number = order.number;
                 drop(order);
+                let at = at.of(vcpu.index);
                 vcpu.touch(at);
                 counted(&mut vcpu.writer, shared, |writer| writer.reach(at));
                 clock.caught_up(vcpu.index);
@@ -329,7 +333,7 @@ fn run(mut vcpu: Vcpu, fill: bool, shared: &Shared, clock: &dyn GuestClock) {
             Wish::Run => {
                 let number = order.number;
                 drop(order);
-                if let Some(now) = clock.running() {
+                if let Some(now) = clock.running(vcpu.index) {
                     look(&vcpu.writer, shared, now);
                     vcpu.touch(now);
                     counted(&mut vcpu.writer, shared, |writer| writer.advance(now));

@@ -208,6 +208,15 @@ impl Host {
         self.change(vm, |run| run.paused = false)
     }
 
+    /// A vCPU of a VM begins or ceases to wait: it does nothing while it does, and its own time stands still. A VM
+    /// of which every vCPU waits stands still as a whole.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn set_waits(&mut self, vm: u64, vcpu: u32, waits: bool) -> Result<(), HostError> {
+        self.change(vm, |run| run.set_waits(vcpu, waits)).map(drop)
+    }
+
     /// Sets a VM's throttle.
     ///
     /// # Errors
@@ -275,6 +284,14 @@ impl Host {
         self.vms.values().map(|run| &run.spec)
     }
 
+    /// vCPUs of a VM.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn vcpus(&self, vm: u64) -> Result<u32, HostError> {
+        Ok(self.run(vm)?.spec.vcpus)
+    }
+
     /// A VM's state now.
     ///
     /// # Errors
@@ -291,12 +308,12 @@ impl Host {
         Ok(self.run(vm)?.load(self.now))
     }
 
-    /// Whether a VM is paused.
+    /// Whether a VM stands still: it is paused, or every vCPU of it waits.
     ///
     /// # Errors
     /// When it is not here.
     pub fn is_paused(&self, vm: u64) -> Result<bool, HostError> {
-        Ok(self.run(vm)?.paused)
+        Ok(self.run(vm)?.stands())
     }
 
     /// A VM's guest time as a function of trace time, up to the next change of this host.

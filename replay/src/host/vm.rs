@@ -15,7 +15,7 @@ use super::lane::{Holds, Lane, LaneState, Supply};
 use super::requests::{RequestState, Ticket};
 use super::work::{CoreWork, PER_MILLI, Throttle, Work};
 use crate::clock::TraceNs;
-use crate::guest::{GuestTime, MemorySpec};
+use crate::guest::{Deal, GuestTime, MemorySpec, VcpuClocks};
 
 /// A VM as the scenario describes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,23 @@ pub struct VmSpec {
     pub work: Work,
     /// RAM and what writes it.
     pub memory: MemorySpec,
+}
+
+impl VmSpec {
+    /// Which vCPU accesses which of its pages: as many as it has of the demand on average, if that is known.
+    #[must_use]
+    pub fn deal(&self) -> Deal {
+        if self.cpu.len() < 2 {
+            return Deal::alike(self.vcpus);
+        }
+        let mean_milli = |cpu: &Arc<CpuTrace>| {
+            let sample = |s: &traces::cpu::CpuSample| u128::from(s.dur_ns) * u128::from(s.milli);
+            let sum: u128 = cpu.samples().iter().map(sample).sum();
+            u64::try_from(sum / u128::from(cpu.period_ns())).unwrap_or(u64::MAX)
+        };
+        let weights: Vec<u64> = self.cpu.iter().map(mean_milli).collect();
+        Deal::by_weight(&weights)
+    }
 }
 
 /// What has become of a VM's demand since it first started, over all hosts.
@@ -80,6 +97,9 @@ pub struct VmState {
     pub lanes: Vec<LaneState>,
     /// Requests it is answering.
     pub requests: RequestState,
+    /// How far its vCPUs have come, if some have waited while others went on.
+    #[serde(default)]
+    pub vcpus: VcpuClocks,
     /// Accounts.
     pub totals: VmTotals,
 }
@@ -148,6 +168,7 @@ pub struct GuestClock {
     run_ns: u64,
     running: bool,
     lanes: Vec<Supply>,
+    vcpus: VcpuClocks,
 }
 
 impl GuestClock {
@@ -171,6 +192,12 @@ impl GuestClock {
             run_ns,
         })
     }
+
+    /// How far a vCPU has come then.
+    #[must_use]
+    pub fn vcpu_at(&self, vcpu: u32, now: TraceNs) -> Option<GuestTime> {
+        Some(self.vcpus.time(vcpu, self.at(now)?))
+    }
 }
 
 /// A VM on a host. State as of `at`; rates in force from there.
@@ -179,6 +206,9 @@ pub(super) struct VmRun {
     pub(super) spec: VmSpec,
     pub(super) paused: bool,
     pub(super) throttle: Throttle,
+    /// Which vCPUs wait; the whole VM stands still when all do.
+    waits: Vec<bool>,
+    deal: Deal,
     at: u64,
     state: VmState,
     lanes: Vec<Lane>,
@@ -213,6 +243,8 @@ impl VmRun {
             }
         }
         let mut run = Self {
+            waits: vec![false; spec.vcpus as usize],
+            deal: spec.deal(),
             spec,
             paused: true,
             throttle: Throttle::NONE,
@@ -232,40 +264,70 @@ impl VmRun {
         run
     }
 
-    fn holds(&self) -> Holds {
+    /// What holds for a lane: of all vCPUs, or of one of them.
+    fn holds(&self, lane: usize) -> Holds {
+        let (vcpus, running) = match self.lanes.len() {
+            1 => (self.spec.vcpus, self.running()),
+            _ => (1, u32::from(!self.waits[lane])),
+        };
         Holds {
             work: self.spec.work,
             throttle: self.throttle,
-            paused: self.paused,
+            paused: self.paused || running == 0,
             trace_offset_ns: self.spec.trace_offset_ns,
             at: self.at,
+            vcpus,
+            running,
         }
     }
 
-    /// Each lane with its state.
-    fn each(&self) -> impl Iterator<Item = (&Lane, &LaneState)> {
-        self.lanes.iter().zip(&self.state.lanes)
+    /// Each lane with its state and what holds for it.
+    fn each(&self) -> impl Iterator<Item = (&Lane, &LaneState, Holds)> {
+        let lanes = self.lanes.iter().zip(&self.state.lanes).enumerate();
+        lanes.map(|(number, (lane, state))| (lane, state, self.holds(number)))
+    }
+
+    /// vCPUs that do not wait.
+    fn running(&self) -> u32 {
+        let running = self.waits.iter().filter(|&&waits| !waits).count();
+        u32::try_from(running).unwrap_or(u32::MAX)
+    }
+
+    /// Whether nothing of it runs.
+    pub(super) fn stands(&self) -> bool {
+        self.paused || self.running() == 0
+    }
+
+    /// A vCPU begins or ceases to wait. To be followed by [`VmRun::refresh`].
+    pub(super) fn set_waits(&mut self, vcpu: u32, waits: bool) {
+        let at = self.state.guest_time();
+        match self.waits.get_mut(vcpu as usize) {
+            Some(of) if *of != waits => *of = waits,
+            _ => return,
+        }
+        self.state.vcpus.wait(&self.deal, vcpu, waits, at);
     }
 
     /// Recomputes demand and want for the state as it is. To be followed by [`VmRun::set_grant`].
     pub(super) fn refresh(&mut self) {
-        let holds = self.holds();
-        for (lane, state) in self.lanes.iter_mut().zip(&self.state.lanes) {
-            lane.refresh(state, &holds);
+        for number in 0..self.lanes.len() {
+            let holds = self.holds(number);
+            self.lanes[number].refresh(&self.state.lanes[number], &holds);
         }
-        let core = if self.paused {
+        let running = self.running();
+        let core = if self.stands() {
             0
         } else {
             self.throttle.left_of(self.core)
         };
-        self.asked = (self.state.requests.want(core, self.spec.vcpus), 0);
+        self.asked = (self.state.requests.want(core, running.max(1)), 0);
         self.grant = 0;
     }
 
     /// What it can use: no more than all its vCPUs together, whoever wants it.
     pub(super) fn want(&self) -> u64 {
         let lanes: u64 = self.lanes.iter().map(|lane| lane.want).sum();
-        let all = self.core * u64::from(self.spec.vcpus);
+        let all = self.core * u64::from(self.running());
         (lanes + self.asked.0).min(self.throttle.left_of(all))
     }
 
@@ -320,8 +382,8 @@ impl VmRun {
 
     /// The next instant at which this VM's own doing changes its demand or want.
     pub(super) fn own_change(&self) -> u64 {
-        let holds = self.holds();
-        let change = |(lane, state): (&Lane, &LaneState)| lane.own_change(state, &holds);
+        let change =
+            |(lane, state, holds): (&Lane, &LaneState, Holds)| lane.own_change(state, &holds);
         let lanes = self.each().map(change).min().unwrap_or(u64::MAX);
         // The last request is served: they want nothing more.
         let RequestState {
@@ -333,15 +395,15 @@ impl VmRun {
 
     /// The clock valid from the last change to `until`.
     pub(super) fn clock(&self, until: u64) -> GuestClock {
-        let holds = self.holds();
-        let supply = |(lane, state): (&Lane, &LaneState)| lane.supply(state, &holds);
+        let supply = |(lane, state, holds): (&Lane, &LaneState, Holds)| lane.supply(state, &holds);
         let requests = self.state.requests.supply(self.asked.1);
         GuestClock {
             since: TraceNs(self.at),
             until: TraceNs(until),
             cpu: self.state.cpu,
             run_ns: self.state.run_ns,
-            running: !self.paused,
+            running: !self.stands(),
+            vcpus: self.state.vcpus.clone(),
             lanes: self.each().map(supply).chain([requests]).collect(),
         }
     }
@@ -354,15 +416,16 @@ impl VmRun {
     }
 
     fn pass(&self, state: &mut VmState, now: u64) {
-        let (holds, dur_ns) = (self.holds(), now - self.at);
+        let dur_ns = now - self.at;
         state.left_at = Some(TraceNs(now));
-        if self.paused {
+        if self.stands() {
             state.totals.paused_ns += dur_ns;
         } else {
             state.run_ns += dur_ns;
         }
-        for (lane, of_lane) in self.lanes.iter().zip(&mut state.lanes) {
-            state.cpu += lane.pass(of_lane, &mut state.totals, &holds, dur_ns);
+        for (number, lane) in self.lanes.iter().enumerate() {
+            let holds = self.holds(number);
+            state.cpu += lane.pass(&mut state.lanes[number], &mut state.totals, &holds, dur_ns);
         }
         let requests = &mut state.requests;
         state.cpu += requests.pass(&mut state.totals, self.asked, dur_ns);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use replay::content::{STAMP_BYTES, xbzrle};
-use replay::{Bitmap, GuestTime};
+use replay::{Bitmap, GuestTime, VmState};
 
 use super::DestinationError;
 use crate::migration::guest::{DestinationGuest, GuestMemory};
@@ -205,9 +205,11 @@ impl<'a> Pages<'a> {
     /// what came.
     pub(super) fn compare(
         &self,
-        stopped_at: GuestTime,
+        stopped: &VmState,
         guest: Option<&dyn DestinationGuest>,
     ) -> Verification {
+        let memory = &self.memory.apart(&stopped.vcpus);
+        let stopped_at = stopped.guest_time();
         let mut verification = Verification {
             pages: u64::from(self.memory.pages()),
             bad: 0,
@@ -243,46 +245,52 @@ impl<'a> Pages<'a> {
         let mut bytes = [0; PAGE_BYTES];
         while next < all {
             let part = next..all.min(next.saturating_add(STILL_PAGES));
-            guest.hold_still(&mut |at| {
+            guest.hold_still(&mut |reading| {
+                let memory = &self.memory.apart(&reading.vcpus);
                 for page in part.clone().filter(|&page| pages.get(page)) {
                     let held = if ram.is_zero(page) {
                         ZERO_PAGE
                     } else {
                         ram.read(page, &mut bytes);
-                        self.memory.verify(&bytes, page).unwrap_or(NEVER_RECEIVED)
+                        memory.verify(&bytes, page).unwrap_or(NEVER_RECEIVED)
                     };
-                    self.judge(page, at, held, verification);
+                    judge(memory, page, reading.time, held, verification);
                 }
             });
             next = part.end;
         }
     }
+}
 
-    /// Whether a page holds what it should.
-    fn judge(&self, page: u32, at: GuestTime, got: u64, verification: &mut Verification) -> bool {
-        let memory = self.memory;
-        let expected = memory.version_at(page, at);
-        let wanted = if memory.is_zero(page, expected) {
-            ZERO_PAGE
-        } else {
-            memory.content_version(page, expected)
-        };
-        if got == wanted {
-            return true;
-        }
-        verification.bad += 1;
-        if verification.examples.len() < EXAMPLES {
-            let got = match got {
-                NEVER_RECEIVED => None,
-                ZERO_PAGE => Some(0),
-                version => Some(version),
-            };
-            verification.examples.push(BadPage {
-                page,
-                expected,
-                got,
-            });
-        }
-        false
+/// Whether a page holds what it should.
+fn judge(
+    memory: &GuestMemory,
+    page: u32,
+    at: GuestTime,
+    got: u64,
+    verification: &mut Verification,
+) -> bool {
+    let expected = memory.version_at(page, at);
+    let wanted = if memory.is_zero(page, expected) {
+        ZERO_PAGE
+    } else {
+        memory.content_version(page, expected)
+    };
+    if got == wanted {
+        return true;
     }
+    verification.bad += 1;
+    if verification.examples.len() < EXAMPLES {
+        let got = match got {
+            NEVER_RECEIVED => None,
+            ZERO_PAGE => Some(0),
+            version => Some(version),
+        };
+        verification.examples.push(BadPage {
+            page,
+            expected,
+            got,
+        });
+    }
+    false
 }

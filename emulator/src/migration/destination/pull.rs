@@ -1,12 +1,12 @@
 //! Post-copy at the destination: the guest runs while pages are missing.
 //!
 //! ```text
-//! this thread        reads the stream, places each page once, lets the guest go that waited for it
-//! mig-fault          loads the state, commits, then: the guest stands ─► asks for the page (`faults`)
+//! this thread        reads the stream, places each page once, lets the vCPU go that waited for it
+//! mig-fault          loads the state, commits, then: a vCPU stands ─► asks for the page (`faults`)
 //! ```
 //!
-//! The guest may only run up to the next access of a page that has not come (`upcoming`), exactly there in
-//! its own time, whenever a thread wakes. If its RAM is there the kernel stops its threads instead (`kernel`). A page that comes a second time changes nothing, as under
+//! Each vCPU may only run up to its next access of a page that has not come (`upcoming`), exactly there in
+//! its own time, whenever a thread wakes. If its RAM is there the kernel stops its thread instead (`kernel`). A page that comes a second time changes nothing, as under
 //! UFFDIO_COPY. A broken connection, and what comes damaged breaks it, stops nobody until a missing page is
 //! touched; `recover` is where a new one comes. Never inside: the source's dirty log; which pages the source thinks it has sent.
 
@@ -28,6 +28,7 @@ use replay::{Bitmap, VmState};
 mod back;
 mod faults;
 mod kernel;
+mod state;
 mod urgent;
 mod waits;
 
@@ -35,7 +36,7 @@ impl Receiver<'_> {
     /// The commit point of a post-copy, and all that follows. On an error before the commit the guest was
     /// not started and never will be; after it an error means that it is lost.
     pub(super) fn pull(&mut self, state: VmState) -> Result<(), DestinationError> {
-        let stopped_at = state.guest_time();
+        let stopped = state.clone();
         let io = |source| DestinationError::Io { offset: 0, source };
         self.silence_limit_ms = self.job.postcopy.stall_timeout;
         self.job.control.pulls.store(true, Ordering::Release);
@@ -45,7 +46,7 @@ impl Receiver<'_> {
             assert!(!committed, "nobody else commits this migration");
             DestinationError::Userfault(error)
         })?;
-        let pull = Pull::new(self.job, missing, lacking, stopped_at);
+        let pull = Pull::new(self.job, missing, lacking, &stopped);
         pull.connect(self.socket()).map_err(io)?;
         let (ran, came) = std::thread::scope(|scope| {
             let job = self.job;
@@ -87,8 +88,9 @@ impl Receiver<'_> {
             return Err(error);
         }
         self.report.resumed_ns = ran.resumed_ns;
-        self.stopped_at = Some(stopped_at);
-        let figures = pull.conclude(stopped_at);
+        self.stopped = Some(stopped);
+        let vcpus = pull.vcpus();
+        let figures = pull.conclude();
         let pages = figures.never_came;
         self.report.postcopy = Some(figures);
         if pages > 0 {
@@ -101,7 +103,8 @@ impl Receiver<'_> {
         if let Some(ram) = &self.job.ram {
             ram.let_go();
         }
-        self.job.guest.run_within(Limit::NONE);
+        let freely: Vec<_> = vcpus.map(|vcpu| (vcpu, Limit::NONE)).collect();
+        self.job.guest.run_within(&freely);
         // If the connection is gone the source asks the control plane.
         let _ = self.tell(0);
         Ok(())
@@ -214,7 +217,7 @@ impl Receiver<'_> {
         Err(None)
     }
 
-    /// QEMU's `postcopy-recover`: the bitmap of what is here, then the page that the guest waits for.
+    /// QEMU's `postcopy-recover`: the bitmap of what is here, then the pages that vCPUs wait for.
     fn take_up_again(
         &mut self,
         socket: TcpStream,

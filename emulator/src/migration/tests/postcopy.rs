@@ -3,7 +3,7 @@
 use super::*;
 use crate::migration::channels::Channel;
 use crate::migration::params::EngineKind;
-use crate::migration::record::Phase;
+use crate::migration::record::{Phase, VcpuWaits};
 use crate::migration::wire::postcopy::{self as wire, Command};
 use std::io::Write;
 use std::net::Shutdown;
@@ -318,7 +318,33 @@ fn a_writing_guest_waits_for_each_page_it_touches_and_no_version_is_lost() {
     assert!(world.destination.runs() && !world.source.runs());
     // It goes on from where it ran, and is not held by anything any more.
     assert_eq!(world.running.load(Ordering::SeqCst), 1);
-    assert_eq!(*world.destination.limit.lock().unwrap(), Limit::NONE);
+    assert_eq!(world.destination.limits(), [Limit::NONE]);
+}
+
+/// What becomes of four vCPUs whose pages come in no order of theirs: each is asked for once by the one that
+/// touched it, and the guest stood still as a whole no longer than any of them.
+#[test]
+fn each_vcpu_waits_for_its_own_pages() {
+    let world = World::of_vcpus(2.0, 4);
+    let (sent, received) = Both::new(&world, post_copy()).run(|_, _| {});
+    assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+    assert_pulled(&received);
+    let (asked, served) = (
+        received.report.postcopy.as_ref().unwrap(),
+        sent.report.postcopy.as_ref().unwrap(),
+    );
+    assert_eq!(asked.vcpus.len(), 4);
+    let sum = |figure: fn(&VcpuWaits) -> u64| asked.vcpus.iter().map(figure).sum::<u64>();
+    assert_eq!(sum(|vcpu| vcpu.requests), asked.requests);
+    assert_eq!(asked.requests, served.requests);
+    assert_eq!(sum(|vcpu| vcpu.latency_ns_sum), asked.latency_ns_sum);
+    let least = asked.vcpus.iter().map(|vcpu| vcpu.blocktime_ns).min();
+    assert!(Some(asked.blocktime_ns) <= least, "{asked:?}");
+    assert!(
+        asked.vcpus.iter().all(|vcpu| vcpu.requests > 10),
+        "{asked:?}"
+    );
+    assert_eq!(world.destination.limits(), [Limit::NONE; 4]);
 }
 
 #[test]
@@ -495,9 +521,8 @@ fn a_destination_that_cannot_commit_leaves_the_guest_at_the_source() {
     both.destination.guest = Arc::new(TestGuest {
         refuse: true,
         running: Arc::clone(&world.running),
-        clock: Mutex::new((None, 0)),
+        vcpus: Mutex::new(vec![Own::default()]),
         throttled: Mutex::default(),
-        limit: Mutex::default(),
     });
     let (mut sent, received) = both.run(|_, _| {});
     assert!(matches!(received.error, Some(DestinationError::Refused(_))));

@@ -4,12 +4,13 @@ use super::postcopy::{Both, hybrid, post_copy, wait_until};
 use super::resident::Real;
 use super::*;
 use crate::migration::channels::Channel;
+use crate::migration::guest::Reading;
 use crate::migration::record::PostcopyDestination;
 use crate::resident::{GuestClock, Vcpus};
 use replay::content::PAGE_BYTES;
 use std::collections::BTreeSet;
 
-const VCPUS: usize = 2;
+const VCPUS: u32 = 2;
 
 /// The guest of `World` at its destination, with two threads in its RAM.
 struct Room {
@@ -29,25 +30,23 @@ struct RoomClock {
 }
 
 impl RoomClock {
-    fn change(&self, act: impl FnOnce(&mut BTreeSet<u32>)) -> bool {
+    fn change(&self, act: impl FnOnce(&mut BTreeSet<u32>)) {
         let mut waiting = self.waiting.lock().unwrap();
-        let stood = waiting.len() == VCPUS;
+        let stood = waiting.len() == VCPUS as usize;
         act(&mut waiting);
-        let stands = waiting.len() == VCPUS;
+        let stands = waiting.len() == VCPUS as usize;
         if stood != stands {
             let so_far = self.guest.run_ns();
-            let mut clock = self.guest.clock.lock().unwrap();
             // One that was given up stays so.
-            if clock.0.is_some() || stood {
-                *clock = ((!stands).then(mono_ns), so_far);
+            if self.guest.runs() || stood {
+                self.guest.set((!stands).then(mono_ns), so_far);
             }
         }
-        stands
     }
 }
 
 impl GuestClock for RoomClock {
-    fn running(&self) -> Option<GuestTime> {
+    fn running(&self, _vcpu: u32) -> Option<GuestTime> {
         Some(time(self.guest.run_ns()))
     }
 
@@ -70,43 +69,46 @@ impl DestinationGuest for Room {
         *self.stopped_at.lock().unwrap() = at;
         let resumed = self.clock.guest.commit_and_resume(state)?;
         let clock = Arc::clone(&self.clock) as Arc<dyn GuestClock>;
-        let vcpus = Vcpus::start(&self.memory, &self.ram, 2, at, false, &clock).unwrap();
+        let vcpus =
+            Vcpus::start(&self.memory, &self.ram, VCPUS, &at.into(), false, &clock).unwrap();
         *self.vcpus.lock().unwrap() = Some(Arc::new(vcpus));
         Ok(resumed)
     }
 
-    fn run_within(&self, limit: Limit) {
-        assert_eq!(limit, Limit::NONE, "nobody computes where it stops");
+    fn run_within(&self, limits: &[(usize, Limit)]) {
+        let free = limits.iter().all(|(_, limit)| *limit == Limit::NONE);
+        assert!(free, "nobody computes where it stops");
     }
 
     fn standing(&self) -> Standing {
         if self.threads().is_none() {
             return Standing::Gone;
         }
-        Standing::Running {
-            time: time(self.clock.guest.run_ns()),
+        Standing::Here {
+            vcpus: Vec::new(),
             until_ns: u64::MAX,
         }
     }
 
-    fn vcpu_waits(&self, thread: u32) -> bool {
-        let vcpu = self.threads().and_then(|vcpus| vcpus.of_thread(thread));
+    fn vcpu_waits(&self, thread: u32) -> Option<u32> {
+        let vcpu = self.threads()?.of_thread(thread);
         let vcpu = vcpu.expect("nobody else touches its RAM");
         self.clock.change(|waiting| {
             waiting.insert(vcpu);
-        })
+        });
+        Some(vcpu)
     }
 
-    fn hold_still(&self, with: &mut dyn FnMut(GuestTime)) -> bool {
+    fn hold_still(&self, with: &mut dyn FnMut(&Reading)) -> bool {
         let Some(vcpus) = self.threads() else {
             return false;
         };
-        let now = || Some(time(self.clock.guest.run_ns()));
+        let now = || Some(time(self.clock.guest.run_ns()).into());
         vcpus.hold_still(now, |at| {
             if self.stores_late {
                 let stopped_at = *self.stopped_at.lock().unwrap();
                 let model = self.memory.model();
-                let newer = |page: &u32| model.written_in(*page, stopped_at, at);
+                let newer = |page: &u32| model.written_in(*page, stopped_at, at.time);
                 let page = (0..self.ram.pages()).find(newer).unwrap();
                 let (stamp, body) = self.memory.page(page, model.version_at(page, stopped_at));
                 let came = [&stamp.encode()[..], body].concat();
@@ -117,6 +119,7 @@ impl DestinationGuest for Room {
     }
 
     fn give_up(&self) {
+        self.clock.change(BTreeSet::clear);
         SourceGuest::crash(&*self.clock.guest);
         let threads = self.vcpus.lock().unwrap().take();
         drop(threads);
@@ -145,8 +148,8 @@ fn world(rate: f64) -> World {
         },
     };
     World {
-        memory: of_spec(&spec),
-        ..World::new(0.0)
+        memory: of_spec(&spec).of_vcpus(Deal::alike(VCPUS)),
+        ..World::of_vcpus(0.0, VCPUS)
     }
 }
 
@@ -159,8 +162,8 @@ fn real(test: &str, world: &World, params: MigrationParams) -> Option<(Both, Arc
     }
     let here = Arc::new(Ram::new(pages).unwrap());
     let clock = Arc::clone(&world.source) as Arc<dyn GuestClock>;
-    let vcpus = Vcpus::start(&world.memory, &here, 2, time(0), true, &clock).unwrap();
-    vcpus.settle(|| world.source.guest_time());
+    let vcpus = Vcpus::start(&world.memory, &here, VCPUS, &time(0).into(), true, &clock).unwrap();
+    vcpus.settle(|| world.source.guest_time().into());
     let there = Arc::new(Ram::new(pages).unwrap());
     let room = Arc::new(Room {
         clock: Arc::new(RoomClock {
@@ -202,8 +205,8 @@ fn assert_pulled<'a>(
 /// The guest's next migration, by pre-copy from where it is now: each page as its vCPUs have left it.
 fn next_migration_verifies(world: &World, room: &Room) {
     let vcpus = room.threads().unwrap();
-    vcpus.settle(|| time(world.destination.run_ns()));
-    let further = TestGuest::new(&world.running, false);
+    vcpus.settle(|| time(world.destination.run_ns()).into());
+    let further = TestGuest::new(&world.running, false, VCPUS);
     let (client, server) = pair();
     let fast = MigrationParams {
         max_bandwidth: 0,
@@ -244,8 +247,13 @@ fn threads_wait_for_each_page_they_touch_and_no_version_is_lost() {
     assert!(asked.requests > 50, "{asked:?}");
     assert_eq!(asked.came_twice, 0, "each page is sent once");
     assert_eq!(asked.missing_pages, 16_384);
-    // Both of two wait less often than one of them.
-    assert!(asked.blocktime_ns > 0 && asked.blocktime_ns < 2 * asked.latency_ns_sum);
+    // Both of two wait no longer than each of them.
+    let each = |vcpu: usize| asked.vcpus[vcpu].blocktime_ns;
+    assert!(asked.blocktime_ns > 0 && asked.blocktime_ns <= each(0).min(each(1)));
+    assert_eq!(
+        asked.vcpus[0].requests + asked.vcpus[1].requests,
+        asked.requests
+    );
     let served = sent.report.postcopy.as_ref().unwrap();
     assert_eq!(asked.requests, served.requests);
     assert_eq!(sent.report.bytes.total(), received.report.received_bytes);

@@ -16,53 +16,69 @@ use crate::clock::mono_ns;
 use crate::migration::guest::Standing;
 use crate::resident::{Lacking, Touch};
 
-/// vCPUs that wait, by their threads.
-#[derive(Debug, Default)]
-pub(super) struct Stopped {
-    waits: BTreeMap<u32, Blocked>,
-    /// Since when all of the guest's vCPUs wait.
+/// vCPUs whose threads wait, each for a page. One that was let go may come to its next page before it is noted that the
+/// last one came: then it has two for a moment.
+#[derive(Debug)]
+pub(super) struct Halted {
+    waits: Vec<(usize, Blocked)>,
+    vcpus: usize,
+    /// Since when all of them wait.
     stands_ns: Option<u64>,
 }
 
 /// Waits that end with a page.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Released {
-    /// Since when the first of them waited.
-    pub(super) since_ns: Option<u64>,
-    /// How long no vCPU could go on.
+pub(super) struct Ended {
+    /// vCPUs, and since when they waited.
+    pub(super) waits: Vec<(usize, u64)>,
+    /// How long none could go on.
     pub(super) stood_ns: u64,
 }
 
-impl Stopped {
-    /// A thread waits: whether it is the first to wait for this page. `all` when no vCPU can go on now.
-    pub(super) fn wait(&mut self, thread: u32, blocked: Blocked, all: bool) -> bool {
-        let mut waits = self.waits.values();
-        let first = !waits.any(|waits| waits.page == blocked.page);
-        self.waits.insert(thread, blocked);
-        if all {
+impl Halted {
+    /// Of a guest of so many vCPUs, of which none waits.
+    pub(super) fn of(vcpus: usize) -> Self {
+        Self {
+            waits: Vec::new(),
+            vcpus,
+            stands_ns: None,
+        }
+    }
+
+    /// A vCPU's thread waits: whether it is the first to wait for this page.
+    pub(super) fn wait(&mut self, vcpu: usize, blocked: Blocked) -> bool {
+        let first = self.waits.iter().all(|(_, w)| w.page != blocked.page);
+        self.waits.push((vcpu, blocked));
+        if self.stands() {
             self.stands_ns.get_or_insert(blocked.since_ns);
         }
         first
     }
 
+    fn stands(&self) -> bool {
+        (0..self.vcpus).all(|vcpu| self.waits.iter().any(|(of, _)| *of == vcpu))
+    }
+
     /// A page is there.
-    pub(super) fn arrived(&mut self, page: u32, now_ns: u64) -> Released {
-        let waited = |waits: &&Blocked| waits.page == page;
-        let since_ns = self.waits.values().filter(waited).map(|w| w.since_ns).min();
-        if since_ns.is_none() {
-            return Released::default();
+    pub(super) fn arrived(&mut self, page: u32, now_ns: u64) -> Ended {
+        let of_it = |(_, waits): &&(usize, Blocked)| waits.page == page;
+        let ended = self.waits.iter().filter(of_it);
+        let waits: Vec<_> = ended.map(|(vcpu, w)| (*vcpu, w.since_ns)).collect();
+        if waits.is_empty() {
+            return Ended::default();
         }
-        self.waits.retain(|_, waits| waits.page != page);
+        self.waits.retain(|(_, w)| w.page != page);
         let stood = self.stands_ns.take();
-        Released {
-            since_ns,
+        self.stands_ns = stood.filter(|_| self.stands()).map(|_| now_ns);
+        Ended {
+            waits,
             stood_ns: stood.map_or(0, |since_ns| now_ns.saturating_sub(since_ns)),
         }
     }
 
     /// The pages that are waited for.
     pub(super) fn pages(&self) -> Vec<u32> {
-        let mut pages: Vec<u32> = self.waits.values().map(|waits| waits.page).collect();
+        let mut pages: Vec<u32> = self.waits.iter().map(|(_, waits)| waits.page).collect();
         pages.sort_unstable();
         pages.dedup();
         pages
@@ -73,7 +89,7 @@ impl Pull<'_> {
     /// Hears of threads that were stopped and asks for their pages, until the pull is over.
     pub(super) fn watch_threads(&self, lacking: &Lacking) {
         let ms = u16::try_from(LOOK_NS / NS_PER_MS).unwrap_or(u16::MAX);
-        while !self.is_over() && self.guest_is_here() {
+        while !self.is_over() && self.guest().standing() != Standing::Gone {
             match lacking.touched(ms) {
                 Ok(touches) => touches
                     .into_iter()
@@ -87,15 +103,14 @@ impl Pull<'_> {
         }
     }
 
-    fn guest_is_here(&self) -> bool {
-        self.guest().standing() != Standing::Gone
-    }
-
     fn touched(&self, lacking: &Lacking, Touch { page, thread }: Touch) {
-        let asks = self.stopped(page, |stopped| {
+        let asks = self.halted(page, |halted| {
             let since_ns = mono_ns();
-            let all = self.guest().vcpu_waits(thread);
-            stopped.wait(thread, Blocked { page, since_ns }, all)
+            // Whoever else touches it waits as well, and nobody's time stands for it.
+            let vcpu = self.guest().vcpu_waits(thread)? as usize;
+            halted
+                .wait(vcpu, Blocked { page, since_ns })
+                .then_some(vcpu)
         });
         match asks {
             Some(true) => self.ask(page),
@@ -120,31 +135,39 @@ mod tests {
 
     #[test]
     fn a_guest_stands_only_while_all_its_vcpus_wait() {
-        let mut stopped = Stopped::default();
+        let mut halted = Halted::of(2);
+        let ended = |waits: &[(usize, u64)], stood_ns| Ended {
+            waits: waits.to_vec(),
+            stood_ns,
+        };
         // One of two waits; the other goes on, and then comes to the same page.
-        assert!(stopped.wait(10, at(7, 100), false), "it is asked for");
-        assert!(!stopped.wait(11, at(7, 150), true), "it was asked for");
-        assert_eq!(stopped.pages(), [7]);
-        assert_eq!(stopped.arrived(8, 160), Released::default());
-        let both = Released {
-            since_ns: Some(100),
-            stood_ns: 50,
-        };
-        assert_eq!(stopped.arrived(7, 200), both);
-        assert!(stopped.pages().is_empty());
+        assert!(halted.wait(0, at(7, 100)), "it is asked for");
+        assert!(!halted.wait(1, at(7, 150)), "it was asked for");
+        assert_eq!(halted.pages(), [7]);
+        assert_eq!(halted.arrived(8, 160), Ended::default());
+        assert_eq!(halted.arrived(7, 200), ended(&[(0, 100), (1, 150)], 50));
+        assert!(halted.pages().is_empty());
         // Two pages: the guest goes on with the first of them.
-        assert!(stopped.wait(10, at(3, 300), false));
-        assert!(stopped.wait(11, at(4, 340), true));
-        assert_eq!(stopped.pages(), [3, 4]);
-        let first = Released {
-            since_ns: Some(340),
-            stood_ns: 60,
+        assert!(halted.wait(0, at(3, 300)));
+        assert!(halted.wait(1, at(4, 340)));
+        assert_eq!(halted.pages(), [3, 4]);
+        assert_eq!(halted.arrived(4, 400), ended(&[(1, 340)], 60));
+        assert_eq!(halted.arrived(3, 500), ended(&[(0, 300)], 0));
+    }
+
+    /// The kernel lets a thread go with its page, before anybody has noted that the page came.
+    #[test]
+    fn a_thread_may_be_at_its_next_page_before_the_last_is_noted() {
+        let mut halted = Halted::of(1);
+        assert!(halted.wait(0, at(1, 100)));
+        assert!(halted.wait(0, at(2, 150)), "it is asked for");
+        let ended = |since_ns, stood_ns| Ended {
+            waits: vec![(0, since_ns)],
+            stood_ns,
         };
-        assert_eq!(stopped.arrived(4, 400), first);
-        let second = Released {
-            since_ns: Some(300),
-            stood_ns: 0,
-        };
-        assert_eq!(stopped.arrived(3, 500), second);
+        assert_eq!(halted.arrived(1, 160), ended(100, 60));
+        assert_eq!(halted.pages(), [2]);
+        assert_eq!(halted.arrived(2, 200), ended(150, 40));
+        assert_eq!(halted.arrived(2, 300), Ended::default());
     }
 }
