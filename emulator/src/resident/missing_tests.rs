@@ -145,6 +145,7 @@ fn one_vcpu_waits_and_the_other_goes_on() {
     assert!(guest.lacking.place(guest.page, &guest.held).unwrap());
     assert!(guest.clock.looks_on(0, PATIENCE_NS), "it waits on");
     guest.vcpus.park(time(2_100));
+    guest.ram.let_go();
     assert_holds(&guest.memory, &guest.ram, time(2_100));
 }
 
@@ -158,6 +159,8 @@ fn a_page_that_comes_late_changes_nothing() {
     guest.vcpus.park(time(700));
     assert!(!guest.lacking.place(guest.page, &guest.held).unwrap());
     assert!(!guest.lacking.place_zero(guest.page).unwrap());
+    // Pages of zeros that nobody has touched are not there either.
+    guest.ram.let_go();
     assert_holds(&guest.memory, &guest.ram, time(700));
     // The same over a plain store would lose the write, and be found.
     guest.ram.receive(guest.page, &guest.held);

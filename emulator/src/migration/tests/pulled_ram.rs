@@ -117,6 +117,7 @@ impl DestinationGuest for Room {
     }
 
     fn give_up(&self) {
+        self.clock.change(BTreeSet::clear);
         SourceGuest::crash(&*self.clock.guest);
         let threads = self.vcpus.lock().unwrap().take();
         drop(threads);

@@ -8,7 +8,7 @@
 //!
 //! Never inside: when pages are touched (the threads do it), what they hold.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::faults::{LOOK_NS, NS_PER_MS, Pull};
 use super::waits::Blocked;
@@ -16,12 +16,13 @@ use crate::clock::mono_ns;
 use crate::migration::guest::Standing;
 use crate::resident::{Lacking, Touch};
 
-/// vCPUs that wait, by their threads.
+/// Threads of vCPUs that wait, each for a page. One that was let go may come to its next page before it is noted that the
+/// last one came: then it has two for a moment.
 #[derive(Debug, Default)]
 pub(super) struct Stopped {
-    waits: BTreeMap<u32, Blocked>,
-    /// Since when all of the guest's vCPUs wait.
-    stands_ns: Option<u64>,
+    waits: Vec<(u32, Blocked)>,
+    /// Since when all of the guest's vCPUs wait, and how many these are.
+    stands: Option<(u64, usize)>,
 }
 
 /// Waits that end with a page.
@@ -36,33 +37,40 @@ pub(super) struct Released {
 impl Stopped {
     /// A thread waits: whether it is the first to wait for this page. `all` when no vCPU can go on now.
     pub(super) fn wait(&mut self, thread: u32, blocked: Blocked, all: bool) -> bool {
-        let mut waits = self.waits.values();
-        let first = !waits.any(|waits| waits.page == blocked.page);
-        self.waits.insert(thread, blocked);
+        let first = self.waits.iter().all(|(_, w)| w.page != blocked.page);
+        self.waits.push((thread, blocked));
         if all {
-            self.stands_ns.get_or_insert(blocked.since_ns);
+            let threads = self.threads();
+            self.stands.get_or_insert((blocked.since_ns, threads));
         }
         first
     }
 
+    fn threads(&self) -> usize {
+        let threads: BTreeSet<u32> = self.waits.iter().map(|(thread, _)| *thread).collect();
+        threads.len()
+    }
+
     /// A page is there.
     pub(super) fn arrived(&mut self, page: u32, now_ns: u64) -> Released {
-        let waited = |waits: &&Blocked| waits.page == page;
-        let since_ns = self.waits.values().filter(waited).map(|w| w.since_ns).min();
+        let waited = self.waits.iter().filter(|(_, w)| w.page == page);
+        let since_ns = waited.map(|(_, w)| w.since_ns).min();
         if since_ns.is_none() {
             return Released::default();
         }
-        self.waits.retain(|_, waits| waits.page != page);
-        let stood = self.stands_ns.take();
+        self.waits.retain(|(_, w)| w.page != page);
+        let stood = self.stands.take();
+        let still = stood.filter(|(_, all)| self.threads() == *all);
+        self.stands = still.map(|(_, all)| (now_ns, all));
         Released {
             since_ns,
-            stood_ns: stood.map_or(0, |since_ns| now_ns.saturating_sub(since_ns)),
+            stood_ns: stood.map_or(0, |(since_ns, _)| now_ns.saturating_sub(since_ns)),
         }
     }
 
     /// The pages that are waited for.
     pub(super) fn pages(&self) -> Vec<u32> {
-        let mut pages: Vec<u32> = self.waits.values().map(|waits| waits.page).collect();
+        let mut pages: Vec<u32> = self.waits.iter().map(|(_, waits)| waits.page).collect();
         pages.sort_unstable();
         pages.dedup();
         pages
@@ -146,5 +154,21 @@ mod tests {
             stood_ns: 0,
         };
         assert_eq!(stopped.arrived(3, 500), second);
+    }
+
+    /// The kernel lets a thread go with its page, before anybody has noted that the page came.
+    #[test]
+    fn a_thread_may_be_at_its_next_page_before_the_last_is_noted() {
+        let mut stopped = Stopped::default();
+        assert!(stopped.wait(10, at(1, 100), true));
+        assert!(stopped.wait(10, at(2, 150), true), "it is asked for");
+        let released = |since_ns, stood_ns| Released {
+            since_ns: Some(since_ns),
+            stood_ns,
+        };
+        assert_eq!(stopped.arrived(1, 160), released(100, 60));
+        assert_eq!(stopped.pages(), [2]);
+        assert_eq!(stopped.arrived(2, 200), released(150, 40));
+        assert_eq!(stopped.arrived(2, 300), Released::default());
     }
 }
