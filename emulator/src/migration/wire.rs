@@ -53,7 +53,7 @@ pub const MAX_RECORD_BYTES: usize = MAX_STATE_BYTES + 64;
 pub const MAX_STATE_BYTES: usize = 64 * 1024;
 
 pub(super) const MAGIC: u32 = 0x4D42_4D47; // "MBMG"
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const HEADER_BYTES: usize = 48;
 /// QEMU's own name of a PC's RAM block: the name is on the wire, so its length matters.
 const BLOCK_NAME: [u8; 6] = *b"pc.ram";

@@ -51,15 +51,13 @@ impl Deal {
         };
         // Whoever is most behind its share is next; the first of those alike.
         for _ in 0..TURNS * weights.len() {
-            let mut next = 0;
-            for (vcpu, weight) in weights.iter().enumerate() {
-                credit[vcpu] += weight;
+            for (credit, weight) in credit.iter_mut().zip(&weights) {
+                *credit += weight;
             }
-            for vcpu in 0..credit.len() {
-                if credit[vcpu] > credit[next] {
-                    next = vcpu;
-                }
-            }
+            let vcpus_from_last = (0..credit.len()).rev();
+            let next = vcpus_from_last
+                .max_by_key(|&vcpu| credit[vcpu])
+                .unwrap_or(0);
             credit[next] -= all;
             deal.shares[next] += 1;
             deal.turns.push(u32::try_from(next).unwrap_or(u32::MAX));

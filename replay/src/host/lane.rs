@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use traces::cpu::CpuTrace;
 
-use super::vm::{BatchPosition, VmTotals};
+use super::values::{BatchPosition, VmTotals};
 use super::work::{CoreWork, PER_MILLI, Throttle, Work};
 
 /// Of a lane, what moves with its VM.

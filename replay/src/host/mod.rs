@@ -9,6 +9,7 @@ mod fair;
 mod lane;
 mod requests;
 mod spec;
+mod values;
 mod vm;
 mod work;
 
@@ -17,7 +18,8 @@ use std::collections::BTreeMap;
 pub use lane::LaneState;
 pub use requests::{Progress, RequestState, Ticket};
 pub use spec::{HostError, HostLoad, HostSpec, HostTotals};
-pub use vm::{BatchPosition, GuestClock, VmLoad, VmSpec, VmState, VmTotals};
+pub use values::{BatchPosition, VmLoad, VmSpec, VmState, VmTotals};
+pub use vm::GuestClock;
 pub use work::{CoreWork, Throttle, ThrottleError, Work};
 
 use self::fair::Claim;

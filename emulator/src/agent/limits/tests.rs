@@ -4,7 +4,7 @@ use super::*;
 use crate::migration::upcoming::Upcoming;
 use proptest::prelude::*;
 use replay::guest::Deal;
-use replay::host::{HostSpec, VmSpec, VmState, Work};
+use replay::host::{HostSpec, Progress, VmSpec, VmState, Work};
 use replay::{Behaviour, Bitmap, GuestTime, MemoryModel, MemorySpec};
 use std::sync::Arc;
 use traces::class::{Locality, PageClass};
@@ -231,7 +231,6 @@ fn requests_are_answered_by_who_runs() {
     let tickets = [host.ask(7, 10 * MS).unwrap(), host.ask(7, 10 * MS).unwrap()];
     host.advance(TraceNs(10 * MS)).unwrap();
     let progress = |host: &Host| tickets.map(|ticket| host.progress(7, ticket).unwrap());
-    use replay::host::Progress;
     assert_eq!(
         progress(&host),
         [Progress::Served, Progress::At(TraceNs(20 * MS))]
