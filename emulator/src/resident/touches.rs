@@ -16,7 +16,7 @@ use crate::migration::upcoming::Scans;
 /// Guest time whose reads are looked up at once: what that costs is 10 ns a page of a class.
 const WINDOW_NS: u64 = 100_000_000;
 
-/// The first reads of a vCPU's pages that came without their contents, and the guest's scans if it is the first vCPU.
+/// The first reads of a vCPU's pages that came without their contents, and the scans that begin with one of its pages.
 #[derive(Debug)]
 pub(super) struct Touches {
     memory: GuestMemory,
@@ -73,13 +73,14 @@ impl Touches {
 
     /// Calls `touch` for the pages of scans that are due: one after another, as one vCPU does it.
     pub(super) fn scans(&mut self, by: GuestTime, now_ns: u64, mut touch: impl FnMut(u32)) {
-        if self.share.index() > 0 {
-            return;
-        }
-        let model = self.memory.model();
-        let scans = self
-            .scans
-            .get_or_insert_with(|| Scans::new(model.scans(), now_ns));
+        let (model, share) = (self.memory.model(), &self.share);
+        let scans = self.scans.get_or_insert_with(|| {
+            let own = model
+                .scans()
+                .iter()
+                .filter(|job| share.has(job.pages.start));
+            Scans::new(&own.cloned().collect::<Vec<_>>(), now_ns)
+        });
         if self.sees_at.is_none() {
             self.sees_at = scans.seen_at(now_ns, by.run_ns);
         }

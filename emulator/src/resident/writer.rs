@@ -49,10 +49,10 @@ impl Share {
         }
     }
 
-    /// Which vCPU's they are.
+    /// Whether a page is one of them.
     #[must_use]
-    pub fn index(&self) -> u32 {
-        self.index
+    pub fn has(&self, page: u32) -> bool {
+        self.deal.vcpu(page) == self.index
     }
 
     /// Calls `with` for each run of its pages.
