@@ -60,7 +60,8 @@ impl Share {
         if self.deal.vcpus() == 1 {
             return with(0..pages);
         }
-        let parts = self.deal.parts(&(0..pages));
+        let all = 0..pages;
+        let parts = self.deal.parts(&all);
         let own = parts.filter(|(_, vcpu)| *vcpu == self.index);
         own.for_each(|(part, _)| with(part));
     }

@@ -217,12 +217,8 @@ impl<'a> Pages<'a> {
         };
         let mut good = Bitmap::new(self.memory.pages());
         for (page, got) in (0..).zip(&self.versions) {
-            if self.judge(
-                page,
-                stopped_at,
-                got.load(Ordering::Relaxed),
-                &mut verification,
-            ) {
+            let got = got.load(Ordering::Relaxed);
+            if judge(memory, page, stopped_at, got, &mut verification) {
                 good.set(page);
             }
         }

@@ -8,8 +8,6 @@
 //!
 //! Never inside: when pages are touched (the threads do it), what they hold.
 
-use std::collections::BTreeMap;
-
 use super::faults::{LOOK_NS, NS_PER_MS, Pull};
 use super::waits::Blocked;
 use crate::clock::mono_ns;
