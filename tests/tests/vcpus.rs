@@ -16,6 +16,7 @@ link = { rate = "400Mbit", queue = "512KB" }
 [migration]
 postcopy-ram = true
 max-postcopy-bandwidth = "6MB/s"
+downtime-limit = "120ms"
 
 [[faults]]
 migration = 1

@@ -28,9 +28,12 @@ struct Within {
     stop: Option<Stop>,
 }
 
-/// The limits of a host's guests, by their keys and vCPUs.
+/// A guest's key, and which vCPU of it.
+type Vcpu = (u64, usize);
+
+/// The limits of a host's guests.
 #[derive(Debug, Default)]
-pub(super) struct Limits(BTreeMap<(u64, usize), Within>);
+pub(super) struct Limits(BTreeMap<Vcpu, Within>);
 
 impl Limits {
     /// Lets vCPUs of a guest run to other limits, whether or not it is on the host yet.
@@ -103,8 +106,8 @@ impl Limits {
     }
 
     /// The first of all vCPUs that reaches its limit by an instant up to which rates are constant.
-    fn first(&self, host: &Host, by: TraceNs) -> Result<Option<(Stop, (u64, usize))>, HostError> {
-        let mut first: Option<(Stop, (u64, usize))> = None;
+    fn first(&self, host: &Host, by: TraceNs) -> Result<Option<(Stop, Vcpu)>, HostError> {
+        let mut first: Option<(Stop, Vcpu)> = None;
         let mut clock: Option<(u64, Option<GuestClock>)> = None;
         for (&(key, vcpu), within) in self.0.iter().filter(|(_, within)| within.stop.is_none()) {
             if clock.as_ref().is_none_or(|(of, _)| *of != key) {

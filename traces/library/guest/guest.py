@@ -457,4 +457,5 @@ def main():
             started.end()
 
 
-main()
+if __name__ == "__main__":
+    main()
