@@ -23,7 +23,7 @@ const fn case(
     Case { options, check }
 }
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 11] = [
     case(&["--multifd-channels", "3"], |record, source| {
         channels(record, source, 3, Compression::None);
         assert_eq!(
@@ -109,6 +109,31 @@ const CASES: [Case; 9] = [
             assert!(source.precopy_bytes > 16 << 20);
         },
     ),
+    case(
+        &["--engine", "post-copy", "--memory", "resident"],
+        |record, source| {
+            assert_eq!(pulled(record, source), PAGES);
+            stopped_by_the_kernel(record);
+        },
+    ),
+    case(
+        &[
+            "--postcopy",
+            "--postcopy-after-precopy",
+            "--postcopy-preempt",
+            "--downtime-limit",
+            "20ms",
+            "--write-rate",
+            "4000",
+            "--memory",
+            "resident",
+        ],
+        |record, source| {
+            let missing = pulled(record, source);
+            assert!(missing > 0 && missing < PAGES, "{missing} pages missing");
+            stopped_by_the_kernel(record);
+        },
+    ),
 ];
 
 fn sum(source: &SourceReport, of: fn(&Round) -> u64) -> u64 {
@@ -154,13 +179,25 @@ fn pulled(record: &MigrationRecord, source: &SourceReport) -> u64 {
     let there = destination.postcopy.as_ref().expect("it came to it");
     assert_eq!(here.discarded_pages, there.missing_pages);
     assert_eq!(
-        (there.never_came, there.overrun, there.came_twice),
+        (
+            there.never_came,
+            there.overrun.unwrap_or(0),
+            there.came_twice
+        ),
         (0, 0, 0)
     );
     assert_eq!(here.requests, there.requests);
     assert_eq!(ram(record, "postcopy-requests"), here.requests);
     assert!(here.interruptions.is_empty());
     there.missing_pages
+}
+
+/// Its threads touched RAM that was not there.
+fn stopped_by_the_kernel(record: &MigrationRecord) {
+    let destination = record.destination_report.as_ref().expect("it ended");
+    let there = destination.postcopy.as_ref().expect("it came to it");
+    assert_eq!((there.overrun, there.held_ns), (None, None), "not computed");
+    assert!(there.requests > 0 && there.blocktime_ns > 0, "{there:?}");
 }
 
 /// What left the far ends of links, by their names.

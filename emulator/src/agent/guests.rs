@@ -12,7 +12,7 @@ use crate::control::message::FromAgent;
 use crate::ids::{MigrationId, VmId};
 use crate::migration::faults::HoldAt;
 use crate::migration::guest::{
-    CommitRefused, DestinationGuest, GuestMemory, SourceGuest, Standing,
+    CommitRefused, DestinationGuest, GuestMemory, Reading, SourceGuest, Standing,
 };
 use crate::migration::record::Phase;
 use crate::migration::upcoming::Limit;
@@ -46,6 +46,11 @@ impl Guest {
         MonoNs(mono_ns())
     }
 
+    /// How far it and its vCPUs have come.
+    pub(super) fn reading(&self) -> Reading {
+        Self::here(self.runtime.reading(self.vm, Self::now()))
+    }
+
     fn tell(&self, runs: bool) {
         // Without a manager nobody is left to be told.
         let _ = self.out.send(&FromAgent::Runs {
@@ -65,7 +70,7 @@ impl SourceGuest for Guest {
         let at = Self::here(self.runtime.pause(self.vm, Self::now()));
         // Nobody writes from here on, and what was written by then is in RAM and in the log.
         if let Some(vcpus) = &self.vcpus {
-            vcpus.park(at);
+            vcpus.park(&self.reading());
         }
         self.tell(false);
         at
@@ -128,7 +133,7 @@ impl DestinationGuest for Place {
             // They write nothing before the guest runs here.
             let (ram, vcpus) = (Arc::clone(ram), self.spec.vcpus);
             self.residents
-                .add(self.vm, memory, ram, vcpus, state.guest_time(), false)
+                .add(self.vm, memory, ram, vcpus, &Reading::from(&state), false)
                 .map_err(|error| refused(format!("threads for its vCPUs: {error}")))?;
         }
         // The record first: an agent that dies without having written one never ran the guest.
@@ -152,10 +157,10 @@ impl DestinationGuest for Place {
         Ok(at_ns)
     }
 
-    fn run_within(&self, limit: Limit) {
+    fn run_within(&self, limits: &[(usize, Limit)]) {
         let now = MonoNs(mono_ns());
         self.runtime
-            .run_within(self.spec.key, limit, now)
+            .run_within(self.spec.key, limits, now)
             .unwrap_or_else(|error| panic!("trace time goes on: {error}"));
     }
 
@@ -163,6 +168,21 @@ impl DestinationGuest for Place {
         self.runtime
             .standing(self.vm, MonoNs(mono_ns()))
             .unwrap_or_else(|error| panic!("trace time goes on: {error}"))
+    }
+
+    fn vcpu_waits(&self, thread: u32) -> Option<u32> {
+        let here = self.residents.get(self.vm)?;
+        let vcpu = here.vcpus.of_thread(thread)?;
+        self.runtime
+            .set_vcpu_waits(self.vm, vcpu, true, MonoNs(mono_ns()))
+            .unwrap_or_else(|error| panic!("trace time goes on: {error}"));
+        Some(vcpu)
+    }
+
+    fn hold_still(&self, with: &mut dyn FnMut(&Reading)) -> bool {
+        let now = || self.runtime.reading(self.vm, MonoNs(mono_ns())).ok();
+        let here = self.residents.get(self.vm);
+        here.is_some_and(|here| here.vcpus.hold_still(now, with))
     }
 
     fn give_up(&self) {

@@ -13,7 +13,7 @@ use crate::control::message::{AgentSetup, FromAgent, SourceEnding};
 use crate::ids::{HostId, MigrationId, VmId};
 use crate::migration::destination::DestinationControl;
 use crate::migration::faults::Hold;
-use crate::migration::guest::GuestMemory;
+use crate::migration::guest::{GuestMemory, Reading};
 use crate::migration::params::MigrationParams;
 use crate::migration::record::{DestinationReport, SourceReport};
 use crate::migration::source::{SourceEnd, SourceOutcome};
@@ -124,7 +124,8 @@ impl Migrations {
         let memory = GuestMemory::new(&spec.memory, setup.seed, spec.key, |profile| {
             pools.get(profile, setup.seed)
         });
-        memory.context("the guest's memory")
+        let memory = memory.context("the guest's memory")?;
+        Ok(memory.of_vcpus(spec.deal()))
     }
 
     /// Makes the RAM of a VM that begins on this host, and starts its threads.
@@ -136,9 +137,9 @@ impl Migrations {
     ) -> Result<()> {
         let memory = self.memory(spec, setup)?;
         let ram = new_ram(&memory)?;
-        let at = VmState::begun(spec).guest_time();
+        let at = Reading::from(&VmState::begun(spec));
         self.residents
-            .add(vm, &memory, ram, spec.vcpus, at, true)
+            .add(vm, &memory, ram, spec.vcpus, &at, true)
             .context("threads for its vCPUs")
     }
 
@@ -231,7 +232,9 @@ impl Migrations {
             destination,
             holds,
         } = departing;
-        let memory = self.memory(spec, setup)?;
+        // They are as far apart until it is somewhere else.
+        let clocks = self.runtime.vcpu_clocks(vm)?;
+        let memory = self.memory(spec, setup)?.apart(&clocks);
         let resident = self.residents.get(vm);
         let control = Arc::new(SourceControl::default());
         let ended = Ended::default();

@@ -3,7 +3,7 @@
 use super::runtime::Runtime;
 use crate::clock::mono_ns;
 use crate::ids::VmId;
-use crate::migration::guest::GuestMemory;
+use crate::migration::guest::{GuestMemory, Reading};
 use crate::resident::{GuestClock, Ram, Vcpus};
 use replay::GuestTime;
 use replay::clock::MonoNs;
@@ -18,8 +18,15 @@ struct VmClock {
 }
 
 impl GuestClock for VmClock {
-    fn running(&self) -> Option<GuestTime> {
-        self.runtime.running_guest_time(self.vm, MonoNs(mono_ns()))
+    fn running(&self, vcpu: u32) -> Option<GuestTime> {
+        let now = MonoNs(mono_ns());
+        self.runtime.running_vcpu_time(self.vm, vcpu, now)
+    }
+
+    fn caught_up(&self, vcpu: u32) {
+        self.runtime
+            .set_vcpu_waits(self.vm, vcpu, false, MonoNs(mono_ns()))
+            .unwrap_or_else(|error| panic!("trace time goes on: {error}"));
     }
 }
 
@@ -53,7 +60,7 @@ impl Residents {
         memory: &GuestMemory,
         ram: Arc<Ram>,
         vcpus: u32,
-        at: GuestTime,
+        at: &Reading,
         fill: bool,
     ) -> io::Result<()> {
         let clock: Arc<dyn GuestClock> = Arc::new(VmClock {

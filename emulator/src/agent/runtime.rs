@@ -8,13 +8,13 @@ use super::limits::Limits;
 use crate::clock::mono_ns;
 use crate::event::{HostSample, VmSample};
 use crate::ids::{HostId, VmId};
-use crate::migration::guest::Standing;
+use crate::migration::guest::{Reading, Standing, Stopped, VcpuStanding};
 use crate::migration::upcoming::Limit;
 use replay::Throttle;
 use replay::clock::{Clock, ClockError, MonoNs, Segment, SegmentKind, TraceNs};
-use replay::guest::GuestTime;
+use replay::guest::{GuestTime, VcpuClocks};
 use replay::host::{Host, HostError, HostSpec, Progress, VmSpec, VmState, VmTotals};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -46,6 +46,8 @@ struct Resident {
     /// Its state was handed to a destination at this instant; what the host accounts for it
     /// beyond is the destination's.
     departing: Option<VmState>,
+    /// vCPUs whose threads wait for pages.
+    waiting: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
@@ -219,9 +221,9 @@ impl Runtime {
         Ok(inner.host.state(inner.resident(vm)?.key)?.guest_time())
     }
 
-    /// The same, for those who only write while trace time runs: `None` while it does not, and when the
-    /// VM is not here.
-    pub(super) fn running_guest_time(&self, vm: VmId, now: MonoNs) -> Option<GuestTime> {
+    /// How far a vCPU has come, for threads that only write while trace time runs: `None` while it does not, and when
+    /// the VM is not here.
+    pub(super) fn running_vcpu_time(&self, vm: VmId, vcpu: u32, now: MonoNs) -> Option<GuestTime> {
         let mut inner = self.lock();
         let segment = inner.clock.current();
         if segment.kind != SegmentKind::Run || segment.at > now {
@@ -229,7 +231,8 @@ impl Runtime {
         }
         inner.reach(now).ok()?;
         let key = inner.resident(vm).ok()?.key;
-        Some(inner.host.state(key).ok()?.guest_time())
+        let clock = inner.host.guest_clock(key).ok()?;
+        clock.vcpu_at(vcpu, inner.host.now())
     }
 
     /// Stops the VM; returns its guest time.
@@ -271,12 +274,51 @@ impl Runtime {
         Ok(())
     }
 
+    /// A vCPU's thread waits for a page, and its own time stands; or it has caught up, and its time goes on, if it stood.
+    ///
+    /// # Errors
+    /// When trace time would go back.
+    pub(super) fn set_vcpu_waits(
+        &self,
+        vm: VmId,
+        vcpu: u32,
+        waits: bool,
+        now: MonoNs,
+    ) -> Result<(), RuntimeError> {
+        let mut inner = self.lock();
+        // A VM that has left waits for nothing.
+        let Some(resident) = inner.vms.get_mut(&vm) else {
+            return Ok(());
+        };
+        let changed = match waits {
+            true => resident.waiting.insert(vcpu),
+            false => resident.waiting.remove(&vcpu),
+        };
+        let key = resident.key;
+        if changed {
+            inner.reach(now)?;
+            inner.host.set_waits(key, vcpu, waits)?;
+            self.look();
+        }
+        Ok(())
+    }
+
+    /// How far a VM has come, and its vCPUs.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub(super) fn reading(&self, vm: VmId, now: MonoNs) -> Result<Reading, RuntimeError> {
+        let mut inner = self.lock();
+        inner.reach(now)?;
+        Ok(Reading::from(&inner.host.state(inner.resident(vm)?.key)?))
+    }
+
     /// The VMs here, paused ones too.
     pub(super) fn vms(&self) -> Vec<VmId> {
         self.lock().vms.keys().copied().collect()
     }
 
-    /// How far a guest may run that is here, or will be: see [`DestinationGuest::run_within`].
+    /// How far vCPUs of a guest may run that is here, or will be: see [`DestinationGuest::run_within`].
     ///
     /// [`DestinationGuest::run_within`]: crate::migration::guest::DestinationGuest::run_within
     ///
@@ -285,13 +327,13 @@ impl Runtime {
     pub(super) fn run_within(
         &self,
         key: u64,
-        limit: Limit,
+        limits: &[(usize, Limit)],
         now: MonoNs,
     ) -> Result<(), RuntimeError> {
         let mut inner = self.lock();
         inner.reach(now)?;
         let inner = &mut *inner;
-        inner.limits.set(&mut inner.host, key, limit)?;
+        inner.limits.set(&mut inner.host, key, limits)?;
         self.look();
         Ok(())
     }
@@ -306,20 +348,33 @@ impl Runtime {
         let Ok(key) = inner.resident(vm).map(|resident| resident.key) else {
             return Ok(Standing::Gone);
         };
-        let time = inner.host.state(key)?.guest_time();
+        let clock = inner.host.guest_clock(key)?;
         let mono = |at: TraceNs| inner.clock.mono_at(at);
-        Ok(match inner.limits.stop(key) {
-            Some(stop) => Standing::Stopped {
-                time,
-                clock: stop.clock,
-                since_ns: mono(stop.since).map_or(now.0, |at| at.0.min(now.0)),
-            },
-            None => {
-                let reaches = inner.limits.reaches(&inner.host, key)?;
-                let until_ns = reaches.and_then(mono).map_or(u64::MAX, |at| at.0);
-                Standing::Running { time, until_ns }
-            }
+        let standing = |vcpu: u32| {
+            let stop = inner.limits.stop(key, vcpu as usize);
+            Some(VcpuStanding {
+                time: clock.vcpu_at(vcpu, inner.host.now())?,
+                stopped: stop.map(|stop| Stopped {
+                    clock: stop.clock,
+                    since_ns: mono(stop.since).map_or(now.0, |at| at.0.min(now.0)),
+                }),
+            })
+        };
+        let vcpus = inner.host.vcpus(key)?;
+        let reaches = inner.limits.reaches(&inner.host, key)?;
+        Ok(Standing::Here {
+            vcpus: (0..vcpus).filter_map(standing).collect(),
+            until_ns: reaches.and_then(mono).map_or(u64::MAX, |at| at.0),
         })
+    }
+
+    /// How far the vCPUs of a VM have come, if some have waited while others went on.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub(super) fn vcpu_clocks(&self, vm: VmId) -> Result<VcpuClocks, RuntimeError> {
+        let inner = self.lock();
+        Ok(inner.host.state(inner.resident(vm)?.key)?.vcpus)
     }
 
     /// Whether a VM is here and not paused.
@@ -424,6 +479,7 @@ impl Inner {
                 sampled,
                 sampled_trace_ns,
                 departing: None,
+                waiting: BTreeSet::new(),
             },
         );
         Ok(guest_time)

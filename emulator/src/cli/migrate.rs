@@ -317,14 +317,6 @@ impl MigrateArgs {
         }
         let base = MigrationParams::default();
         let ms = |ns: Option<u64>| ns.map(|ns| ns / 1_000_000);
-        let postcopy = self.memory_mode == Some(MemoryMode::Postcopy);
-        if self.memory == Backing::Resident
-            && (self.postcopy || postcopy || self.engine == EngineKind::PostCopy)
-        {
-            let why = "post-copy needs --memory synthetic: nothing would stop resident memory where \
-                       pages are missing";
-            return Err(Unusable(why.to_owned()));
-        }
         let mut params = MigrationParams {
             postcopy: PostcopyParams {
                 ram: self.postcopy,

@@ -11,8 +11,8 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::{Builder, Scope};
 
+use replay::VmState;
 use replay::content::xbzrle::XbzrleError;
-use replay::{GuestTime, VmState};
 use thiserror::Error;
 
 use super::channels::{AcceptError, Channel};
@@ -163,6 +163,18 @@ pub enum DestinationError {
         /// The page.
         page: u32,
     },
+    /// Post-copy of RAM that is there: the kernel does not stop the guest at missing pages.
+    #[error("the guest cannot run without its pages: userfaultfd")]
+    Userfault(#[source] std::io::Error),
+    /// Post-copy of RAM that is there: the kernel does not take a page.
+    #[error("page {page} could not be put in its place")]
+    Place {
+        /// The page.
+        page: u32,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Post-copy: the stream ended and pages were missing. The guest is lost.
     #[error("the stream ended and {pages} pages had not come; the guest is lost")]
     PagesMissing {
@@ -240,7 +252,7 @@ pub fn run_destination(job: DestinationJob) -> DestinationOutcome {
     let job = &job;
     let meter = ThreadMeter::start();
     let (pages, shared) = (Pages::new(&job.memory, job.ram.as_ref()), Shared::default());
-    let (mut report, error, stopped_at, again) = std::thread::scope(|scope| {
+    let (mut report, error, stopped, again) = std::thread::scope(|scope| {
         let mut receiver = Receiver::new(job, &pages, &shared);
         let result = receiver
             .start_channels(scope)
@@ -262,7 +274,7 @@ pub fn run_destination(job: DestinationJob) -> DestinationOutcome {
             let _ = receiver.tell(1);
         }
         shared.end(job);
-        (receiver.report, error, receiver.stopped_at, receiver.again)
+        (receiver.report, error, receiver.stopped, receiver.again)
     });
     let broken = job.control.broken().is_some();
     job.control.attach(Vec::new());
@@ -280,7 +292,10 @@ pub fn run_destination(job: DestinationJob) -> DestinationOutcome {
     report.cpu_ns += cpu_ns + channel_cpu_ns;
     report.run_queue_ns += run_queue_ns + channel_run_queue_ns;
     (report.bad_on_receipt, report.torn_on_receipt) = pages.bad_and_torn();
-    report.verification = stopped_at.map(|stopped_at| pages.compare(stopped_at));
+    report.verification = stopped.map(|stopped| {
+        let guest = error.is_none().then_some(&*job.guest);
+        pages.compare(&stopped, guest)
+    });
     DestinationOutcome { report, error }
 }
 
@@ -321,7 +336,8 @@ struct Receiver<'a> {
     inbox: Inbox,
     silence_limit_ms: u64,
     decoder: Decoder,
-    stopped_at: Option<GuestTime>,
+    /// The guest as it was stopped, once it runs here.
+    stopped: Option<VmState>,
     format: Format,
     report: DestinationReport,
 }
@@ -340,7 +356,7 @@ impl<'a> Receiver<'a> {
             },
             silence_limit_ms: job.silence_limit_ms,
             decoder: Decoder::default(),
-            stopped_at: None,
+            stopped: None,
             format: Format::Qemu,
             report: DestinationReport::empty(),
         }
@@ -562,7 +578,7 @@ impl<'a> Receiver<'a> {
     /// The commit point. On an error the guest was not started and never will be; otherwise it
     /// runs here, and SHUT 0 tells the source so.
     fn commit(&mut self, header: Header, state: VmState) -> Result<(), DestinationError> {
-        let stopped_at = state.guest_time();
+        let stopped = state.clone();
         let guest = &self.job.guest;
         self.job.control.may_go_on()?;
         let resumed_ns = self
@@ -572,7 +588,7 @@ impl<'a> Receiver<'a> {
             .commit(|| guest.commit_and_resume(state))?
             .ok_or(DestinationError::Abandoned)?;
         self.report.resumed_ns = Some(resumed_ns);
-        self.stopped_at = Some(stopped_at);
+        self.stopped = Some(stopped);
         self.job.guest.resumed();
         if header.return_path && self.job.control.broken().is_none() {
             // If the connection is gone the source asks the control plane.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use replay::content::{
     ContentError, ContentProfile, Contents, ContentsError, PagePool, RecipeError, Stamp,
 };
+use replay::guest::{Deal, VcpuClocks};
 use replay::{GuestTime, MemoryModel, MemorySpec, VmState};
 use traces::class::Coupling;
 
@@ -49,36 +50,92 @@ pub trait DestinationGuest: Send + Sync {
     fn commit_and_resume(&self, state: VmState) -> Result<u64, CommitRefused>;
     /// The guest runs here, and the source has not been told. May block, as a fault plan asks.
     fn resumed(&self) {}
-    /// Post-copy: how far the guest may run, before it is here or while it is. It goes on if it stood at
-    /// an earlier limit.
-    fn run_within(&self, limit: Limit);
-    /// Post-copy: how far it has come.
+    /// Post-copy: how far some of its vCPUs may run, before it is here or while it is. They go on if they stood at
+    /// an earlier limit; the others are as they were.
+    fn run_within(&self, limits: &[(usize, Limit)]);
+    /// Post-copy: how far each vCPU has come.
     fn standing(&self) -> Standing;
+    /// Post-copy of RAM that is there: the kernel has stopped this thread at a page that has not come. If it is a
+    /// vCPU's, the vCPU's time stands until it has caught up; which one.
+    fn vcpu_waits(&self, _thread: u32) -> Option<u32> {
+        None
+    }
+    /// Has nobody write RAM that is there while `with` looks at it: it is what it was when the guest and its vCPUs had
+    /// come as far as told. False when the guest is not here, or computes its memory.
+    fn hold_still(&self, _with: &mut dyn FnMut(&Reading)) -> bool {
+        false
+    }
     /// Post-copy: pages that it needs will never come. It is dropped.
     fn give_up(&self);
 }
 
-/// How far a guest has come that may only run to a [`Limit`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How far a guest has come, and its vCPUs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reading {
+    /// The guest.
+    pub time: GuestTime,
+    /// What its vCPUs' clocks read then.
+    pub vcpus: VcpuClocks,
+}
+
+impl Reading {
+    /// How far a vCPU has come.
+    #[must_use]
+    pub fn of(&self, vcpu: u32) -> GuestTime {
+        self.vcpus.time(vcpu, self.time)
+    }
+}
+
+impl From<GuestTime> for Reading {
+    /// Of a guest whose vCPUs have come as far.
+    fn from(time: GuestTime) -> Self {
+        Self {
+            time,
+            vcpus: VcpuClocks::default(),
+        }
+    }
+}
+
+impl From<&VmState> for Reading {
+    fn from(state: &VmState) -> Self {
+        Self {
+            time: state.guest_time(),
+            vcpus: state.vcpus.clone(),
+        }
+    }
+}
+
+/// How far a guest has come whose vCPUs may only run to a [`Limit`] each.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// It runs.
-    Running {
-        /// So far.
-        time: GuestTime,
-        /// Monotonic instant at which it reaches the limit if nothing changes, or at which to ask again.
+    /// It is here.
+    Here {
+        /// Each vCPU.
+        vcpus: Vec<VcpuStanding>,
+        /// Monotonic instant at which one that runs reaches its limit if nothing changes, or at which to ask
+        /// again.
         until_ns: u64,
-    },
-    /// It stands at the limit.
-    Stopped {
-        /// There.
-        time: GuestTime,
-        /// The clock whose limit it is.
-        clock: Coupling,
-        /// Since when, monotonic ns: when it got there, whenever that was noticed.
-        since_ns: u64,
     },
     /// It is not here.
     Gone,
+}
+
+/// How far a vCPU has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VcpuStanding {
+    /// So far, in its own time.
+    pub time: GuestTime,
+    /// It stands at its limit.
+    pub stopped: Option<Stopped>,
+}
+
+/// A vCPU stands at its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// The clock whose limit it is.
+    pub clock: Coupling,
+    /// Since when, monotonic ns: when it got there, whenever that was noticed.
+    pub since_ns: u64,
 }
 
 /// A guest's memory as a function of its guest time. Both ends build it from the same values.
@@ -108,6 +165,23 @@ impl GuestMemory {
         };
         memory.check = memory.fingerprint();
         Ok(memory)
+    }
+
+    /// The same of a guest of several vCPUs.
+    #[must_use]
+    pub fn of_vcpus(mut self, deal: Deal) -> Self {
+        self.model = Arc::new(Arc::unwrap_or_clone(self.model).of_vcpus(deal));
+        self
+    }
+
+    /// The same of a guest whose vCPUs have parted.
+    #[must_use]
+    pub fn apart(&self, clocks: &VcpuClocks) -> Self {
+        let mut memory = self.clone();
+        if !clocks.are_one() {
+            memory.model = Arc::new(MemoryModel::clone(&self.model).apart(clocks.clone()));
+        }
+        memory
     }
 
     /// Key of the VM.

@@ -9,7 +9,7 @@ use super::ownership::SourceSide;
 use super::params::{EngineKind, MigrationParams};
 use super::record::{
     DestinationReport, MigrationRecord, Owner, Phase, PostcopyDestination, Prediction, Round,
-    SourceReport, Status,
+    SourceReport, Status, VcpuWaits,
 };
 use super::transport::status_word;
 
@@ -73,13 +73,20 @@ pub fn query_migrate(report: &SourceReport, ram_bytes: u64) -> Value {
     answer
 }
 
-/// What QEMU tells of a post-copy at its destination, put into the same answer. Every vCPU of ours stands
-/// still when one does, so all have the same.
+/// What QEMU tells of a post-copy at its destination under `postcopy-blocktime`, put into the same answer.
 fn add_postcopy(answer: &mut Value, postcopy: &PostcopyDestination) {
-    let mean = |sum: u64| sum.checked_div(postcopy.requests);
+    let each =
+        |figure: fn(&VcpuWaits) -> u64| -> Vec<u64> { postcopy.vcpus.iter().map(figure).collect() };
     answer["postcopy-blocktime"] = json!(postcopy.blocktime_ns / NS_PER_MS);
-    answer["postcopy-latency"] = json!(mean(postcopy.latency_ns_sum));
+    answer["postcopy-vcpu-blocktime"] = json!(each(|vcpu| vcpu.blocktime_ns / NS_PER_MS));
+    let mean = postcopy.latency_ns_sum.checked_div(postcopy.requests);
+    answer["postcopy-latency"] = json!(mean);
     answer["postcopy-latency-dist"] = json!(postcopy.latency_dist);
+    // One that never waited has 0 there, as QEMU has it.
+    answer["postcopy-vcpu-latency"] = json!(each(|vcpu| vcpu
+        .latency_ns_sum
+        .checked_div(vcpu.requests)
+        .unwrap_or(0)));
     if postcopy.prefaulted_pages.is_some() {
         // Its source cannot tell a page that the guest waits for from another.
         answer["ram"]["postcopy-requests"] = json!(postcopy.requests);
@@ -310,7 +317,8 @@ fn is_verified(report: &DestinationReport) -> bool {
     let postcopy = report.postcopy.as_ref();
     compared.is_some_and(|all| all.pages > 0 && all.bad == 0)
         && report.bad_on_receipt == 0
-        && postcopy.is_none_or(|postcopy| postcopy.never_came == 0 && postcopy.overrun == 0)
+        && postcopy
+            .is_none_or(|postcopy| postcopy.never_came == 0 && postcopy.overrun.unwrap_or(0) == 0)
 }
 
 /// What kind of migration it turned out to be.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use replay::content::{ContentProfile, PagePool, Recipe};
+use replay::guest::Deal;
 use replay::host::CoreWork;
 use replay::{Behaviour, GuestTime, MemorySpec, VmState};
 use traces::class::{Coupling, Locality, PageClass};
@@ -15,7 +16,9 @@ use super::destination::{
     DestinationControl, DestinationError, DestinationJob, DestinationOutcome, run_destination,
 };
 use super::engine::EngineUnits;
-use super::guest::{CommitRefused, DestinationGuest, GuestMemory, SourceGuest, Standing};
+use super::guest::{
+    CommitRefused, DestinationGuest, GuestMemory, SourceGuest, Standing, Stopped, VcpuStanding,
+};
 use super::ownership::{DestinationSide, SourceSide};
 use super::params::{AutoConvergeParams, MigrationParams, PostcopyParams, Reprotect};
 use super::record::Status;
@@ -33,6 +36,7 @@ mod faults;
 mod multifd;
 mod on_demand;
 mod postcopy;
+mod pulled_ram;
 mod resident;
 
 const SEED: u64 = 11;
@@ -40,52 +44,77 @@ const VM: u64 = 77;
 /// Built into every kernel and allowed to every user.
 const CONGESTION: &str = "reno";
 
-/// A guest that runs on the machine's clock, one CPU busy.
+/// A guest that runs on the machine's clock, each of its vCPUs busy.
 struct TestGuest {
     running: Arc<AtomicUsize>,
-    clock: Mutex<(Option<u64>, u64)>,
+    vcpus: Mutex<Vec<Own>>,
     refuse: bool,
     throttled: Mutex<Vec<u8>>,
-    /// Both of its clocks are one.
-    limit: Mutex<Limit>,
 }
 
-impl TestGuest {
-    fn new(running: &Arc<AtomicUsize>, runs: bool) -> Arc<Self> {
-        running.fetch_add(usize::from(runs), Ordering::SeqCst);
-        let clock = Mutex::new((runs.then(mono_ns), 0));
-        Arc::new(Self {
-            running: Arc::clone(running),
-            clock,
-            refuse: false,
-            throttled: Mutex::default(),
-            limit: Mutex::default(),
-        })
-    }
+/// How far a vCPU has come. Both of its clocks are one.
+#[derive(Clone, Copy, Default)]
+struct Own {
+    since: Option<u64>,
+    before: u64,
+    limit: Limit,
+}
 
-    fn run_ns(&self) -> u64 {
-        let (since, before) = *self.clock.lock().unwrap();
-        let free = before + since.map_or(0, |since| mono_ns() - since);
+impl Own {
+    fn ns(&self) -> u64 {
+        let free = self.before + self.since.map_or(0, |since| mono_ns() - since);
         let most = self.most().map_or(u64::MAX, |(ns, _)| ns);
-        free.min(most.max(before))
+        free.min(most.max(self.before))
     }
 
     /// How far its limit lets it come, and by which clock.
     fn most(&self) -> Option<(u64, Coupling)> {
-        let limit = *self.limit.lock().unwrap();
-        let cpu = limit.cpu_ns.map(|ns| (ns - 1, Coupling::Cpu));
-        let run = limit.run_ns.map(|ns| (ns - 1, Coupling::Time));
+        let cpu = self.limit.cpu_ns.map(|ns| (ns - 1, Coupling::Cpu));
+        let run = self.limit.run_ns.map(|ns| (ns - 1, Coupling::Time));
         cpu.into_iter().chain(run).min_by_key(|(ns, _)| *ns)
+    }
+}
+
+impl TestGuest {
+    fn new(running: &Arc<AtomicUsize>, runs: bool, vcpus: u32) -> Arc<Self> {
+        running.fetch_add(usize::from(runs), Ordering::SeqCst);
+        let own = Own {
+            since: runs.then(mono_ns),
+            ..Own::default()
+        };
+        Arc::new(Self {
+            running: Arc::clone(running),
+            vcpus: Mutex::new(vec![own; vcpus as usize]),
+            refuse: false,
+            throttled: Mutex::default(),
+        })
+    }
+
+    /// Of one that goes on where it came: as far as the vCPU that is furthest.
+    fn run_ns(&self) -> u64 {
+        let vcpus = self.vcpus.lock().unwrap();
+        vcpus.iter().map(Own::ns).max().unwrap()
     }
 
     fn runs(&self) -> bool {
-        self.clock.lock().unwrap().0.is_some()
+        self.vcpus.lock().unwrap()[0].since.is_some()
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        let vcpus = self.vcpus.lock().unwrap();
+        vcpus.iter().map(|own| own.limit).collect()
+    }
+
+    fn set(&self, since: Option<u64>, before: u64) {
+        for own in self.vcpus.lock().unwrap().iter_mut() {
+            (own.since, own.before) = (since, before);
+        }
     }
 
     fn start(&self, before: u64) {
         let others = self.running.fetch_add(1, Ordering::SeqCst);
         assert_eq!(others, 0, "two running copies");
-        *self.clock.lock().unwrap() = (Some(mono_ns()), before);
+        self.set(Some(mono_ns()), before);
     }
 }
 
@@ -103,7 +132,7 @@ impl SourceGuest for TestGuest {
 
     fn pause(&self) -> GuestTime {
         let ns = self.run_ns();
-        *self.clock.lock().unwrap() = (None, ns);
+        self.set(None, ns);
         self.running.fetch_sub(1, Ordering::SeqCst);
         time(ns)
     }
@@ -129,8 +158,9 @@ impl SourceGuest for TestGuest {
 
     fn crash(&self) {
         let ns = self.run_ns();
-        let ran = std::mem::replace(&mut *self.clock.lock().unwrap(), (None, ns));
-        if ran.0.is_some() {
+        let ran = self.runs();
+        self.set(None, ns);
+        if ran {
             self.running.fetch_sub(1, Ordering::SeqCst);
         }
     }
@@ -147,32 +177,37 @@ impl DestinationGuest for TestGuest {
         Ok(mono_ns())
     }
 
-    fn run_within(&self, limit: Limit) {
-        let so_far = self.run_ns();
-        let mut clock = self.clock.lock().unwrap();
-        *clock = (clock.0.map(|_| mono_ns()), so_far);
-        *self.limit.lock().unwrap() = limit;
+    fn run_within(&self, limits: &[(usize, Limit)]) {
+        let mut vcpus = self.vcpus.lock().unwrap();
+        for &(vcpu, limit) in limits {
+            let own = &mut vcpus[vcpu];
+            (own.before, own.since) = (own.ns(), own.since.map(|_| mono_ns()));
+            own.limit = limit;
+        }
     }
 
     fn standing(&self) -> Standing {
-        let time = time(self.run_ns());
-        let (Some(since), before) = *self.clock.lock().unwrap() else {
-            return Standing::Gone;
-        };
-        match self.most() {
-            Some((most, clock)) if time.run_ns >= most => Standing::Stopped {
-                time,
-                clock,
-                since_ns: since + most.saturating_sub(before),
-            },
-            Some((most, _)) => Standing::Running {
-                time,
-                until_ns: since + (most - before),
-            },
-            None => Standing::Running {
-                time,
-                until_ns: u64::MAX,
-            },
+        let vcpus = self.vcpus.lock().unwrap();
+        let mut until_ns = u64::MAX;
+        let mut standing = Vec::new();
+        for own in vcpus.iter() {
+            let Some(since) = own.since else {
+                return Standing::Gone;
+            };
+            let time = time(own.ns());
+            let stopped = own.most().and_then(|(most, clock)| {
+                let since_ns = since + most.saturating_sub(own.before);
+                let stands = time.run_ns >= most;
+                if !stands {
+                    until_ns = until_ns.min(since_ns);
+                }
+                stands.then_some(Stopped { clock, since_ns })
+            });
+            standing.push(VcpuStanding { time, stopped });
+        }
+        Standing::Here {
+            vcpus: standing,
+            until_ns,
         }
     }
 
@@ -241,14 +276,18 @@ struct World {
 
 impl World {
     fn new(rate: f64) -> Self {
+        Self::of_vcpus(rate, 1)
+    }
+
+    fn of_vcpus(rate: f64, vcpus: u32) -> Self {
         let running = Arc::new(AtomicUsize::new(0));
-        let source = TestGuest::new(&running, true);
-        let destination = TestGuest::new(&running, false);
+        let source = TestGuest::new(&running, true, vcpus);
+        let destination = TestGuest::new(&running, false, vcpus);
         Self {
             running,
             source,
             destination,
-            memory: memory(rate),
+            memory: memory(rate).of_vcpus(Deal::alike(vcpus)),
         }
     }
 
@@ -702,7 +741,7 @@ fn a_destination_that_cannot_commit_sends_the_guest_back() {
     assert!(matches!(received.error, Some(DestinationError::Refused(_))));
     assert_eq!(sent.end, SourceEnd::Failed, "{:?}", sent.report.error);
     assert_eq!(sent.side, SourceSide::Running);
-    world.destination = TestGuest::new(&world.running, false);
+    world.destination = TestGuest::new(&world.running, false, 1);
     world.next_migration_succeeds();
 }
 

@@ -1,13 +1,14 @@
-//! Which missing page a guest touches next: the memory model's accesses as the limit that the guest
-//! may run to. Pure; guest time is an argument.
+//! Which missing page each vCPU of a guest touches next: the memory model's accesses as the limit that the vCPU
+//! may run to. Pure; times are arguments, and all of them the vCPUs' own.
 //!
-//! The accesses are looked up ahead, a window of guest time at a time: a harvest of the window finds the
+//! The accesses are looked up ahead, a window of a vCPU's time at a time: a harvest of the windows finds the
 //! pages, and only theirs are dated. Never inside: threads, the wire, what pages hold.
 
 use std::collections::BTreeSet;
 
 pub use scans::Scans;
 
+use replay::guest::Span;
 use replay::{Bitmap, GuestTime, MemoryModel};
 use traces::class::Coupling;
 
@@ -19,7 +20,7 @@ const WINDOW_NS: u64 = 100_000_000;
 /// The clock of served CPU runs as fast as all vCPUs together.
 const WINDOW_CPU_NS: u64 = 200_000_000;
 
-/// How far a guest may run: it stands still at the last instant at which each clock is below its reading.
+/// How far a vCPU may run: it stands still at the last instant at which each clock is below its reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limit {
     /// Of the CPU time served; `None`: no limit.
@@ -48,32 +49,41 @@ impl Limit {
     }
 }
 
-/// Missing pages, and when the guest wants them.
+/// What is known of a vCPU's accesses.
+#[derive(Debug)]
+struct Ahead {
+    /// They are known up to here.
+    horizon: GuestTime,
+    /// (clock, page) of accesses of missing pages, by clock; those of pages that came since are skipped.
+    cpu: BTreeSet<(u64, u32)>,
+    run: BTreeSet<(u64, u32)>,
+}
+
+/// Missing pages, and when each vCPU wants them.
 #[derive(Debug)]
 pub struct Upcoming<'a> {
     model: &'a MemoryModel,
     missing: Bitmap,
     left: u64,
-    /// Accesses are known up to here.
-    horizon: GuestTime,
-    /// (clock, page) of accesses of missing pages, by clock; those of pages that came since are skipped.
-    cpu: BTreeSet<(u64, u32)>,
-    run: BTreeSet<(u64, u32)>,
+    vcpus: Vec<Ahead>,
     found: Bitmap,
 }
 
 impl<'a> Upcoming<'a> {
-    /// A guest that stands at `at` without these pages. Nothing is known yet: see [`Upcoming::look_ahead`].
+    /// A guest whose vCPUs stand at `at` without these pages. Nothing is known yet: see [`Upcoming::look_ahead`].
     #[must_use]
-    pub fn new(model: &'a MemoryModel, missing: Bitmap, at: GuestTime) -> Self {
+    pub fn new(model: &'a MemoryModel, missing: Bitmap, at: &[GuestTime]) -> Self {
+        let ahead = |&horizon: &GuestTime| Ahead {
+            horizon,
+            cpu: BTreeSet::new(),
+            run: BTreeSet::new(),
+        };
         Self {
             model,
             left: missing.count(),
             found: Bitmap::new(missing.len()),
             missing,
-            horizon: at,
-            cpu: BTreeSet::new(),
-            run: BTreeSet::new(),
+            vcpus: at.iter().map(ahead).collect(),
         }
     }
 
@@ -89,35 +99,51 @@ impl<'a> Upcoming<'a> {
         &self.missing
     }
 
-    /// Whether a guest at `at` has used up half of what is known.
+    /// The vCPU that accesses a page.
     #[must_use]
-    pub fn is_short(&self, at: GuestTime) -> bool {
-        self.left > 0
-            && (at.run_ns.saturating_add(WINDOW_NS / 2) >= self.horizon.run_ns
-                || at.cpu_ns.saturating_add(WINDOW_CPU_NS / 2) >= self.horizon.cpu_ns)
+    pub fn vcpu(&self, page: u32) -> usize {
+        self.model.deal().vcpu(page) as usize
     }
 
-    /// Looks up the accesses of the next window.
-    pub fn look_ahead(&mut self) {
-        let from = self.horizon;
-        let to = GuestTime {
-            cpu_ns: from.cpu_ns.saturating_add(WINDOW_CPU_NS),
-            run_ns: from.run_ns.saturating_add(WINDOW_NS),
+    /// Whether a vCPU at `at` has used up half of what is known.
+    #[must_use]
+    pub fn is_short(&self, vcpu: usize, at: GuestTime) -> bool {
+        let horizon = self.vcpus[vcpu].horizon;
+        self.left > 0
+            && (at.run_ns.saturating_add(WINDOW_NS / 2) >= horizon.run_ns
+                || at.cpu_ns.saturating_add(WINDOW_CPU_NS / 2) >= horizon.cpu_ns)
+    }
+
+    /// Looks up the accesses of the next window of some vCPUs.
+    pub fn look_ahead(&mut self, whose: impl Fn(usize) -> bool) {
+        let window = |(vcpu, ahead): (usize, &Ahead)| {
+            let from = ahead.horizon;
+            if !whose(vcpu) {
+                return (from, from);
+            }
+            let to = GuestTime {
+                cpu_ns: from.cpu_ns.saturating_add(WINDOW_CPU_NS),
+                run_ns: from.run_ns.saturating_add(WINDOW_NS),
+            };
+            (from, to)
         };
+        let windows: Vec<Span> = self.vcpus.iter().enumerate().map(window).collect();
         self.found.clear_all();
-        self.model.harvest(from, to, &mut self.found);
-        let all = 0..self.missing.len();
-        self.model.reads_range(all, from, to, &mut self.found);
+        self.model.accesses_each(&windows, &mut self.found);
         for page in self.found.iter().filter(|&page| self.missing.get(page)) {
-            let Some(access) = self.model.first_access(page, from) else {
+            let vcpu = self.model.deal().vcpu(page) as usize;
+            let Some(access) = self.model.first_access(page, windows[vcpu].0) else {
                 continue;
             };
+            let ahead = &mut self.vcpus[vcpu];
             match access.coupling {
-                Coupling::Cpu => self.cpu.insert((access.clock_ns, page)),
-                Coupling::Time => self.run.insert((access.clock_ns, page)),
+                Coupling::Cpu => ahead.cpu.insert((access.clock_ns, page)),
+                Coupling::Time => ahead.run.insert((access.clock_ns, page)),
             };
         }
-        self.horizon = to;
+        for (ahead, (_, to)) in self.vcpus.iter_mut().zip(windows) {
+            ahead.horizon = to;
+        }
     }
 
     /// A page came: whether it was missing.
@@ -127,18 +153,18 @@ impl<'a> Upcoming<'a> {
         was_missing
     }
 
-    /// How far the guest may run: to the next access of a page that is missing, or to the end of what is
+    /// How far a vCPU may run: to its next access of a page that is missing, or to the end of what is
     /// known.
-    pub fn limit(&mut self) -> Limit {
+    pub fn limit(&mut self, vcpu: usize) -> Limit {
         if self.left == 0 {
             return Limit::NONE;
         }
-        let GuestTime { cpu_ns, run_ns } = self.horizon;
+        let GuestTime { cpu_ns, run_ns } = self.vcpus[vcpu].horizon;
         let cpu = self
-            .next(Coupling::Cpu)
+            .next(vcpu, Coupling::Cpu)
             .map_or(cpu_ns, |(clock, _)| clock - 1);
         let run = self
-            .next(Coupling::Time)
+            .next(vcpu, Coupling::Time)
             .map_or(run_ns, |(clock, _)| clock - 1);
         Limit {
             cpu_ns: Some(cpu.saturating_add(1)),
@@ -146,17 +172,18 @@ impl<'a> Upcoming<'a> {
         }
     }
 
-    /// The page a guest waits for that stands at the limit of a clock; `None` if that was the end of what is
+    /// The page that a vCPU waits for which stands at the limit of a clock; `None` if that was the end of what is
     /// known.
-    pub fn awaited(&mut self, clock: Coupling) -> Option<u32> {
-        self.next(clock).map(|(_, page)| page)
+    pub fn awaited(&mut self, vcpu: usize, clock: Coupling) -> Option<u32> {
+        self.next(vcpu, clock).map(|(_, page)| page)
     }
 
-    /// The next access of a missing page by a clock.
-    fn next(&mut self, clock: Coupling) -> Option<(u64, u32)> {
+    /// A vCPU's next access of a missing page by a clock.
+    fn next(&mut self, vcpu: usize, clock: Coupling) -> Option<(u64, u32)> {
+        let ahead = &mut self.vcpus[vcpu];
         let accesses = match clock {
-            Coupling::Cpu => &mut self.cpu,
-            Coupling::Time => &mut self.run,
+            Coupling::Cpu => &mut ahead.cpu,
+            Coupling::Time => &mut ahead.run,
         };
         while let Some(&first) = accesses.first() {
             if self.missing.get(first.1) {

@@ -11,13 +11,16 @@
 
 mod log;
 mod ram;
+mod touches;
 mod vcpus;
 mod writer;
 
 pub use log::RamLog;
-pub use ram::Ram;
+pub use ram::{Lacking, Ram, Touch};
 pub use vcpus::{GuestClock, Vcpus, WritersReport};
 pub use writer::{Share, Writer};
 
+#[cfg(test)]
+mod missing_tests;
 #[cfg(test)]
 mod tests;

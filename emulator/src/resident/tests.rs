@@ -12,13 +12,14 @@ use traces::content::named;
 use super::*;
 use crate::migration::guest::GuestMemory;
 
-const PAGES: u32 = 2_000;
+pub(super) const PAGES: u32 = 2_000;
 const MS: u64 = 1_000_000;
 
-fn memory(seed: u64, content: &str) -> GuestMemory {
+pub(super) fn memory(seed: u64, content: &str) -> GuestMemory {
     let class = |pages, rate, coupling, locality| PageClass {
         coupling,
         locality,
+        read_rate: 2.0,
         ..PageClass::new(pages, rate)
     };
     let phase = |length_ms: u64, first_page, classes| ClassPhase {
@@ -60,7 +61,7 @@ fn memory(seed: u64, content: &str) -> GuestMemory {
 }
 
 /// Two vCPUs are served less than a core, unevenly in time.
-fn time(ms: u64) -> GuestTime {
+pub(super) fn time(ms: u64) -> GuestTime {
     GuestTime {
         cpu_ns: ms * MS * 7 / 10 + (ms % 3) * 1_000,
         run_ns: ms * MS,
@@ -69,7 +70,7 @@ fn time(ms: u64) -> GuestTime {
 
 fn writers(memory: &GuestMemory, ram: &Arc<Ram>, of: u32) -> Vec<Writer> {
     let begin = |index| {
-        let share = Share { index, of };
+        let share = Share::of(memory, index, of);
         let mut writer = Writer::new(memory.clone(), Arc::clone(ram), share, time(0));
         writer.fill();
         writer
@@ -78,7 +79,7 @@ fn writers(memory: &GuestMemory, ram: &Arc<Ram>, of: u32) -> Vec<Writer> {
 }
 
 /// Every page of RAM is what the model says of a guest time.
-fn assert_holds(memory: &GuestMemory, ram: &Ram, at: GuestTime) {
+pub(super) fn assert_holds(memory: &GuestMemory, ram: &Ram, at: GuestTime) {
     let mut bytes = [0; PAGE_BYTES];
     for page in 0..PAGES {
         let version = memory.version_at(page, at);
@@ -204,10 +205,11 @@ fn a_bit_set_before_its_data_loses_the_write() {
 
 #[test]
 fn shares_of_vcpus_are_all_pages_once() {
+    let memory = memory(1, "random");
     for of in 1..5 {
         let mut seen = vec![0; PAGES as usize];
         for index in 0..of {
-            let share = Share { index, of };
+            let share = Share::of(&memory, index, of);
             share.runs(PAGES, |pages| {
                 pages.for_each(|page| seen[page as usize] += 1);
             });

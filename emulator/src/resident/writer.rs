@@ -4,9 +4,10 @@
 //! is looked up by halves until each write has its step of a millisecond. A step's pages are written
 //! when the step is over, in their last version of it. Never inside: threads, clocks.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use replay::guest::GuestTime;
+use replay::guest::{Deal, GuestTime};
 use replay::{Bitmap, MemoryModel};
 use traces::class::Coupling;
 
@@ -19,29 +20,50 @@ pub(super) const STEP_NS: u64 = 1_000_000;
 const STEPS: usize = 256;
 /// Guest time that has leapt so far is not gone through: only the last versions are written.
 const LEAP_NS: u64 = 4 * STEPS as u64 * STEP_NS;
-/// Pages that one vCPU has side by side.
-const BLOCK: u32 = 64;
-
 /// The pages of one vCPU among several.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Share {
-    /// Which.
-    pub index: u32,
-    /// Of how many; at least 1.
-    pub of: u32,
+    index: u32,
+    deal: Deal,
 }
 
 impl Share {
+    /// Those of a vCPU, of a guest that has so many.
+    #[must_use]
+    pub fn of(memory: &GuestMemory, index: u32, vcpus: u32) -> Self {
+        let deal = memory.model().deal();
+        let deal = match deal.vcpus() == vcpus {
+            true => deal.clone(),
+            // While vCPUs have one clock nothing hangs on whose a page is.
+            false => Deal::alike(vcpus),
+        };
+        Self { index, deal }
+    }
+
     /// All pages.
-    pub const ALL: Self = Self { index: 0, of: 1 };
+    #[must_use]
+    pub fn all() -> Self {
+        Self {
+            index: 0,
+            deal: Deal::default(),
+        }
+    }
+
+    /// Whether a page is one of them.
+    #[must_use]
+    pub fn has(&self, page: u32) -> bool {
+        self.deal.vcpu(page) == self.index
+    }
 
     /// Calls `with` for each run of its pages.
-    pub(super) fn runs(self, pages: u32, mut with: impl FnMut(std::ops::Range<u32>)) {
-        if self.of <= 1 {
+    pub(super) fn runs(&self, pages: u32, mut with: impl FnMut(Range<u32>)) {
+        if self.deal.vcpus() == 1 {
             return with(0..pages);
         }
-        let blocks = (self.index..pages.div_ceil(BLOCK)).step_by(self.of as usize);
-        blocks.for_each(|block| with(block * BLOCK..((block + 1) * BLOCK).min(pages)));
+        let all = 0..pages;
+        let parts = self.deal.parts(&all);
+        let own = parts.filter(|(_, vcpu)| *vcpu == self.index);
+        own.for_each(|(part, _)| with(part));
     }
 }
 

@@ -290,12 +290,12 @@ pub fn keep(capacity: &Capacity) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use netmodel::capacity::Throughput;
     use std::path::Path;
 
-    fn scenario(more: &str) -> Scenario {
+    pub(in crate::run) fn scenario(more: &str) -> Scenario {
         let text = format!(
             "duration = \"9s\"\n[network]\nlink = {{ rate = \"1Gbit\" }}\n\
              [[hosts]]\nname = \"h\"\ncount = 3\ncores = 1\nram = \"1GiB\"\n\

@@ -67,7 +67,8 @@ fn lacks(kind: BackendKind, capabilities: &Capabilities) -> impl Iterator<Item =
     names.map(|name| lack_of(name, capabilities))
 }
 
-fn lack_of(name: &str, capabilities: &Capabilities) -> String {
+/// The same of one that was asked for by name.
+pub(super) fn lack_of(name: &str, capabilities: &Capabilities) -> String {
     let probed = capabilities.0.iter().find(|c| c.name == name);
     probed.map_or_else(|| format!("this machine lacks {name}"), lack)
 }

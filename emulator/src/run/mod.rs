@@ -15,6 +15,7 @@ mod gate;
 pub mod grade;
 pub mod links;
 mod migrate;
+mod needs;
 mod patience;
 mod predict;
 pub mod progress;
@@ -125,6 +126,7 @@ pub fn run(request: &RunRequest) -> anyhow::Result<RunOutcome> {
     // Probing forks, so it comes before any thread.
     let capabilities = netmodel::sys::probe::probe();
     lacks_nothing(&capabilities)?;
+    needs::lacks_nothing_for(&request.scenario, &capabilities)?;
     let backend = backend::choose(&request.scenario.network, &capabilities).map_err(unchosen)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

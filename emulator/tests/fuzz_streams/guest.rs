@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use migbed::clock::mono_ns;
 use migbed::migration::guest::{
-    CommitRefused, DestinationGuest, GuestMemory, SourceGuest, Standing,
+    CommitRefused, DestinationGuest, GuestMemory, SourceGuest, Standing, Stopped, VcpuStanding,
 };
 use migbed::migration::upcoming::Limit;
 use replay::content::{ContentProfile, PagePool, Recipe};
@@ -101,7 +101,10 @@ impl SourceGuest for Guest {
 }
 
 impl DestinationGuest for Guest {
-    fn run_within(&self, limit: Limit) {
+    fn run_within(&self, limits: &[(usize, Limit)]) {
+        let Some(&(_, limit)) = limits.last() else {
+            return;
+        };
         let mut clock = self.clock.lock().unwrap();
         clock.before_ns = clock.ran_ns();
         clock.since_ns = clock.since_ns.map(|_| mono_ns());
@@ -114,20 +117,22 @@ impl DestinationGuest for Guest {
             return Standing::Gone;
         };
         let time = time(clock.ran_ns());
-        match clock.most() {
-            Some((most, by)) if time.run_ns >= most => Standing::Stopped {
-                time,
-                clock: by,
-                since_ns: since_ns + most.saturating_sub(clock.before_ns),
-            },
-            Some((most, _)) => Standing::Running {
-                time,
-                until_ns: since_ns + (most - clock.before_ns),
-            },
-            None => Standing::Running {
-                time,
-                until_ns: u64::MAX,
-            },
+        let (mut stopped, mut until_ns) = (None, u64::MAX);
+        if let Some((most, by)) = clock.most() {
+            let at_ns = since_ns + most.saturating_sub(clock.before_ns);
+            match time.run_ns >= most {
+                true => {
+                    stopped = Some(Stopped {
+                        clock: by,
+                        since_ns: at_ns,
+                    });
+                }
+                false => until_ns = at_ns,
+            }
+        }
+        Standing::Here {
+            vcpus: vec![VcpuStanding { time, stopped }],
+            until_ns,
         }
     }
 

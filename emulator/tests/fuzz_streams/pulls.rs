@@ -256,7 +256,7 @@ pub(crate) fn check(
     let overrun = report
         .postcopy
         .as_ref()
-        .map_or(0, |postcopy| postcopy.overrun);
+        .map_or(0, |postcopy| postcopy.overrun.unwrap_or(0));
     assert_eq!(overrun, 0, "{what}: pages were touched before they came");
     let may = wrong(memory, pages, state);
     let (least, most) = may.unwrap_or_else(|| panic!("{what}: a page is missing"));

@@ -7,11 +7,14 @@
 use std::io;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use super::userfault::Userfault;
 
 /// Bytes of a word.
 const WORD: usize = 8;
@@ -102,6 +105,28 @@ impl SharedMemory {
             let all = words.iter().map(|word| word.load(Ordering::Relaxed));
             all.fold(0, |all, word| all | word) == 0
         })
+    }
+
+    /// Takes ranges of bytes, whole pages, out of the mapping, and has the kernel stop whoever touches a page that is not
+    /// there. A page that nobody ever touched is not there either.
+    ///
+    /// # Errors
+    /// When the kernel has no userfaultfd, or refuses; pages may then be zero that were not.
+    ///
+    /// # Panics
+    /// If a range does not lie within the mapping.
+    pub fn trap(&self, missing: impl IntoIterator<Item = Range<usize>>) -> io::Result<Userfault> {
+        let trap = Userfault::watch(self.base.as_ptr() as u64, self.len())?;
+        for range in missing {
+            assert!(range.start <= range.end && range.end <= self.len());
+            let first = self.base.cast::<libc::c_void>().as_ptr();
+            let first = NonNull::new(first.wrapping_byte_add(range.start));
+            let first = first.ok_or(io::ErrorKind::InvalidInput)?;
+            // SAFETY: it lies within the mapping, which is anonymous and private and only ever seen as atomics: its
+            // words become zero, as if another thread had stored that.
+            unsafe { madvise(first, range.len(), MmapAdvise::MADV_DONTNEED)? };
+        }
+        Ok(trap)
     }
 
     /// A part of it for [`write_vectored`]: what it holds when the kernel reads it.

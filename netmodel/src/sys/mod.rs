@@ -1,4 +1,4 @@
-//! The edge to the kernel: namespaces, netlink, packet sockets, clocks, probes.
+//! The edge to the kernel: namespaces, netlink, packet sockets, clocks, memory and its faults, probes.
 //!
 //! The only place of this crate with `unsafe` and with clock reads. Nothing here decides anything.
 
@@ -14,3 +14,4 @@ pub mod sched;
 pub(crate) mod tc;
 pub mod tcpinfo;
 pub(crate) mod tun;
+pub mod userfault;

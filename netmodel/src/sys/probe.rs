@@ -9,6 +9,9 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+/// The name of what post-copy of memory that is there needs.
+pub const USERFAULTFD: &str = "userfaultfd";
+
 /// One thing a computer may offer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capability {
@@ -53,7 +56,7 @@ pub fn probe() -> Capabilities {
     let mut found = facts();
     found.extend(settings());
     found.extend(kernel::namespaces());
-    found.push(kernel::userfault());
+    found.extend(kernel::userfault());
     found.push(congestion_control());
     found.push(cpu_controller());
     Capabilities(found)

@@ -8,10 +8,12 @@ use std::ops::Range;
 use traces::class::Coupling;
 
 use super::GuestTime;
+use super::memory::Span;
 use super::pages::PagesWriter;
 use super::poisson::PoissonWriter;
 use super::sweep::SweepWriter;
 use super::tempo::Tempo;
+use super::vcpus::Deal;
 use crate::bitmap::Bitmap;
 
 /// Layers of regions. The regions of a layer are ascending and apart; a page may be in one region of
@@ -77,19 +79,39 @@ impl Field {
             .any(|region| region.accessed(page, from, to))
     }
 
-    /// Sets the pages of `range` that are accessed in `(from, to]`.
-    pub(super) fn harvest(
+    /// Regions with what they have of a range.
+    fn within(&self, range: &Range<u32>) -> impl Iterator<Item = (&Region, Range<u32>)> {
+        let (start, end) = (range.start, range.end);
+        let clipped =
+            move |region: &Region| region.pages.start.max(start)..region.pages.end.min(end);
+        let all = self.layers.iter().flatten();
+        all.map(move |region| (region, clipped(region)))
+            .filter(|(_, pages)| !pages.is_empty())
+    }
+
+    /// Sets the pages of `range` that are accessed in a span.
+    pub(super) fn harvest(&self, range: &Range<u32>, span: Span, into: &mut Bitmap) {
+        for (region, pages) in self.within(range) {
+            region.harvest(&pages, span, into);
+        }
+    }
+
+    /// Sets the pages of `range` that their vCPU accesses in its span.
+    pub(super) fn harvest_each(
         &self,
         range: &Range<u32>,
-        from: GuestTime,
-        to: GuestTime,
+        deal: &Deal,
+        spans: &[Span],
         into: &mut Bitmap,
     ) {
-        for region in self.layers.iter().flatten() {
-            let pages = region.pages.start.max(range.start)..region.pages.end.min(range.end);
-            if !pages.is_empty() {
-                region.harvest(&pages, from, to, into);
-            }
+        if let Some(&span) = spans
+            .first()
+            .filter(|&&span| spans.iter().all(|&s| s == span))
+        {
+            return self.harvest(range, span, into);
+        }
+        for (region, pages) in self.within(range) {
+            region.harvest_each(&pages, deal, spans, into);
         }
     }
 }
@@ -129,7 +151,28 @@ impl Region {
         }
     }
 
-    fn harvest(&self, pages: &Range<u32>, from: GuestTime, to: GuestTime, into: &mut Bitmap) {
+    fn harvest_each(&self, pages: &Range<u32>, deal: &Deal, spans: &[Span], into: &mut Bitmap) {
+        let Source::Pages(writer) = &self.source else {
+            for (part, vcpu) in deal.parts(pages) {
+                self.harvest(&part, spans[vcpu as usize], into);
+            }
+            return;
+        };
+        // Each look goes through whole ticks: one a vCPU, not one a block.
+        let base = self.pages.start;
+        let offsets = pages.start - base..pages.end - base;
+        for (vcpu, (from, to)) in (0..).zip(spans) {
+            let (from, to) = (from.clock(self.coupling), to.clock(self.coupling));
+            writer.harvest(&offsets, from, to, |run| {
+                let run = run.start + base..run.end + base;
+                for page in run.filter(|&page| deal.vcpu(page) == vcpu) {
+                    into.set(page);
+                }
+            });
+        }
+    }
+
+    fn harvest(&self, pages: &Range<u32>, (from, to): Span, into: &mut Bitmap) {
         let base = self.pages.start;
         let offsets = pages.start - base..pages.end - base;
         let (from, to) = (from.clock(self.coupling), to.clock(self.coupling));

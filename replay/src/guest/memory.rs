@@ -9,19 +9,28 @@ use super::GuestTime;
 use super::build::{Accesses, accesses};
 use super::field::Field;
 use super::layout::{Layout, MemoryError, MemorySpec};
+use super::vcpus::{Deal, VcpuClocks};
 use crate::bitmap::Bitmap;
 
 /// Which page of a guest is written and read when, for all time: a value that is only ever read.
 ///
 /// Reads are those of classes with a read rate; recordings of page sets hold writes alone. They are
 /// drawn apart from the writes, which are the same whether or not anything is read.
+///
+/// A page follows the clocks of the vCPU that accesses it ([`Deal`]). Guest times here are the guest's, and what
+/// its vCPUs' clocks read then is a constant away ([`MemoryModel::apart`]).
 #[derive(Debug, Clone)]
 pub struct MemoryModel {
     layout: Layout,
     writes: Field,
     reads: Field,
     scans: Vec<ScanJob>,
+    deal: Deal,
+    clocks: VcpuClocks,
 }
+
+/// Guest times: from the first, exclusive, to the second.
+pub type Span = (GuestTime, GuestTime);
 
 /// A [`Scan`] of a guest's, and where its pages are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +81,35 @@ impl MemoryModel {
             writes,
             reads,
             scans,
+            deal: Deal::default(),
+            clocks: VcpuClocks::default(),
         })
+    }
+
+    /// The same memory of a guest of several vCPUs.
+    #[must_use]
+    pub fn of_vcpus(self, deal: Deal) -> Self {
+        Self { deal, ..self }
+    }
+
+    /// The same memory of a guest whose vCPUs have parted, and of which none waits.
+    #[must_use]
+    pub fn apart(self, clocks: VcpuClocks) -> Self {
+        Self { clocks, ..self }
+    }
+
+    /// Which vCPU accesses which page.
+    #[must_use]
+    pub fn deal(&self) -> &Deal {
+        &self.deal
+    }
+
+    /// How far the vCPU of a page has come at a guest time.
+    fn own(&self, page: u32, at: GuestTime) -> GuestTime {
+        if self.clocks.are_one() {
+            return at;
+        }
+        self.clocks.time(self.deal.vcpu(page), at)
     }
 
     /// Where everything lies.
@@ -98,18 +135,20 @@ impl MemoryModel {
     /// number that grows with every write (though not by one).
     #[must_use]
     pub fn version_at(&self, page: u32, at: GuestTime) -> u64 {
-        self.writes.version(page, at)
+        self.writes.version(page, self.own(page, at))
     }
 
     /// Whether the page is written in `(from, to]`.
     #[must_use]
     pub fn written_in(&self, page: u32, from: GuestTime, to: GuestTime) -> bool {
+        let (from, to) = (self.own(page, from), self.own(page, to));
         self.writes.accessed(page, from, to)
     }
 
     /// Whether the page is read in `(from, to]`.
     #[must_use]
     pub fn read_in(&self, page: u32, from: GuestTime, to: GuestTime) -> bool {
+        let (from, to) = (self.own(page, from), self.own(page, to));
         self.reads.accessed(page, from, to)
     }
 
@@ -126,7 +165,19 @@ impl MemoryModel {
         into: &mut Bitmap,
     ) {
         assert_eq!(into.len(), self.pages(), "a bitmap of another guest");
-        self.writes.harvest(&range, from, to, into);
+        self.find(&self.writes, &range, (from, to), into);
+    }
+
+    fn find(&self, field: &Field, range: &Range<u32>, span: Span, into: &mut Bitmap) {
+        if self.clocks.are_one() {
+            return field.harvest(range, span, into);
+        }
+        let own = |vcpu| {
+            let time = |at| self.clocks.time(vcpu, at);
+            (time(span.0), time(span.1))
+        };
+        let spans: Vec<Span> = (0..self.deal.vcpus()).map(own).collect();
+        field.harvest_each(range, &self.deal, &spans, into);
     }
 
     /// Sets every page that is written in `(from, to]`.
@@ -149,10 +200,22 @@ impl MemoryModel {
         into: &mut Bitmap,
     ) {
         assert_eq!(into.len(), self.pages(), "a bitmap of another guest");
-        self.reads.harvest(&range, from, to, into);
+        self.find(&self.reads, &range, (from, to), into);
     }
 
-    /// The first access to the page after a guest time: what a guest that runs where the page is not
+    /// Sets every page that its vCPU accesses, reading or writing, in that vCPU's span of its own time.
+    ///
+    /// # Panics
+    /// If the bitmap is not of this guest's size, or there is not a span for each vCPU.
+    pub fn accesses_each(&self, spans: &[Span], into: &mut Bitmap) {
+        assert_eq!(into.len(), self.pages(), "a bitmap of another guest");
+        assert_eq!(spans.len(), self.deal.vcpus() as usize, "a span a vCPU");
+        for field in [&self.writes, &self.reads] {
+            field.harvest_each(&(0..self.pages()), &self.deal, spans, into);
+        }
+    }
+
+    /// The first access to the page after a time of its vCPU: what one that runs where the page is not
     /// yet waits for. `None` when there is none before its clock ends. A write that falls on the same
     /// nanosecond as a read is the one told.
     #[must_use]

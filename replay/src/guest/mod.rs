@@ -17,12 +17,14 @@ mod poisson_tests;
 mod sweep;
 mod tempo;
 mod variation;
+mod vcpus;
 
 use serde::{Deserialize, Serialize};
 use traces::class::Coupling;
 
 pub use layout::{Behaviour, Layout, MemoryError, MemorySpec};
-pub use memory::{Access, AccessKind, MemoryModel, ScanJob};
+pub use memory::{Access, AccessKind, MemoryModel, ScanJob, Span};
+pub use vcpus::{Deal, VcpuClocks};
 
 /// How far a guest has come: the two clocks its writes hang on. Neither ever goes back, and
 /// neither moves while the guest is paused.

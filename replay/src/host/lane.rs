@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use traces::cpu::CpuTrace;
 
-use super::vm::{BatchPosition, VmTotals};
+use super::values::{BatchPosition, VmTotals};
 use super::work::{CoreWork, PER_MILLI, Throttle, Work};
 
 /// Of a lane, what moves with its VM.
@@ -44,6 +44,21 @@ pub(super) struct Holds {
     pub(super) trace_offset_ns: u64,
     /// Since when.
     pub(super) at: u64,
+    /// Of so many vCPUs that do its work …
+    pub(super) vcpus: u32,
+    /// … so many run: those that wait take no part in it.
+    pub(super) running: u32,
+}
+
+impl Holds {
+    /// What the vCPUs that run have of a rate.
+    fn running_of(&self, rate: u64) -> u64 {
+        if self.running >= self.vcpus {
+            return rate;
+        }
+        let part = u128::from(rate) * u128::from(self.running) / u128::from(self.vcpus);
+        u64::try_from(part).expect("not above the rate")
+    }
 }
 
 impl Lane {
@@ -84,12 +99,12 @@ impl Lane {
                 .saturating_sub(holds.trace_offset_ns)
                 .max(holds.at + 1),
         };
-        let left = holds.throttle.left_of(self.cap);
+        let left = holds.running_of(holds.throttle.left_of(self.cap));
         self.want = match holds.work {
             _ if holds.paused => 0,
             Work::Service { .. } if state.backlog.0 > 0 => left,
             Work::Service { .. } | Work::Open => self.demand.min(left),
-            Work::Batch => holds.throttle.job_rate(self.demand, self.cap),
+            Work::Batch => holds.running_of(holds.throttle.job_rate(self.demand, self.cap)),
         };
         self.grant = 0;
     }
@@ -133,7 +148,7 @@ impl Lane {
             }
             (Work::Batch, _) => (0, 0, 0),
             (Work::Service { .. }, _) => (self.grant, state.backlog.0, self.demand),
-            (Work::Open, _) => (self.demand, u128::MAX, 0),
+            (Work::Open, _) => (holds.running_of(self.demand), u128::MAX, 0),
         };
         Supply {
             rate,
@@ -181,7 +196,8 @@ impl Lane {
             let usable = match holds.work {
                 Work::Batch => self.want,
                 Work::Service { .. } | Work::Open => {
-                    self.demand.min(holds.throttle.left_of(self.cap))
+                    let left = holds.running_of(holds.throttle.left_of(self.cap));
+                    self.demand.min(left)
                 }
             };
             totals.steal += CoreWork::of(usable.saturating_sub(self.grant), dur_ns);

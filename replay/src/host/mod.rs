@@ -9,6 +9,7 @@ mod fair;
 mod lane;
 mod requests;
 mod spec;
+mod values;
 mod vm;
 mod work;
 
@@ -17,7 +18,8 @@ use std::collections::BTreeMap;
 pub use lane::LaneState;
 pub use requests::{Progress, RequestState, Ticket};
 pub use spec::{HostError, HostLoad, HostSpec, HostTotals};
-pub use vm::{BatchPosition, GuestClock, VmLoad, VmSpec, VmState, VmTotals};
+pub use values::{BatchPosition, VmLoad, VmSpec, VmState, VmTotals};
+pub use vm::GuestClock;
 pub use work::{CoreWork, Throttle, ThrottleError, Work};
 
 use self::fair::Claim;
@@ -208,6 +210,15 @@ impl Host {
         self.change(vm, |run| run.paused = false)
     }
 
+    /// A vCPU of a VM begins or ceases to wait: it does nothing while it does, and its own time stands still. A VM
+    /// of which every vCPU waits stands still as a whole.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn set_waits(&mut self, vm: u64, vcpu: u32, waits: bool) -> Result<(), HostError> {
+        self.change(vm, |run| run.set_waits(vcpu, waits)).map(drop)
+    }
+
     /// Sets a VM's throttle.
     ///
     /// # Errors
@@ -275,6 +286,14 @@ impl Host {
         self.vms.values().map(|run| &run.spec)
     }
 
+    /// vCPUs of a VM.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn vcpus(&self, vm: u64) -> Result<u32, HostError> {
+        Ok(self.run(vm)?.spec.vcpus)
+    }
+
     /// A VM's state now.
     ///
     /// # Errors
@@ -291,12 +310,12 @@ impl Host {
         Ok(self.run(vm)?.load(self.now))
     }
 
-    /// Whether a VM is paused.
+    /// Whether a VM stands still: it is paused, or every vCPU of it waits.
     ///
     /// # Errors
     /// When it is not here.
     pub fn is_paused(&self, vm: u64) -> Result<bool, HostError> {
-        Ok(self.run(vm)?.paused)
+        Ok(self.run(vm)?.stands())
     }
 
     /// A VM's guest time as a function of trace time, up to the next change of this host.

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::lane::Supply;
-use super::vm::VmTotals;
+use super::values::VmTotals;
 use super::work::CoreWork;
 
 /// Requests of a VM on its present host. They do not move with it: whoever waits for one asks again where it is.

@@ -7,136 +7,15 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use traces::cpu::CpuTrace;
 
 use super::fair::{self, Claim};
 use super::lane::{Holds, Lane, LaneState, Supply};
 use super::requests::{RequestState, Ticket};
+use super::values::{BatchPosition, VmLoad, VmSpec, VmState, VmTotals};
 use super::work::{CoreWork, PER_MILLI, Throttle, Work};
 use crate::clock::TraceNs;
-use crate::guest::{GuestTime, MemorySpec};
-
-/// A VM as the scenario describes it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct VmSpec {
-    /// Identifies the VM, in its draws and its pages too.
-    pub key: u64,
-    /// vCPUs, at least 1; none gets more than one core of its host.
-    pub vcpus: u32,
-    /// Weight among the VMs of a host, at least 1.
-    pub weight: u32,
-    /// CPU demand: of all vCPUs together, which share it as they can, or one trace for each.
-    pub cpu: Vec<Arc<CpuTrace>>,
-    /// Where in its CPU traces the VM is at trace instant 0.
-    #[serde(default)]
-    pub trace_offset_ns: u64,
-    /// What happens to demand that is not served at once.
-    #[serde(default)]
-    pub work: Work,
-    /// RAM and what writes it.
-    pub memory: MemorySpec,
-}
-
-/// What has become of a VM's demand since it first started, over all hosts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-pub struct VmTotals {
-    /// Asked by the trace.
-    pub demand: CoreWork,
-    /// Served by hosts.
-    pub granted: CoreWork,
-    /// What the host withheld of the demand of the moment: min(demand, what throttled vCPUs can
-    /// use) − granted, where positive.
-    pub steal: CoreWork,
-    /// Runnable but not run, backlog included: what the guest's own `/proc/stat` would call steal.
-    pub waiting: CoreWork,
-    /// Given up because the backlog was full.
-    pub lost: CoreWork,
-    /// Time paused.
-    pub paused_ns: u64,
-}
-
-/// Where a batch job stands in its trace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BatchPosition {
-    /// An instant of the CPU trace, from which `done` counts.
-    pub trace_ns: u64,
-    /// Work done of the interval under way; in intervals without demand, nanoseconds of it.
-    pub done: u128,
-}
-
-/// Everything of a VM's CPU that moves with it at the switchover.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
-pub struct VmState {
-    /// When it left its host; demand between then and its arrival is not lost. `None`: it has
-    /// never run.
-    pub left_at: Option<TraceNs>,
-    /// CPU time served.
-    pub cpu: CoreWork,
-    /// Time it has run.
-    pub run_ns: u64,
-    /// Demand waiting and positions, in the order of [`VmSpec::cpu`].
-    pub lanes: Vec<LaneState>,
-    /// Requests it is answering.
-    pub requests: RequestState,
-    /// Accounts.
-    pub totals: VmTotals,
-}
-
-impl VmState {
-    /// A VM that has been at work on its trace for `trace_offset_ns` when it first comes to a
-    /// host: its guest time is what that part of the trace asked for, so that page writes clocked
-    /// by it begin as far in as its CPU demand does.
-    #[must_use]
-    pub fn begun(spec: &VmSpec) -> Self {
-        let offset_ns = spec.trace_offset_ns;
-        let mut work = 0_u128;
-        for cpu in &spec.cpu {
-            let mut at_ns = 0;
-            while at_ns < offset_ns {
-                let demand = cpu.demand_at(at_ns);
-                let until_ns = demand.until_ns.min(offset_ns);
-                work += CoreWork::of(u64::from(demand.milli) * PER_MILLI, until_ns - at_ns).0;
-                at_ns = until_ns;
-            }
-        }
-        Self {
-            cpu: CoreWork(work),
-            run_ns: offset_ns,
-            ..Self::default()
-        }
-    }
-
-    /// Demand waiting, of all lanes.
-    #[must_use]
-    pub fn backlog(&self) -> CoreWork {
-        CoreWork(self.lanes.iter().map(|lane| lane.backlog.0).sum())
-    }
-
-    /// Guest time when it left.
-    #[must_use]
-    pub fn guest_time(&self) -> GuestTime {
-        GuestTime {
-            cpu_ns: self.cpu.core_ns(),
-            run_ns: self.run_ns,
-        }
-    }
-}
-
-/// What a VM asks and gets at present.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VmLoad {
-    /// Demand of the trace, in thousandths of a core.
-    pub demand_milli: u64,
-    /// What it asks of the host: more than the demand while it works off a backlog, less when
-    /// throttled or paused.
-    pub wanted_milli: u64,
-    /// What it gets.
-    pub granted_milli: u64,
-    /// Demand waiting.
-    pub backlog: CoreWork,
-}
+use crate::guest::{Deal, GuestTime, VcpuClocks};
 
 /// Guest time as a function of trace time until the next change: a value to hand to another
 /// thread. To be replaced after every change the host is asked for (pause, throttle, arrival).
@@ -148,6 +27,7 @@ pub struct GuestClock {
     run_ns: u64,
     running: bool,
     lanes: Vec<Supply>,
+    vcpus: VcpuClocks,
 }
 
 impl GuestClock {
@@ -171,6 +51,12 @@ impl GuestClock {
             run_ns,
         })
     }
+
+    /// How far a vCPU has come then.
+    #[must_use]
+    pub fn vcpu_at(&self, vcpu: u32, now: TraceNs) -> Option<GuestTime> {
+        Some(self.vcpus.time(vcpu, self.at(now)?))
+    }
 }
 
 /// A VM on a host. State as of `at`; rates in force from there.
@@ -179,6 +65,9 @@ pub(super) struct VmRun {
     pub(super) spec: VmSpec,
     pub(super) paused: bool,
     pub(super) throttle: Throttle,
+    /// Which vCPUs wait; the whole VM stands still when all do.
+    waits: Vec<bool>,
+    deal: Deal,
     at: u64,
     state: VmState,
     lanes: Vec<Lane>,
@@ -213,6 +102,8 @@ impl VmRun {
             }
         }
         let mut run = Self {
+            waits: vec![false; spec.vcpus as usize],
+            deal: spec.deal(),
             spec,
             paused: true,
             throttle: Throttle::NONE,
@@ -232,40 +123,70 @@ impl VmRun {
         run
     }
 
-    fn holds(&self) -> Holds {
+    /// What holds for a lane: of all vCPUs, or of one of them.
+    fn holds(&self, lane: usize) -> Holds {
+        let (vcpus, running) = match self.lanes.len() {
+            1 => (self.spec.vcpus, self.running()),
+            _ => (1, u32::from(!self.waits[lane])),
+        };
         Holds {
             work: self.spec.work,
             throttle: self.throttle,
-            paused: self.paused,
+            paused: self.paused || running == 0,
             trace_offset_ns: self.spec.trace_offset_ns,
             at: self.at,
+            vcpus,
+            running,
         }
     }
 
-    /// Each lane with its state.
-    fn each(&self) -> impl Iterator<Item = (&Lane, &LaneState)> {
-        self.lanes.iter().zip(&self.state.lanes)
+    /// Each lane with its state and what holds for it.
+    fn each(&self) -> impl Iterator<Item = (&Lane, &LaneState, Holds)> {
+        let lanes = self.lanes.iter().zip(&self.state.lanes).enumerate();
+        lanes.map(|(number, (lane, state))| (lane, state, self.holds(number)))
+    }
+
+    /// vCPUs that do not wait.
+    fn running(&self) -> u32 {
+        let running = self.waits.iter().filter(|&&waits| !waits).count();
+        u32::try_from(running).unwrap_or(u32::MAX)
+    }
+
+    /// Whether nothing of it runs.
+    pub(super) fn stands(&self) -> bool {
+        self.paused || self.running() == 0
+    }
+
+    /// A vCPU begins or ceases to wait. To be followed by [`VmRun::refresh`].
+    pub(super) fn set_waits(&mut self, vcpu: u32, waits: bool) {
+        let at = self.state.guest_time();
+        match self.waits.get_mut(vcpu as usize) {
+            Some(of) if *of != waits => *of = waits,
+            _ => return,
+        }
+        self.state.vcpus.wait(&self.deal, vcpu, waits, at);
     }
 
     /// Recomputes demand and want for the state as it is. To be followed by [`VmRun::set_grant`].
     pub(super) fn refresh(&mut self) {
-        let holds = self.holds();
-        for (lane, state) in self.lanes.iter_mut().zip(&self.state.lanes) {
-            lane.refresh(state, &holds);
+        for number in 0..self.lanes.len() {
+            let holds = self.holds(number);
+            self.lanes[number].refresh(&self.state.lanes[number], &holds);
         }
-        let core = if self.paused {
+        let running = self.running();
+        let core = if self.stands() {
             0
         } else {
             self.throttle.left_of(self.core)
         };
-        self.asked = (self.state.requests.want(core, self.spec.vcpus), 0);
+        self.asked = (self.state.requests.want(core, running.max(1)), 0);
         self.grant = 0;
     }
 
     /// What it can use: no more than all its vCPUs together, whoever wants it.
     pub(super) fn want(&self) -> u64 {
         let lanes: u64 = self.lanes.iter().map(|lane| lane.want).sum();
-        let all = self.core * u64::from(self.spec.vcpus);
+        let all = self.core * u64::from(self.running());
         (lanes + self.asked.0).min(self.throttle.left_of(all))
     }
 
@@ -320,8 +241,8 @@ impl VmRun {
 
     /// The next instant at which this VM's own doing changes its demand or want.
     pub(super) fn own_change(&self) -> u64 {
-        let holds = self.holds();
-        let change = |(lane, state): (&Lane, &LaneState)| lane.own_change(state, &holds);
+        let change =
+            |(lane, state, holds): (&Lane, &LaneState, Holds)| lane.own_change(state, &holds);
         let lanes = self.each().map(change).min().unwrap_or(u64::MAX);
         // The last request is served: they want nothing more.
         let RequestState {
@@ -333,15 +254,15 @@ impl VmRun {
 
     /// The clock valid from the last change to `until`.
     pub(super) fn clock(&self, until: u64) -> GuestClock {
-        let holds = self.holds();
-        let supply = |(lane, state): (&Lane, &LaneState)| lane.supply(state, &holds);
+        let supply = |(lane, state, holds): (&Lane, &LaneState, Holds)| lane.supply(state, &holds);
         let requests = self.state.requests.supply(self.asked.1);
         GuestClock {
             since: TraceNs(self.at),
             until: TraceNs(until),
             cpu: self.state.cpu,
             run_ns: self.state.run_ns,
-            running: !self.paused,
+            running: !self.stands(),
+            vcpus: self.state.vcpus.clone(),
             lanes: self.each().map(supply).chain([requests]).collect(),
         }
     }
@@ -354,15 +275,16 @@ impl VmRun {
     }
 
     fn pass(&self, state: &mut VmState, now: u64) {
-        let (holds, dur_ns) = (self.holds(), now - self.at);
+        let dur_ns = now - self.at;
         state.left_at = Some(TraceNs(now));
-        if self.paused {
+        if self.stands() {
             state.totals.paused_ns += dur_ns;
         } else {
             state.run_ns += dur_ns;
         }
-        for (lane, of_lane) in self.lanes.iter().zip(&mut state.lanes) {
-            state.cpu += lane.pass(of_lane, &mut state.totals, &holds, dur_ns);
+        for (number, lane) in self.lanes.iter().enumerate() {
+            let holds = self.holds(number);
+            state.cpu += lane.pass(&mut state.lanes[number], &mut state.totals, &holds, dur_ns);
         }
         let requests = &mut state.requests;
         state.cpu += requests.pass(&mut state.totals, self.asked, dur_ns);

@@ -15,7 +15,7 @@ use migbed::migration::channels::{accept_all, open_all};
 use migbed::migration::destination::{DestinationJob, DestinationOutcome, run_destination};
 use migbed::migration::engine::EngineUnits;
 use migbed::migration::guest::{
-    CommitRefused, DestinationGuest, GuestMemory, SourceGuest, Standing,
+    CommitRefused, DestinationGuest, GuestMemory, SourceGuest, Standing, VcpuStanding,
 };
 use migbed::migration::params::{MigrationParams, MultifdParams, PostcopyParams};
 use migbed::migration::source::{NoObserver, SourceEnd, SourceJob, run_source};
@@ -248,11 +248,15 @@ impl DestinationGuest for Still {
         Ok(mono_ns())
     }
 
-    fn run_within(&self, _limit: Limit) {}
+    fn run_within(&self, _limits: &[(usize, Limit)]) {}
 
     fn standing(&self) -> Standing {
-        Standing::Running {
+        let vcpu = VcpuStanding {
             time: self.time(),
+            stopped: None,
+        };
+        Standing::Here {
+            vcpus: vec![vcpu],
             until_ns: u64::MAX,
         }
     }

@@ -163,7 +163,7 @@ impl OutgoingThread {
     pub(super) fn run(self) {
         // RAM that is there has what trace time jumped over before the command is taken.
         if let Some(vcpus) = &self.guest.vcpus {
-            vcpus.settle(|| self.guest.guest_time());
+            vcpus.settle(|| self.guest.reading());
         }
         // QMP's total-time counts from the command, connecting included.
         let begin_ns = mono_ns();

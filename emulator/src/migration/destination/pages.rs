@@ -2,20 +2,22 @@
 //!
 //! Shared by the threads of all connections. Never inside: sockets, the stream, the dirty log.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use replay::content::{STAMP_BYTES, xbzrle};
-use replay::{Bitmap, GuestTime};
+use replay::{Bitmap, GuestTime, VmState};
 
 use super::DestinationError;
-use crate::migration::guest::GuestMemory;
+use crate::migration::guest::{DestinationGuest, GuestMemory};
 use crate::migration::record::{BadPage, Verification};
 use crate::migration::wire::PAGE_BYTES;
-use crate::resident::Ram;
+use crate::resident::{Lacking, Ram};
 
 /// Examples of bad pages kept.
 const EXAMPLES: usize = 8;
+/// Pages compared while nobody writes: some 10 ms.
+const STILL_PAGES: u32 = 8_192;
 /// Versions are below these: cells of guest time times a small constant.
 const NEVER_RECEIVED: u64 = u64::MAX;
 const ZERO_PAGE: u64 = u64::MAX - 1;
@@ -25,9 +27,22 @@ const ZERO_PAGE: u64 = u64::MAX - 1;
 pub(super) struct Pages<'a> {
     memory: &'a GuestMemory,
     ram: Option<&'a Arc<Ram>>,
+    /// RAM that the guest runs on while pages are missing.
+    lacking: OnceLock<Arc<Lacking>>,
     versions: Box<[AtomicU64]>,
     bad: AtomicU64,
     torn: AtomicU64,
+}
+
+/// What became of a page that was missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Placed {
+    /// It is there.
+    Now,
+    /// It was there already, and is as it was.
+    Before,
+    /// What came is no page of this guest.
+    Damaged,
 }
 
 impl<'a> Pages<'a> {
@@ -36,6 +51,7 @@ impl<'a> Pages<'a> {
         Self {
             memory,
             ram,
+            lacking: OnceLock::new(),
             versions: (0..memory.pages()).map(|_| never()).collect(),
             bad: AtomicU64::new(0),
             torn: AtomicU64::new(0),
@@ -83,6 +99,48 @@ impl<'a> Pages<'a> {
         if let Some(ram) = self.ram {
             ram.receive_zero(page);
         }
+    }
+
+    /// From here on the guest may run here, without these pages. RAM that is there is without them from now on, whatever
+    /// it held, and the kernel stops who touches one; `None` where pages are computed.
+    pub(super) fn lack(&self, pages: &Bitmap) -> std::io::Result<Option<Arc<Lacking>>> {
+        let Some(ram) = self.ram else {
+            return Ok(None);
+        };
+        let lacking = ram.lack(pages.clone())?;
+        // A destination starts its guest once.
+        Ok(Some(Arc::clone(self.lacking.get_or_init(|| lacking))))
+    }
+
+    /// A page that the guest may be waiting for; without bytes it is one of zeros. It is in RAM whole or not at all, and
+    /// never over what the guest has written.
+    pub(super) fn place(
+        &self,
+        page: u32,
+        bytes: Option<&[u8; PAGE_BYTES]>,
+    ) -> Result<Placed, DestinationError> {
+        let zero = bytes.is_none_or(|bytes| bytes.iter().all(|&byte| byte == 0));
+        let version = match bytes.filter(|_| !zero) {
+            None => ZERO_PAGE,
+            Some(bytes) => match self.memory.verify(bytes, page) {
+                Ok(version) => version,
+                Err(_) => {
+                    self.bad.fetch_add(1, Ordering::Relaxed);
+                    return Ok(Placed::Damaged);
+                }
+            },
+        };
+        if let Some(lacking) = self.lacking.get() {
+            let placed = match bytes.filter(|_| !zero) {
+                None => lacking.place_zero(page),
+                Some(bytes) => lacking.place(page, bytes),
+            };
+            if !placed.map_err(|source| DestinationError::Place { page, source })? {
+                return Ok(Placed::Before);
+            }
+        }
+        self.set(page, version);
+        Ok(Placed::Now)
     }
 
     /// What differs from what the page holds. Without RAM that is computed from its version.
@@ -142,39 +200,93 @@ impl<'a> Pages<'a> {
         (read(&self.bad), read(&self.torn))
     }
 
-    /// Every page against what guest time says of it. Independent of everything the source noted.
-    pub(super) fn compare(&self, stopped_at: GuestTime) -> Verification {
-        let memory = self.memory;
+    /// Every page against what guest time says of it. Independent of everything the source noted. RAM that pages were
+    /// placed in while the guest ran is compared as it is by now as well: what the guest has written since is there, over
+    /// what came.
+    pub(super) fn compare(
+        &self,
+        stopped: &VmState,
+        guest: Option<&dyn DestinationGuest>,
+    ) -> Verification {
+        let memory = &self.memory.apart(&stopped.vcpus);
+        let stopped_at = stopped.guest_time();
         let mut verification = Verification {
-            pages: u64::from(memory.pages()),
+            pages: u64::from(self.memory.pages()),
             bad: 0,
             examples: Vec::new(),
         };
+        let mut good = Bitmap::new(self.memory.pages());
         for (page, got) in (0..).zip(&self.versions) {
             let got = got.load(Ordering::Relaxed);
-            let expected = memory.version_at(page, stopped_at);
-            let wanted = if memory.is_zero(page, expected) {
-                ZERO_PAGE
-            } else {
-                memory.content_version(page, expected)
-            };
-            if got == wanted {
-                continue;
+            if judge(memory, page, stopped_at, got, &mut verification) {
+                good.set(page);
             }
-            verification.bad += 1;
-            if verification.examples.len() < EXAMPLES {
-                let got = match got {
-                    NEVER_RECEIVED => None,
-                    ZERO_PAGE => Some(0),
-                    version => Some(version),
-                };
-                verification.examples.push(BadPage {
-                    page,
-                    expected,
-                    got,
-                });
-            }
+        }
+        let placed = self.ram.filter(|_| self.lacking.get().is_some());
+        if let Some((ram, guest)) = placed.zip(guest) {
+            self.compare_now(ram, guest, &good, &mut verification);
         }
         verification
     }
+
+    /// These pages of RAM while the guest runs, a part at a time, so that nobody is held for long.
+    fn compare_now(
+        &self,
+        ram: &Ram,
+        guest: &dyn DestinationGuest,
+        pages: &Bitmap,
+        verification: &mut Verification,
+    ) {
+        let (all, mut next) = (self.memory.pages(), 0);
+        let mut bytes = [0; PAGE_BYTES];
+        while next < all {
+            let part = next..all.min(next.saturating_add(STILL_PAGES));
+            guest.hold_still(&mut |reading| {
+                let memory = &self.memory.apart(&reading.vcpus);
+                for page in part.clone().filter(|&page| pages.get(page)) {
+                    let held = if ram.is_zero(page) {
+                        ZERO_PAGE
+                    } else {
+                        ram.read(page, &mut bytes);
+                        memory.verify(&bytes, page).unwrap_or(NEVER_RECEIVED)
+                    };
+                    judge(memory, page, reading.time, held, verification);
+                }
+            });
+            next = part.end;
+        }
+    }
+}
+
+/// Whether a page holds what it should.
+fn judge(
+    memory: &GuestMemory,
+    page: u32,
+    at: GuestTime,
+    got: u64,
+    verification: &mut Verification,
+) -> bool {
+    let expected = memory.version_at(page, at);
+    let wanted = if memory.is_zero(page, expected) {
+        ZERO_PAGE
+    } else {
+        memory.content_version(page, expected)
+    };
+    if got == wanted {
+        return true;
+    }
+    verification.bad += 1;
+    if verification.examples.len() < EXAMPLES {
+        let got = match got {
+            NEVER_RECEIVED => None,
+            ZERO_PAGE => Some(0),
+            version => Some(version),
+        };
+        verification.examples.push(BadPage {
+            page,
+            expected,
+            got,
+        });
+    }
+    false
 }

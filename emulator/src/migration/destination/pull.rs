@@ -1,18 +1,19 @@
 //! Post-copy at the destination: the guest runs while pages are missing.
 //!
 //! ```text
-//! this thread        reads the stream, places each page once, lets the guest go that waited for it
-//! mig-fault          loads the state, commits, then: the guest stands ─► asks for the page (`faults`)
+//! this thread        reads the stream, places each page once, lets the vCPU go that waited for it
+//! mig-fault          loads the state, commits, then: a vCPU stands ─► asks for the page (`faults`)
 //! ```
 //!
-//! The guest may only run up to the next access of a page that has not come (`upcoming`), exactly there in
-//! its own time, whenever a thread wakes. A page that comes a second time changes nothing, as under
+//! Each vCPU may only run up to its next access of a page that has not come (`upcoming`), exactly there in
+//! its own time, whenever a thread wakes. If its RAM is there the kernel stops its thread instead (`kernel`). A page that comes a second time changes nothing, as under
 //! UFFDIO_COPY. A broken connection, and what comes damaged breaks it, stops nobody until a missing page is
 //! touched; `recover` is where a new one comes. Cloud Hypervisor's, of which nothing comes unasked, is `on_demand`. Never inside: the source's dirty log; which pages the source thinks it has sent.
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
 
+use super::pages::{Pages, Placed};
 use super::{DestinationError, Inbox, Receiver};
 use crate::clock::mono_ns;
 use crate::migration::channels::Channel;
@@ -20,14 +21,16 @@ use crate::migration::transport::prepare_socket;
 use crate::migration::upcoming::Limit;
 use crate::migration::wire::hello::ChannelKind;
 use crate::migration::wire::postcopy::{self, Command};
-use crate::migration::wire::{Decoder, Event, MAX_RECORD_BYTES};
+use crate::migration::wire::{Decoder, Event, MAX_RECORD_BYTES, PAGE_BYTES};
 use faults::{LOOK_NS, NS_PER_MS, Pull};
 use replay::{Bitmap, VmState};
 
 mod asked;
 mod back;
 mod faults;
+mod kernel;
 mod on_demand;
+mod state;
 mod urgent;
 mod waits;
 
@@ -35,11 +38,17 @@ impl Receiver<'_> {
     /// The commit point of a post-copy, and all that follows. On an error before the commit the guest was
     /// not started and never will be; after it an error means that it is lost.
     pub(super) fn pull(&mut self, state: VmState) -> Result<(), DestinationError> {
-        let stopped_at = state.guest_time();
+        let stopped = state.clone();
         let io = |source| DestinationError::Io { offset: 0, source };
         self.silence_limit_ms = self.job.postcopy.stall_timeout;
         self.job.control.pulls.store(true, Ordering::Release);
-        let pull = Pull::new(self.job, self.missing(), stopped_at);
+        let missing = self.missing();
+        let lacking = self.pages.lack(&missing).map_err(|error| {
+            let committed = self.job.control.gate.abandon();
+            assert!(!committed, "nobody else commits this migration");
+            DestinationError::Userfault(error)
+        })?;
+        let pull = Pull::new(self.job, missing, lacking, &stopped);
         pull.connect(self.socket()).map_err(io)?;
         let (ran, came) = std::thread::scope(|scope| {
             let job = self.job;
@@ -81,8 +90,9 @@ impl Receiver<'_> {
             return Err(error);
         }
         self.report.resumed_ns = ran.resumed_ns;
-        self.stopped_at = Some(stopped_at);
-        let figures = pull.conclude(stopped_at);
+        self.stopped = Some(stopped);
+        let vcpus = pull.vcpus();
+        let figures = pull.conclude();
         let pages = figures.never_came;
         self.report.postcopy = Some(figures);
         if pages > 0 {
@@ -92,7 +102,11 @@ impl Receiver<'_> {
                 .unwrap_or(DestinationError::PagesMissing { pages }));
         }
         self.job.control.pulls.store(false, Ordering::Release);
-        self.job.guest.run_within(Limit::NONE);
+        if let Some(ram) = &self.job.ram {
+            ram.let_go();
+        }
+        let freely: Vec<_> = vcpus.map(|vcpu| (vcpu, Limit::NONE)).collect();
+        self.job.guest.run_within(&freely);
         // If the connection is gone the source asks the control plane.
         let _ = self.tell(0);
         Ok(())
@@ -161,17 +175,8 @@ impl Receiver<'_> {
         while let Some((taken, event)) = self.decoder.decode(&buffer[*start..*end])? {
             *start += taken;
             match event {
-                Event::Page { page, bytes } if pull.lacks(page) => {
-                    if !self.pages.take(page, bytes) {
-                        return Err(DestinationError::Damaged { page });
-                    }
-                    pull.placed(page);
-                }
-                Event::ZeroPage { page } if pull.lacks(page) => {
-                    self.pages.take_zero(page);
-                    pull.placed(page);
-                }
-                Event::Page { .. } | Event::ZeroPage { .. } => pull.came_twice(),
+                Event::Page { page, bytes } => place(self.pages, pull, page, Some(bytes))?,
+                Event::ZeroPage { page } => place(self.pages, pull, page, None)?,
                 Event::Postcopy(Command::Ping(number)) => {
                     pull.say(|bytes, _| postcopy::pong(number, bytes));
                 }
@@ -209,7 +214,7 @@ impl Receiver<'_> {
         Err(None)
     }
 
-    /// QEMU's `postcopy-recover`: the bitmap of what is here, then the page that the guest waits for.
+    /// QEMU's `postcopy-recover`: the bitmap of what is here, then the pages that vCPUs wait for.
     fn take_up_again(
         &mut self,
         socket: TcpStream,
@@ -253,6 +258,29 @@ impl Receiver<'_> {
             end += self.read(&mut buffer[end..])?;
         }
     }
+}
+
+/// A page that came, by whatever connection; without bytes it is one of zeros.
+fn place(
+    pages: &Pages<'_>,
+    pull: &Pull<'_>,
+    page: u32,
+    bytes: Option<&[u8]>,
+) -> Result<(), DestinationError> {
+    let damaged = DestinationError::Damaged { page };
+    let Ok(bytes) = bytes.map(<&[u8; PAGE_BYTES]>::try_from).transpose() else {
+        return Err(damaged);
+    };
+    let placed = match pull.lacks(page) {
+        true => pages.place(page, bytes)?,
+        false => Placed::Before,
+    };
+    match placed {
+        Placed::Now => pull.placed(page),
+        Placed::Before => pull.came_twice(),
+        Placed::Damaged => return Err(damaged),
+    }
+    Ok(())
 }
 
 impl Inbox {

@@ -135,6 +135,40 @@ fn the_answer_has_every_key_of_qmp_and_its_units() {
 }
 
 #[test]
+fn a_post_copy_tells_what_each_vcpu_waited_and_what_all_did_at_once() {
+    let waits = |requests, latency_ns_sum, blocktime_ns| VcpuWaits {
+        requests,
+        latency_ns_sum,
+        blocktime_ns,
+    };
+    let pulled = PostcopyDestination {
+        requests: 3,
+        latency_ns_sum: 9_300_000,
+        blocktime_ns: 1_999_999,
+        vcpus: vec![
+            waits(2, 7_300_001, 7_900_000),
+            waits(1, 2_000_000, 2_000_000),
+            waits(0, 0, 0),
+        ],
+        ..PostcopyDestination::default()
+    };
+    let mut report = destination();
+    report.postcopy = Some(pulled);
+    let record = assemble(RecordParts {
+        destination_report: Some(report),
+        ..parts()
+    });
+    let answer = &record.query_migrate;
+    assert_eq!(answer["postcopy-blocktime"], 1, "QEMU cuts off");
+    assert_eq!(answer["postcopy-vcpu-blocktime"], json!([7, 2, 0]));
+    assert_eq!(answer["postcopy-latency"], 3_100_000);
+    assert_eq!(
+        answer["postcopy-vcpu-latency"],
+        json!([3_650_000, 2_000_000, 0])
+    );
+}
+
+#[test]
 fn a_failure_has_no_downtime_and_something_remaining() {
     let failed = SourceReport {
         status: Status::Failed,

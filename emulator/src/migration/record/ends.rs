@@ -125,17 +125,34 @@ pub struct PostcopyDestination {
     pub latency_ns_max: u64,
     /// QMP's `postcopy-latency-dist`: [1, 2) µs, [2, 4) µs, …; the first and last take what is beyond.
     pub latency_dist: Vec<u64>,
-    /// QMP's `postcopy-blocktime`, in ns: the guest stood still for want of a page.
+    /// QMP's `postcopy-blocktime`, in ns: all vCPUs stood still for want of pages.
     pub blocktime_ns: u64,
+    /// Each vCPU's part.
+    #[serde(default)]
+    pub vcpus: Vec<VcpuWaits>,
     /// How much later than it was touched a page was asked for, ns, of all requests together: this
-    /// computer's, and part of their latency.
-    pub asked_late_ns_sum: u64,
-    /// ns that the guest stood still although no page was missing: this computer's.
-    pub held_ns: u64,
-    /// Accesses of pages that had not come; none, or the guest is not what it should be.
-    pub overrun: u64,
+    /// computer's, and part of their latency. `None` of RAM that is there: the kernel does not tell when
+    /// it stopped a thread.
+    pub asked_late_ns_sum: Option<u64>,
+    /// ns that vCPUs stood still although no page was missing, each counted by itself: this computer's. `None` of
+    /// RAM that is there.
+    pub held_ns: Option<u64>,
+    /// Accesses of pages that had not come; none, or the guest is not what it should be. `None` of RAM that is
+    /// there, in which there are none: the kernel stops them.
+    pub overrun: Option<u64>,
     /// When the last page was there, monotonic ns.
     pub whole_ns: Option<u64>,
+}
+
+/// What a vCPU waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct VcpuWaits {
+    /// Pages that it touched before they had come: asked for.
+    pub requests: u64,
+    /// From the touch to the page's being there, ns, of all of them together.
+    pub latency_ns_sum: u64,
+    /// QMP's `postcopy-vcpu-blocktime`, in ns.
+    pub blocktime_ns: u64,
 }
 
 /// What the destination knows.

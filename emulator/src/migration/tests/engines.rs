@@ -170,9 +170,8 @@ fn a_destination_that_refuses_leaves_the_guest_at_the_source() {
     for engine in ENGINES {
         let mut world = World::new(1.0);
         let refusing = TestGuest {
-            limit: Mutex::default(),
             running: Arc::clone(&world.running),
-            clock: Mutex::new((None, 0)),
+            vcpus: Mutex::new(vec![Own::default()]),
             refuse: true,
             throttled: Mutex::default(),
         };

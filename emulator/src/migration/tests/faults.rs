@@ -91,8 +91,8 @@ impl DestinationGuest for Struck {
         self.0.commit_and_resume(state)
     }
 
-    fn run_within(&self, limit: Limit) {
-        self.0.run_within(limit);
+    fn run_within(&self, limits: &[(usize, Limit)]) {
+        self.0.run_within(limits);
     }
 
     fn standing(&self) -> Standing {

@@ -99,7 +99,7 @@ fn a_writing_guest_gets_what_it_touches_first_and_each_page_once() {
     assert!(faulted > 0 && faulted <= there.requests, "{there:?}");
     assert_eq!(there.latency_dist.iter().sum::<u64>(), there.requests);
     assert!(world.destination.runs() && !world.source.runs());
-    assert_eq!(*world.destination.limit.lock().unwrap(), Limit::NONE);
+    assert_eq!(world.destination.limits(), [Limit::NONE]);
 }
 
 #[test]

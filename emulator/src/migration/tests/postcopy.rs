@@ -3,7 +3,7 @@
 use super::*;
 use crate::migration::channels::Channel;
 use crate::migration::params::EngineKind;
-use crate::migration::record::Phase;
+use crate::migration::record::{Phase, VcpuWaits};
 use crate::migration::wire::postcopy::{self as wire, Command};
 use std::io::Write;
 use std::net::Shutdown;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 const PAGES: u64 = 16_384;
 
 /// Slow enough that pages are missing when they are touched: 26 MB at 20 MB/s.
-fn post_copy() -> MigrationParams {
+pub(super) fn post_copy() -> MigrationParams {
     MigrationParams {
         engine: EngineKind::PostCopy,
         postcopy: PostcopyParams {
@@ -35,7 +35,7 @@ fn long() -> MigrationParams {
 }
 
 /// Pre-copy at a rate at which a guest of this kind never converges, which switches.
-fn hybrid() -> MigrationParams {
+pub(super) fn hybrid() -> MigrationParams {
     let post_copy = post_copy();
     MigrationParams {
         postcopy: PostcopyParams {
@@ -213,12 +213,29 @@ fn a_broken_connection_of_requested_pages_is_taken_up_on_the_main_one() {
         id: ids[0],
         socket: urgent_server,
     });
-    // The first requested page comes damaged.
+    // The first requested page that is not zero comes damaged.
     std::thread::spawn(move || {
-        let (mut near, mut far, mut page) = (near, far, vec![0; 8 + 7 + 4096]);
-        if near.read_exact(&mut page).is_ok() {
-            page[3000] ^= 1;
-            let _ = far.write_all(&page);
+        let (mut near, mut far) = (near, far);
+        let mut more = |record: &mut Vec<u8>, bytes: usize| {
+            let from = record.len();
+            record.resize(from + bytes, 0);
+            near.read_exact(&mut record[from..]).is_ok()
+        };
+        let mut record = Vec::new();
+        while more(&mut record, 8) {
+            let (zero, named) = (record[7] & 0x02 != 0, record[7] & 0x20 == 0);
+            let rest = if zero { 1 } else { 4096 } + if named { 7 } else { 0 };
+            if !more(&mut record, rest) {
+                return;
+            }
+            if !zero {
+                record[3000] ^= 1;
+            }
+            let _ = far.write_all(&record);
+            if !zero {
+                return;
+            }
+            record.clear();
         }
     });
     let (sent, received) = both.run(|_, _| {});
@@ -229,12 +246,12 @@ fn a_broken_connection_of_requested_pages_is_taken_up_on_the_main_one() {
     assert_eq!(report.verification.as_ref().unwrap().bad, 0);
     assert_eq!(report.bad_on_receipt, 1);
     let postcopy = report.postcopy.as_ref().unwrap();
-    assert_eq!((postcopy.never_came, postcopy.overrun), (0, 0));
+    assert_eq!((postcopy.never_came, postcopy.overrun), (0, Some(0)));
     let interruptions = &sent.report.postcopy.as_ref().unwrap().interruptions;
     assert_eq!(interruptions.len(), 1, "{interruptions:?}");
 }
 
-fn wait_until(what: &str, done: impl Fn() -> bool) {
+pub(super) fn wait_until(what: &str, done: impl Fn() -> bool) {
     let until = mono_ns() + 10_000_000_000;
     while !done() {
         assert!(mono_ns() < until, "{what} never came");
@@ -246,7 +263,11 @@ fn assert_pulled(received: &DestinationOutcome) {
     assert_verified(received, 0);
     let postcopy = received.report.postcopy.as_ref().unwrap();
     assert_eq!(postcopy.never_came, 0);
-    assert_eq!(postcopy.overrun, 0, "no page was touched before it came");
+    assert_eq!(
+        postcopy.overrun,
+        Some(0),
+        "no page was touched before it came"
+    );
 }
 
 #[test]
@@ -314,7 +335,33 @@ fn a_writing_guest_waits_for_each_page_it_touches_and_no_version_is_lost() {
     assert!(world.destination.runs() && !world.source.runs());
     // It goes on from where it ran, and is not held by anything any more.
     assert_eq!(world.running.load(Ordering::SeqCst), 1);
-    assert_eq!(*world.destination.limit.lock().unwrap(), Limit::NONE);
+    assert_eq!(world.destination.limits(), [Limit::NONE]);
+}
+
+/// What becomes of four vCPUs whose pages come in no order of theirs: each is asked for once by the one that
+/// touched it, and the guest stood still as a whole no longer than any of them.
+#[test]
+fn each_vcpu_waits_for_its_own_pages() {
+    let world = World::of_vcpus(2.0, 4);
+    let (sent, received) = Both::new(&world, post_copy()).run(|_, _| {});
+    assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+    assert_pulled(&received);
+    let (asked, served) = (
+        received.report.postcopy.as_ref().unwrap(),
+        sent.report.postcopy.as_ref().unwrap(),
+    );
+    assert_eq!(asked.vcpus.len(), 4);
+    let sum = |figure: fn(&VcpuWaits) -> u64| asked.vcpus.iter().map(figure).sum::<u64>();
+    assert_eq!(sum(|vcpu| vcpu.requests), asked.requests);
+    assert_eq!(asked.requests, served.requests);
+    assert_eq!(sum(|vcpu| vcpu.latency_ns_sum), asked.latency_ns_sum);
+    let least = asked.vcpus.iter().map(|vcpu| vcpu.blocktime_ns).min();
+    assert!(Some(asked.blocktime_ns) <= least, "{asked:?}");
+    assert!(
+        asked.vcpus.iter().all(|vcpu| vcpu.requests > 10),
+        "{asked:?}"
+    );
+    assert_eq!(world.destination.limits(), [Limit::NONE; 4]);
 }
 
 #[test]
@@ -491,9 +538,8 @@ fn a_destination_that_cannot_commit_leaves_the_guest_at_the_source() {
     both.destination.guest = Arc::new(TestGuest {
         refuse: true,
         running: Arc::clone(&world.running),
-        clock: Mutex::new((None, 0)),
+        vcpus: Mutex::new(vec![Own::default()]),
         throttled: Mutex::default(),
-        limit: Mutex::default(),
     });
     let (mut sent, received) = both.run(|_, _| {});
     assert!(matches!(received.error, Some(DestinationError::Refused(_))));

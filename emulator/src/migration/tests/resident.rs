@@ -6,13 +6,13 @@ use super::*;
 use crate::resident::{GuestClock, Vcpus};
 
 /// The guest of `World` with threads that write its RAM.
-struct Real {
-    guest: Arc<TestGuest>,
-    vcpus: Vcpus,
+pub(super) struct Real {
+    pub(super) guest: Arc<TestGuest>,
+    pub(super) vcpus: Arc<Vcpus>,
 }
 
 impl GuestClock for TestGuest {
-    fn running(&self) -> Option<GuestTime> {
+    fn running(&self, _vcpu: u32) -> Option<GuestTime> {
         self.runs().then(|| time(self.run_ns()))
     }
 }
@@ -24,7 +24,7 @@ impl SourceGuest for Real {
 
     fn pause(&self) -> GuestTime {
         let at = self.guest.pause();
-        self.vcpus.park(at);
+        self.vcpus.park(&at.into());
         at
     }
 
@@ -57,11 +57,19 @@ fn migrate(
     let memory = &world.memory;
     let here = Arc::new(Ram::new(memory.pages()).unwrap());
     let there = Arc::new(Ram::new(memory.pages()).unwrap());
-    let vcpus = Vcpus::start(memory, &here, 2, time(0), true, &clock(&world.source)).unwrap();
-    vcpus.settle(|| world.source.guest_time());
+    let vcpus = Vcpus::start(
+        memory,
+        &here,
+        2,
+        &time(0).into(),
+        true,
+        &clock(&world.source),
+    )
+    .unwrap();
+    vcpus.settle(|| world.source.guest_time().into());
     let real = Real {
         guest: Arc::clone(&world.source),
-        vcpus,
+        vcpus: Arc::new(vcpus),
     };
     let (client, server) = pair();
     let source = SourceJob {

@@ -46,40 +46,43 @@ fn a_guest_may_run_to_the_next_access_of_a_missing_page() {
         .collect();
     first.sort_unstable();
     assert_eq!(first.len(), 10, "one access a page and turn");
-    let mut upcoming = Upcoming::new(&model, Bitmap::full(256), begin);
+    let mut upcoming = Upcoming::new(&model, Bitmap::full(256), &[begin]);
     for _ in 0..11 {
-        upcoming.look_ahead();
+        upcoming.look_ahead(|_| true);
     }
     for &(clock_ns, page) in &first {
-        let limit = upcoming.limit();
+        let limit = upcoming.limit(0);
         assert_eq!(limit.run_ns, Some(clock_ns), "right before it");
-        assert_eq!(upcoming.awaited(Coupling::Time), Some(page));
+        assert_eq!(upcoming.awaited(0, Coupling::Time), Some(page));
         assert!(upcoming.arrived(page));
         assert!(!upcoming.arrived(page), "once");
     }
     // Nothing else is ever touched: the end of what is known limits, and the guest waits for no page.
-    assert_eq!(upcoming.limit().run_ns, Some(NS_PER_S + 11 * WINDOW_NS + 1));
-    assert_eq!(upcoming.awaited(Coupling::Time), None);
+    assert_eq!(
+        upcoming.limit(0).run_ns,
+        Some(NS_PER_S + 11 * WINDOW_NS + 1)
+    );
+    assert_eq!(upcoming.awaited(0, Coupling::Time), None);
     assert_eq!(upcoming.left(), 246);
     for page in 0..256 {
         upcoming.arrived(page);
     }
-    assert_eq!(upcoming.limit(), Limit::NONE);
-    assert!(!upcoming.is_short(at(u64::MAX)));
+    assert_eq!(upcoming.limit(0), Limit::NONE);
+    assert!(!upcoming.is_short(0, at(u64::MAX)));
 }
 
 #[test]
 fn a_page_that_came_by_itself_stops_nobody() {
     let model = sweep();
-    let mut upcoming = Upcoming::new(&model, Bitmap::full(256), at(0));
+    let mut upcoming = Upcoming::new(&model, Bitmap::full(256), &[at(0)]);
     for _ in 0..11 {
-        upcoming.look_ahead();
+        upcoming.look_ahead(|_| true);
     }
-    let first = upcoming.awaited(Coupling::Time).unwrap();
-    let before = upcoming.limit();
+    let first = upcoming.awaited(0, Coupling::Time).unwrap();
+    let before = upcoming.limit(0);
     upcoming.arrived(first);
-    assert!(upcoming.limit().run_ns > before.run_ns);
-    assert_ne!(upcoming.awaited(Coupling::Time), Some(first));
+    assert!(upcoming.limit(0).run_ns > before.run_ns);
+    assert_ne!(upcoming.awaited(0, Coupling::Time), Some(first));
 }
 
 proptest! {
@@ -102,12 +105,12 @@ proptest! {
         };
         let model = model(vec![class(Coupling::Time), class(Coupling::Cpu)]);
         let begin = at(seed % NS_PER_S);
-        let mut upcoming = Upcoming::new(&model, Bitmap::full(256), begin);
-        upcoming.look_ahead();
+        let mut upcoming = Upcoming::new(&model, Bitmap::full(256), &[begin]);
+        upcoming.look_ahead(|_| true);
         let (mut now, mut order) = (begin, seed);
         let mut turn = 0;
         while upcoming.left() > 0 {
-            let limit = upcoming.limit();
+            let limit = upcoming.limit(0);
             let go = |clock: u64, limit: Option<u64>| {
                 (clock + step_ms * 1_000_000).min(limit.unwrap() - 1).max(clock)
             };
@@ -119,8 +122,8 @@ proptest! {
                 prop_assert!(!model.written_in(page, begin, now), "page {page} was written");
                 prop_assert!(!model.read_in(page, begin, now), "page {page} was read");
             }
-            if upcoming.is_short(now) {
-                upcoming.look_ahead();
+            if upcoming.is_short(0, now) {
+                upcoming.look_ahead(|_| true);
             }
             turn += 1;
             if turn % gap == 0 {

@@ -210,6 +210,6 @@ pub const MIGRATIONS: &[Column] = &[
         "postcopy_blocktime_ms",
         Float,
         Measured,
-        "how long the guest stood still for want of pages",
+        "how long all vCPUs stood still for want of pages at once",
     ),
 ];

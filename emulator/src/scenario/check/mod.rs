@@ -185,8 +185,8 @@ fn scenario(root: &Table<'_>, path: &Path, text: &str) -> Option<Checked> {
     let probes = probes::read(root, &vms.names, &machines.names, internet);
     let migrations = moves::planned(root, &machines.names, &vms.names, duration_ns);
     spots.events = events::read(root, folder, &machines, &network, duration_ns);
-    let mut migration = moves::parameters(root, &vms.list);
-    let orchestrator = orchestrator::read(root, &mut migration, &vms.list);
+    let mut migration = moves::parameters(root);
+    let orchestrator = orchestrator::read(root, &mut migration);
     let faults = faults::read(root, &network, &migration, duration_ns);
     let balancer = moves::balancer(root);
     spots.vms = vms.spans;

@@ -9,7 +9,7 @@ use crate::migration::params::{
 };
 use crate::scenario::problem::{NetworkProblem, ProblemKind};
 use crate::scenario::raw::{Table, Value};
-use crate::scenario::{BalancerSpec, Endpoint, FlowSpec, INTERNET, PlannedMigration, VmSpec};
+use crate::scenario::{BalancerSpec, Endpoint, FlowSpec, INTERNET, PlannedMigration};
 use crate::units::show_time;
 use std::collections::BTreeMap;
 use traces::units::NS_PER_MS;
@@ -117,7 +117,7 @@ const ENGINE_OPTIONS: &[&str] = &[
 ];
 
 /// `[migration]`: QEMU's names, with units where QEMU has bare numbers.
-pub(super) fn parameters(root: &Table<'_>, vms: &[VmSpec]) -> MigrationParams {
+pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
     let Some(value) = root.get("migration") else {
         return MigrationParams::default();
     };
@@ -125,7 +125,7 @@ pub(super) fn parameters(root: &Table<'_>, vms: &[VmSpec]) -> MigrationParams {
         let mut params = scalars(table);
         streams::read(table, &mut params);
         streams::refuse(table, &params);
-        postcopy::refuse(table, &params, vms);
+        postcopy::refuse(table, &params);
         refuse_other_engines(table, &params);
         params
     };

@@ -3,12 +3,10 @@
 mod kubevirt;
 
 use super::moves::ms;
-use super::postcopy;
 use crate::migration::params::{EngineKind, MigrationParams};
 use crate::orchestrator::{LibvirtParams, NovaParams, OnTimeout, OrchestratorSpec, TimeoutAction};
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::{Table, Value};
-use crate::scenario::{Backing, VmSpec};
 
 #[derive(Debug, Clone, Copy)]
 enum Policy {
@@ -34,16 +32,11 @@ const ON_TIMEOUT: &[(&str, OnTimeout)] = &[
 ];
 
 /// Reads the orchestrator; what it sets of migrations is set in `params`.
-pub(super) fn read(
-    root: &Table<'_>,
-    params: &mut MigrationParams,
-    vms: &[VmSpec],
-) -> OrchestratorSpec {
+pub(super) fn read(root: &Table<'_>, params: &mut MigrationParams) -> OrchestratorSpec {
     let Some(value) = root.get("orchestrator") else {
         return OrchestratorSpec::Timeout;
     };
     let qemu = params.engine == EngineKind::Qemu;
-    let resident = vms.iter().any(|vm| vm.memory == Backing::Resident);
     let timed = params.completion_timeout.is_some();
     let read = |table: &Table<'_>| {
         let policy = table.need("policy", "policy = \"kubevirt\"")?;
@@ -68,12 +61,6 @@ pub(super) fn read(
                 key: format!("policy {}", spec.name()),
                 engine: params.engine.name(),
                 of: vec![EngineKind::Qemu.name()],
-            });
-        }
-        if spec.wants_postcopy() && resident {
-            policy.note(ProblemKind::Refused {
-                key: "policy".to_owned(),
-                why: postcopy::NOT_RESIDENT.to_owned(),
             });
         }
         if timed && !matches!(spec, OrchestratorSpec::Timeout) {

@@ -4,7 +4,6 @@ use super::moves::{bandwidth, ms};
 use crate::migration::params::{EngineKind, MigrationParams, PostcopyParams};
 use crate::scenario::problem::ProblemKind;
 use crate::scenario::raw::Table;
-use crate::scenario::{Backing, VmSpec};
 
 /// Its keys, which not every engine has.
 pub(super) const OPTIONS: &[&str] = &[
@@ -18,10 +17,6 @@ pub(super) const OPTIONS: &[&str] = &[
     "postcopy-recover-interval",
     "postcopy-recover-timeout",
 ];
-
-/// The threads that write such memory would not stop where a page is missing.
-pub(super) const NOT_RESIDENT: &str = "post-copy cannot bring a VM with memory = \"resident\", whose \
-    missing pages nothing would stop; give it memory = \"synthetic\"";
 
 /// More tries than anybody waits for.
 const TRIES_MAX: u64 = 100_000;
@@ -46,7 +41,7 @@ pub(super) fn parameters(table: &Table<'_>, engine: EngineKind) -> PostcopyParam
 }
 
 /// Notes what cannot be combined, at the key that asks for it.
-pub(super) fn refuse(table: &Table<'_>, params: &MigrationParams, vms: &[VmSpec]) {
+pub(super) fn refuse(table: &Table<'_>, params: &MigrationParams) {
     let note = |key: &'static str, why: &str| {
         if let Some(value) = table.get(key) {
             value.note(ProblemKind::Refused {
@@ -57,14 +52,5 @@ pub(super) fn refuse(table: &Table<'_>, params: &MigrationParams, vms: &[VmSpec]
     };
     if let Some((key, why)) = params.refused() {
         note(key, why);
-    }
-    let resident = vms.iter().any(|vm| vm.memory == Backing::Resident);
-    if resident && params.may_postcopy() {
-        let key = match params.postcopy.ram {
-            true => "postcopy-ram",
-            false if params.pages_on_demand() => "memory-mode",
-            false => "engine",
-        };
-        note(key, NOT_RESIDENT);
     }
 }

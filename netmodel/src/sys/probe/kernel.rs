@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_CREATE};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -17,6 +17,7 @@ use crate::sys::netlink::{Netlink, device_index};
 use crate::sys::netns::{create_netns, enter_machine};
 use crate::sys::packet::PacketSocket;
 use crate::sys::tun::TunDevice;
+use crate::sys::userfault;
 use crate::topology::HostId;
 
 /// Probes in the order they are reported: name, whether required, remedy.
@@ -245,49 +246,25 @@ fn qdisc(kind: &str) -> Result<String, String> {
     }
 }
 
-/// `struct uffdio_api`.
-#[repr(C)]
-struct UffdioApi {
-    api: u64,
-    features: u64,
-    ioctls: u64,
-}
-
-const UFFD_API: u64 = 0xaa;
-const UFFD_USER_MODE_ONLY: libc::c_int = 1;
-/// _IOWR(0xAA, 0x3F, struct uffdio_api)
-const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
-const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
-
-/// Asynchronous write protection, with which real pages can be watched without privileges (Linux 6.7).
-pub(super) fn userfault() -> Capability {
-    let remedy = "Linux 6.7 or newer; only recording real memory needs it";
-    tried(
-        "userfaultfd-wp-async",
-        wp_async().map_err(|e| e.to_string()),
-        remedy,
-    )
-}
-
-fn wp_async() -> io::Result<String> {
-    // SAFETY: a system call without pointers.
-    let raw =
-        unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | UFFD_USER_MODE_ONLY) };
-    let raw = i32::try_from(raw).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-    if raw < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a descriptor the kernel just gave us and nobody else owns.
-    let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-    let mut api = UffdioApi {
-        api: UFFD_API,
-        features: UFFD_FEATURE_WP_ASYNC,
-        ioctls: 0,
+/// What can be done with pages of memory without privileges, as `migbed doctor` names it.
+pub(super) fn userfault() -> [Capability; 2] {
+    let tried = |name, features, found: &str, remedy| {
+        let outcome = userfault::open(features).map(|_| found.to_owned());
+        tried(name, outcome.map_err(|e| e.to_string()), remedy)
     };
-    // SAFETY: the kernel reads and writes one `struct uffdio_api`, which `api` is.
-    let result = unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API, &raw mut api) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok("userfaultfd with WP_ASYNC; PAGEMAP_SCAN came with the same release".to_owned())
+    [
+        tried(
+            super::USERFAULTFD,
+            userfault::FEATURE_THREAD_ID,
+            "threads are stopped at pages that are missing",
+            "Linux 5.11 or newer with CONFIG_USERFAULTFD, and no seccomp filter that forbids userfaultfd; only post-copy \
+             of memory = \"resident\" needs it",
+        ),
+        tried(
+            "userfaultfd-wp-async",
+            userfault::FEATURE_WP_ASYNC,
+            "userfaultfd with WP_ASYNC; PAGEMAP_SCAN came with the same release",
+            "Linux 6.7 or newer; only recording real memory needs it",
+        ),
+    ]
 }

@@ -349,3 +349,41 @@ fn scans_are_told_with_their_pages_and_change_no_access() {
         Err(MemoryError::ScanTimes)
     ));
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Of vCPUs that have parted every page, whatever writes it, follows its own's clocks, and a harvest finds just that.
+    #[test]
+    fn who_waited_is_behind_with_its_pages_and_nobody_else(
+        seed in any::<u64>(),
+        vcpus in 2_u32..5,
+        waits in prop::collection::vec((0_u32..5, any::<bool>(), 0.0..0.5_f64), 1..8),
+        stretch in 0.0..3.0_f64,
+        cut in 0_u32..700,
+    ) {
+        let deal = Deal::alike(vcpus);
+        let base = mixed_guest(seed, 4).of_vcpus(deal.clone());
+        let (mut clocks, mut at) = (VcpuClocks::default(), 1.0);
+        for (vcpu, begins, after) in waits {
+            clocks.wait(&deal, vcpu % vcpus, begins, seconds(at));
+            at += after;
+        }
+        for vcpu in 0..vcpus {
+            clocks.wait(&deal, vcpu, false, seconds(at));
+        }
+        let (from, to) = (seconds(at + 0.1), seconds(at + 0.1 + stretch));
+        let apart = base.clone().apart(clocks.clone());
+        let mut found = Bitmap::new(700);
+        apart.harvest_range(0..cut, from, to, &mut found);
+        apart.harvest_range(cut..700, from, to, &mut found);
+        for page in 0..700 {
+            let own = |at| clocks.time(deal.vcpu(page), at);
+            let (first, last) = (base.version_at(page, own(from)), base.version_at(page, own(to)));
+            prop_assert_eq!(apart.version_at(page, from), first);
+            prop_assert_eq!(apart.version_at(page, to), last);
+            prop_assert_eq!(found.get(page), first != last, "page {}", page);
+            prop_assert_eq!(apart.written_in(page, from, to), first != last);
+        }
+    }
+}

@@ -1,25 +1,27 @@
-//! A guest that runs while pages are missing, and the thread that asks for those it waits for.
+//! A guest that runs while pages are missing, and the thread that asks for those its vCPUs wait for.
 //!
 //! Inside: what the two threads of a destination share, the requests, and how long they took. Never
 //! inside: reading the stream, what pages hold.
 
 use std::net::TcpStream;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::mono_ns;
 use crate::migration::destination::{DestinationError, DestinationJob};
-use crate::migration::guest::Standing;
-use crate::migration::record::{LATENCY_BUCKETS, PostcopyDestination};
-use crate::migration::upcoming::Limit;
+use crate::migration::guest::{DestinationGuest, Standing};
+use crate::migration::record::PostcopyDestination;
 use crate::migration::usage::ThreadMeter;
 use crate::migration::wire::cloud_hypervisor::encode_answer;
 use crate::migration::wire::{encode_shut, postcopy};
+use crate::resident::Lacking;
 use replay::{Bitmap, GuestTime, VmState};
 
 use super::asked::Asked;
 use super::back::Back;
-use super::waits::{Blocked, Standstill, Waits};
+use super::kernel::Halted;
+use super::state::State;
+use super::waits::Blocked;
 
 pub(super) const NS_PER_MS: u64 = 1_000_000;
 /// Without news the thread looks so often: its only other reason to wake is a change.
@@ -27,23 +29,21 @@ pub(super) const LOOK_NS: u64 = 20_000_000;
 /// The guest's time is asked for at least once in so many pages.
 const LOOK_PAGES: usize = 64;
 
-struct State<'a> {
-    waits: Waits<'a>,
-    limit: Limit,
+struct Shared<'a> {
+    guest: State<'a>,
+    /// Of RAM that is there: who waits, as the kernel says.
+    halted: Halted,
     over: bool,
     /// No page comes on the connection for requested ones any more.
     urgent_over: bool,
-    /// The guest's time when it was last asked for.
-    time: GuestTime,
-    /// When each missing page was placed, in the guest's time.
-    placed: Vec<(u32, GuestTime)>,
-    figures: PostcopyDestination,
 }
 
 /// Shared by the thread that reads the stream and the one that asks.
 pub(super) struct Pull<'a> {
     job: &'a DestinationJob,
-    state: Mutex<State<'a>>,
+    /// RAM that is there: the kernel stops the guest, not what is known of its accesses.
+    lacking: Option<Arc<Lacking>>,
+    state: Mutex<Shared<'a>>,
     changed: Condvar,
     back: Back,
     /// Where requests are for another connection, and whoever asks over it.
@@ -59,23 +59,24 @@ pub(super) struct Ran {
 }
 
 impl<'a> Pull<'a> {
-    pub(super) fn new(job: &'a DestinationJob, missing: Bitmap, at: GuestTime) -> Self {
-        let figures = PostcopyDestination {
-            missing_pages: missing.count(),
-            latency_dist: vec![0; LATENCY_BUCKETS],
-            ..PostcopyDestination::default()
-        };
-        let waits = Waits::new(job.memory.model(), missing, at);
+    /// Of a guest that was stopped with this state.
+    pub(super) fn new(
+        job: &'a DestinationJob,
+        missing: Bitmap,
+        lacking: Option<Arc<Lacking>>,
+        stopped: &VmState,
+    ) -> Self {
+        let model = job.memory.model();
+        let own = |vcpu| stopped.vcpus.time(vcpu, stopped.guest_time());
+        let at: Vec<GuestTime> = (0..model.deal().vcpus()).map(own).collect();
         Self {
             job,
-            state: Mutex::new(State {
-                waits,
-                limit: Limit::NONE,
+            lacking,
+            state: Mutex::new(Shared {
+                halted: Halted::of(at.len()),
+                guest: State::new(model, missing, at),
                 over: false,
                 urgent_over: false,
-                time: at,
-                placed: Vec::new(),
-                figures,
             }),
             changed: Condvar::new(),
             back: Back::default(),
@@ -95,7 +96,7 @@ impl<'a> Pull<'a> {
     /// whether it is that.
     pub(super) fn next(&self, from: u32) -> Option<(u32, bool)> {
         let state = self.lock();
-        let missing = state.waits.upcoming.missing();
+        let missing = state.guest.waits.upcoming.missing();
         let asked = self.asked.as_ref();
         let wanted = asked.and_then(|asked| asked.take(|page| missing.get(page)));
         let unasked = || missing.next_set(from).map(|page| (page, true));
@@ -104,25 +105,31 @@ impl<'a> Pull<'a> {
 
     /// Whether the guest waits for a page.
     pub(super) fn is_awaited(&self) -> bool {
-        self.lock().waits.blocked.is_some()
+        let state = self.lock();
+        let mut blocked = state.guest.waits.blocked.iter();
+        blocked.any(Option::is_some) || !state.halted.pages().is_empty()
     }
 
     /// A page was fetched before the guest waited for it.
     pub(super) fn prefaulted(&self) {
-        *self.lock().figures.prefaulted_pages.get_or_insert(0) += 1;
+        *self.lock().guest.figures.prefaulted_pages.get_or_insert(0) += 1;
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<'a>> {
-        // Every method leaves `State` consistent before it can panic.
+    fn lock(&self) -> MutexGuard<'_, Shared<'a>> {
+        // Every method leaves `Shared` consistent before it can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn vcpus(&self) -> std::ops::Range<usize> {
+        self.lock().guest.vcpus()
+    }
+
     pub(super) fn lacks(&self, page: u32) -> bool {
-        self.lock().waits.upcoming.missing().get(page)
+        self.lock().guest.waits.upcoming.missing().get(page)
     }
 
     pub(super) fn left(&self) -> u64 {
-        self.lock().waits.upcoming.left()
+        self.lock().guest.waits.upcoming.left()
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -130,13 +137,13 @@ impl<'a> Pull<'a> {
     }
 
     pub(super) fn came_twice(&self) {
-        self.lock().figures.came_twice += 1;
+        self.lock().guest.figures.came_twice += 1;
     }
 
     /// The pages that are here.
     pub(super) fn received(&self) -> Bitmap {
         let state = self.lock();
-        let missing = state.waits.upcoming.missing();
+        let missing = state.guest.waits.upcoming.missing();
         let all = 0..missing.len();
         let mut received = Bitmap::new(missing.len());
         received.set_words(|word| !missing.word_within(word, &all));
@@ -146,6 +153,31 @@ impl<'a> Pull<'a> {
     pub(super) fn end(&self) {
         self.lock().over = true;
         self.changed.notify_all();
+        if let Some(lacking) = &self.lacking {
+            lacking.interrupt();
+        }
+    }
+
+    pub(super) fn guest(&self) -> &dyn DestinationGuest {
+        self.job.guest.as_ref()
+    }
+
+    /// Notes that a vCPU's thread waits for a page, if that is still missing: whether the page is to be asked for.
+    pub(super) fn halted(
+        &self,
+        page: u32,
+        note: impl FnOnce(&mut Halted) -> Option<usize>,
+    ) -> Option<bool> {
+        let state = &mut *self.lock();
+        if !state.guest.waits.upcoming.missing().get(page) {
+            return None;
+        }
+        let asks = note(&mut state.halted);
+        if let Some(vcpu) = asks {
+            state.guest.figures.requests += 1;
+            state.guest.figures.vcpus[vcpu].requests += 1;
+        }
+        Some(asks.is_some())
     }
 
     /// The connection for requested pages has ended.
@@ -158,7 +190,7 @@ impl<'a> Pull<'a> {
     pub(super) fn wait_for_last(&self, ns: u64) -> bool {
         let until_ns = mono_ns().saturating_add(ns);
         let mut state = self.lock();
-        while state.waits.upcoming.left() > 0 {
+        while state.guest.waits.upcoming.left() > 0 {
             let left = until_ns.saturating_sub(mono_ns());
             if left == 0 || state.urgent_over {
                 return false;
@@ -172,45 +204,31 @@ impl<'a> Pull<'a> {
     /// A missing page is there: whoever waits for it goes on.
     pub(super) fn placed(&self, page: u32) {
         let mut guard = self.lock();
-        let state = &mut *guard;
-        let now_ns = mono_ns();
-        let waited = state.waits.arrived(page, now_ns);
-        if state.waits.upcoming.left() == 0 {
-            state.figures.whole_ns = Some(now_ns);
-            self.changed.notify_all();
-        }
-        if let Some(blocked) = waited {
-            let took_ns = now_ns.saturating_sub(blocked.since_ns);
-            state.figures.waited(took_ns);
-        }
-        if state.waits.is_scanning() {
-            // The guest is at the next page of it at once, or done: the other thread looks.
-            state.placed.push((page, state.time));
-            if waited.is_some() {
-                drop(guard);
+        if self.lacking.is_some() {
+            let now_ns = mono_ns();
+            let ended = guard.halted.arrived(page, now_ns);
+            if guard.guest.placed_in_ram(page, &ended, now_ns) {
                 self.changed.notify_all();
             }
             return;
         }
-        let limit = state.waits.limit(now_ns, state.time);
-        let goes_on = limit != state.limit || waited.is_some();
+        let state = &mut guard.guest;
+        let came = state.came(page, mono_ns());
         // Asking costs more than placing a page of zeros does, so not for each.
-        let looks = goes_on || state.placed.len().is_multiple_of(LOOK_PAGES);
+        let looks = came.changes() || state.placed().is_multiple_of(LOOK_PAGES);
         let standing = looks.then(|| self.job.guest.standing());
-        if let Some(Standing::Running { time, .. } | Standing::Stopped { time, .. }) = standing {
-            state.time = time;
+        let vcpus = match &standing {
+            Some(Standing::Here { vcpus, .. }) => Some(&vcpus[..]),
+            Some(Standing::Gone) | None => None,
+        };
+        state.account(&came, vcpus);
+        if !came.limits.is_empty() {
+            self.job.guest.run_within(&came.limits);
         }
-        state.placed.push((page, state.time));
-        if !goes_on {
-            return;
-        }
-        if let Some(Standing::Stopped { since_ns, .. }) = standing.filter(|_| waited.is_none()) {
-            state.figures.blocktime_ns += now_ns.saturating_sub(since_ns);
-        }
-        state.limit = limit;
-        self.job.guest.run_within(limit);
         drop(guard);
-        self.changed.notify_all();
+        if came.changes() {
+            self.changed.notify_all();
+        }
     }
 
     /// Lets the guest run, then asks for what it waits for, until all pages are there.
@@ -218,7 +236,10 @@ impl<'a> Pull<'a> {
         let meter = ThreadMeter::start();
         let (resumed_ns, error) = match self.start(state) {
             Ok(resumed_ns) => {
-                self.watch();
+                match &self.lacking {
+                    Some(lacking) => self.watch_threads(lacking),
+                    None => self.watch(),
+                }
                 (Some(resumed_ns), None)
             }
             Err(error) => {
@@ -244,11 +265,10 @@ impl<'a> Pull<'a> {
     /// runs here, and the PONG of the package's PING tells the source so.
     fn start(&self, state: VmState) -> Result<u64, DestinationError> {
         let loaded_ns = mono_ns();
-        {
+        if self.lacking.is_none() {
             let mut state = self.lock();
-            state.waits.upcoming.look_ahead();
-            state.limit = state.waits.upcoming.limit();
-            self.job.guest.run_within(state.limit);
+            let limits = state.guest.begin();
+            self.job.guest.run_within(&limits);
         }
         let control = &self.job.control;
         control.wait_until(loaded_ns + self.job.load_time_ms * NS_PER_MS)?;
@@ -260,7 +280,7 @@ impl<'a> Pull<'a> {
             .ok_or(DestinationError::Abandoned)?;
         guest.resumed();
         let model = self.job.memory.model();
-        self.lock().waits.started(model, resumed_ns);
+        self.lock().guest.waits.started(model, resumed_ns);
         self.say(|bytes, _| bytes.extend_from_slice(&self.word(true)));
         Ok(resumed_ns)
     }
@@ -279,52 +299,29 @@ impl<'a> Pull<'a> {
     fn watch(&self) {
         let mut guard = self.lock();
         while !guard.over {
-            let state = &mut *guard;
+            let state = &mut guard.guest;
             let now_ns = mono_ns();
-            let until_ns = match self.job.guest.standing() {
-                Standing::Gone => return,
-                Standing::Running { time, until_ns } => {
-                    state.time = time;
-                    if state.waits.upcoming.is_short(time) {
-                        state.waits.upcoming.look_ahead();
-                    }
-                    if self.renew(state, now_ns) {
-                        continue;
-                    }
-                    // A scan that is due already is at the limit.
-                    let due_ns = state.waits.due_ns().filter(|due_ns| *due_ns > now_ns);
-                    until_ns
-                        .min(now_ns + LOOK_NS)
-                        .min(due_ns.unwrap_or(u64::MAX))
-                }
-                Standing::Stopped { .. } if state.waits.blocked.is_some() => now_ns + LOOK_NS,
-                Standing::Stopped {
-                    time,
-                    clock,
-                    since_ns,
-                } => {
-                    state.time = time;
-                    let why = state.waits.stands(time, clock, since_ns, now_ns);
-                    if let Standstill::Blocked(Blocked { page, since_ns }) = why {
-                        state.figures.requests += 1;
-                        state.figures.asked_late_ns_sum += now_ns.saturating_sub(since_ns);
-                        drop(guard);
-                        self.ask(page);
-                        guard = self.lock();
-                        continue;
-                    }
-                    if let Standstill::Free { since_ns } | Standstill::Horizon { since_ns } = why {
-                        // This thread was late to look on.
-                        state.figures.held_ns += now_ns.saturating_sub(since_ns);
-                    }
-                    if matches!(why, Standstill::Horizon { .. }) {
-                        state.waits.upcoming.look_ahead();
-                    }
-                    state.limit = state.waits.limit(now_ns, time);
-                    self.job.guest.run_within(state.limit);
-                    continue;
-                }
+            let Standing::Here { vcpus, until_ns } = self.job.guest.standing() else {
+                return;
             };
+            let look = state.look(&vcpus, now_ns);
+            if !look.limits.is_empty() {
+                self.job.guest.run_within(&look.limits);
+            }
+            if !look.pages.is_empty() {
+                drop(guard);
+                look.pages.into_iter().for_each(|page| self.ask(page));
+                guard = self.lock();
+                continue;
+            }
+            if !look.limits.is_empty() {
+                continue;
+            }
+            // A scan that is due already is at the limit.
+            let due_ns = state.waits.due_ns().filter(|due_ns| *due_ns > now_ns);
+            let until_ns = until_ns
+                .min(now_ns + LOOK_NS)
+                .min(due_ns.unwrap_or(u64::MAX));
             let wait = Duration::from_nanos(until_ns.saturating_sub(mono_ns()));
             if !wait.is_zero() {
                 let waited = self.changed.wait_timeout(guard, wait);
@@ -333,31 +330,22 @@ impl<'a> Pull<'a> {
         }
     }
 
-    /// Lets a guest that runs run to another limit, if there is one.
-    fn renew(&self, state: &mut State<'_>, now_ns: u64) -> bool {
-        let limit = state.waits.limit(now_ns, state.time);
-        let other = limit != state.limit;
-        if other {
-            state.limit = limit;
-            self.job.guest.run_within(limit);
-        }
-        other
-    }
-
     /// The account, once nothing more will come.
-    pub(super) fn conclude(self, stopped_at: GuestTime) -> PostcopyDestination {
+    pub(super) fn conclude(self) -> PostcopyDestination {
         let state = self
             .state
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        let model = self.job.memory.model();
-        let touched = |&&(page, at): &&(u32, GuestTime)| {
-            model.written_in(page, stopped_at, at) || model.read_in(page, stopped_at, at)
-        };
-        PostcopyDestination {
-            never_came: state.waits.upcoming.left(),
-            overrun: state.placed.iter().filter(touched).count() as u64,
-            ..state.figures
+        let figures = state.guest.conclude(self.job.memory.model());
+        match self.lacking {
+            None => figures,
+            // The kernel does not tell when it stopped a thread, and lets none pass.
+            Some(_) => PostcopyDestination {
+                asked_late_ns_sum: None,
+                held_ns: None,
+                overrun: None,
+                ..figures
+            },
         }
     }
 
@@ -374,7 +362,7 @@ impl<'a> Pull<'a> {
         self.back.say(put);
     }
 
-    fn ask(&self, page: u32) {
+    pub(super) fn ask(&self, page: u32) {
         if let Some(asked) = &self.asked {
             asked.put(page);
             return;
@@ -382,25 +370,14 @@ impl<'a> Pull<'a> {
         self.say(|bytes, named| postcopy::request(page, std::mem::replace(named, true), bytes));
     }
 
-    /// The page that the guest waited for when the connection broke.
+    /// The pages that vCPUs waited for when the connection broke.
     pub(super) fn ask_again(&self) {
-        let blocked = self.lock().waits.blocked;
-        if let Some(Blocked { page, .. }) = blocked {
-            self.ask(page);
-        }
-    }
-}
-
-impl PostcopyDestination {
-    /// A page that was asked for is there after so long.
-    fn waited(&mut self, ns: u64) {
-        self.blocktime_ns += ns;
-        self.latency_ns_sum += ns;
-        self.latency_ns_max = self.latency_ns_max.max(ns);
-        let us = (ns / 1_000).max(1);
-        let bucket = (us.ilog2() as usize).min(LATENCY_BUCKETS - 1);
-        if let Some(count) = self.latency_dist.get_mut(bucket) {
-            *count += 1;
-        }
+        let pages: Vec<u32> = {
+            let state = self.lock();
+            let blocked = state.guest.waits.blocked.iter().flatten();
+            let computed = blocked.map(|Blocked { page, .. }| *page);
+            computed.chain(state.halted.pages()).collect()
+        };
+        pages.into_iter().for_each(|page| self.ask(page));
     }
 }

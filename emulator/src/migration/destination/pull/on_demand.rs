@@ -60,11 +60,13 @@ impl Receiver<'_> {
 
     fn on_demand(&mut self, state: VmState) -> Result<(), DestinationError> {
         let io = |source| DestinationError::Io { offset: 0, source };
-        let stopped_at = state.guest_time();
+        let stopped = state.clone();
         let (job, pages) = (self.job, self.pages);
         let socket = self.fault_connection()?;
         job.control.pulls.store(true, Ordering::Release);
-        let pull = Pull::new(job, self.missing(), stopped_at).on_demand();
+        let missing = self.missing();
+        let lacking = pages.lack(&missing).map_err(DestinationError::Userfault)?;
+        let pull = Pull::new(job, missing, lacking, &stopped).on_demand();
         pull.connect(self.socket()).map_err(io)?;
         let both: Result<_, DestinationError> = std::thread::scope(|scope| {
             let thread = Builder::new().name("mig-uffd".to_owned());
@@ -97,8 +99,9 @@ impl Receiver<'_> {
             return Err(asking.error.unwrap_or(error));
         }
         self.report.resumed_ns = ran.resumed_ns;
-        self.stopped_at = Some(stopped_at);
-        let figures = pull.conclude(stopped_at);
+        self.stopped = Some(stopped);
+        let vcpus = pull.vcpus();
+        let figures = pull.conclude();
         let pages = figures.never_came;
         self.report.postcopy = Some(figures);
         if pages > 0 {
@@ -107,7 +110,11 @@ impl Receiver<'_> {
             return Err(DestinationError::FaultsUnanswered { pages, source });
         }
         job.control.pulls.store(false, Ordering::Release);
-        job.guest.run_within(Limit::NONE);
+        if let Some(ram) = &job.ram {
+            ram.let_go();
+        }
+        let freely: Vec<_> = vcpus.map(|vcpu| (vcpu, Limit::NONE)).collect();
+        job.guest.run_within(&freely);
         Ok(())
     }
 
@@ -229,11 +236,7 @@ impl Handler<'_, '_> {
                 offset: self.read_bytes,
             });
         }
-        if !self.pages.take(page, decode_answer(&answer)?) {
-            return Err(DestinationError::Damaged { page });
-        }
-        self.pull.placed(page);
-        Ok(())
+        super::place(self.pages, self.pull, page, Some(decode_answer(&answer)?))
     }
 
     /// A silence as long as the connection's limit breaks it; a shorter one of a source that is known to have gone.

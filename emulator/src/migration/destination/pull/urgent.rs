@@ -42,16 +42,9 @@ fn place(job: &DestinationJob, pull: &Pull<'_>, pages: &Pages<'_>, mut socket: &
                 Ok(Some(_)) | Err(_) => return read,
             };
             start += taken;
-            if !pull.lacks(page) {
-                pull.came_twice();
-                continue;
+            if super::place(pages, pull, page, bytes).is_err() {
+                return read;
             }
-            match bytes {
-                None => pages.take_zero(page),
-                Some(bytes) if pages.take(page, bytes) => {}
-                Some(_) => return read,
-            }
-            pull.placed(page);
         }
         buffer.copy_within(start..end, 0);
         (start, end) = (0, end - start);

@@ -136,7 +136,7 @@ impl Session<'_> {
         let mut channels = job.channels.iter().filter(|_| first);
         let channel = channels.find(|channel| channel.id.kind == ChannelKind::Preempt);
         let (at, stall_ns) = (job.guest.guest_time(), self.stall_ns());
-        let urgent = channel.map(|channel| Urgent::new(&channel.socket, &job.memory, at, stall_ns));
+        let urgent = channel.map(|channel| Urgent::new(&channel.socket, job, at, stall_ns));
         std::thread::scope(|scope| {
             let reader = std::thread::Builder::new().name("mig-return".to_owned());
             reader

@@ -7,9 +7,10 @@ use std::net::TcpStream;
 
 use crate::clock::mono_ns;
 use crate::migration::guest::GuestMemory;
-use crate::migration::source::SourceError;
+use crate::migration::source::{SourceError, SourceJob};
 use crate::migration::transport::write_whole;
-use crate::migration::wire::Encoder;
+use crate::migration::wire::{Encoder, PAGE_BYTES};
+use crate::resident::Ram;
 use replay::GuestTime;
 
 /// What went over it.
@@ -24,6 +25,8 @@ pub(super) struct Sent {
 pub(super) struct Urgent<'a> {
     socket: &'a TcpStream,
     memory: &'a GuestMemory,
+    /// Pages as they lie, if they do: nobody writes them here any more.
+    ram: Option<&'a Ram>,
     /// When the guest stopped here.
     at: GuestTime,
     stall_ns: u64,
@@ -34,13 +37,14 @@ pub(super) struct Urgent<'a> {
 impl<'a> Urgent<'a> {
     pub(super) fn new(
         socket: &'a TcpStream,
-        memory: &'a GuestMemory,
+        job: &'a SourceJob,
         at: GuestTime,
         stall_ns: u64,
     ) -> Self {
         Self {
             socket,
-            memory,
+            memory: &job.memory,
+            ram: job.ram.as_deref(),
             at,
             stall_ns,
             encoder: Encoder::default(),
@@ -52,8 +56,12 @@ impl<'a> Urgent<'a> {
     pub(super) fn send(&mut self, page: u32) -> Result<Sent, SourceError> {
         self.bytes.clear();
         let version = self.memory.version_at(page, self.at);
+        let zero = match self.ram {
+            Some(ram) => ram.is_zero(page),
+            None => self.memory.is_zero(page, version),
+        };
         let mut sent = Sent::default();
-        if self.memory.is_zero(page, version) {
+        if zero {
             self.encoder.zero_page(page, &mut self.bytes);
             sent.zero_pages = 1;
             sent.header_bytes = self.bytes.len() as u64;
@@ -61,9 +69,15 @@ impl<'a> Urgent<'a> {
             self.encoder.page_header(page, &mut self.bytes);
             sent.normal_pages = 1;
             sent.header_bytes = self.bytes.len() as u64;
-            let (stamp, body) = self.memory.page(page, version);
-            self.bytes.extend_from_slice(&stamp.encode());
-            self.bytes.extend_from_slice(body);
+            if let Some(ram) = self.ram {
+                let mut bytes = [0; PAGE_BYTES];
+                ram.read(page, &mut bytes);
+                self.bytes.extend_from_slice(&bytes);
+            } else {
+                let (stamp, body) = self.memory.page(page, version);
+                self.bytes.extend_from_slice(&stamp.encode());
+                self.bytes.extend_from_slice(body);
+            }
         }
         let until_ns = mono_ns().saturating_add(self.stall_ns);
         write_whole(self.socket, &self.bytes, || mono_ns() < until_ns).map_err(SourceError::Io)?;
