@@ -15,7 +15,7 @@ const PAGES: u64 = 16_384;
 /// 16 bytes before a page of 4096.
 const ANSWER: u64 = 4112;
 
-fn on_demand() -> MigrationParams {
+pub(super) fn on_demand() -> MigrationParams {
     MigrationParams {
         engine: EngineKind::CloudHypervisor,
         memory_mode: MemoryMode::Postcopy,

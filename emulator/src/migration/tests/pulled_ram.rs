@@ -1,5 +1,6 @@
 //! Post-copy of RAM that is there: threads touch it, and the kernel stops them at what has not come.
 
+use super::on_demand::on_demand;
 use super::postcopy::{Both, hybrid, post_copy, wait_until};
 use super::resident::Real;
 use super::*;
@@ -287,6 +288,22 @@ fn ram_is_pulled_as_computed_memory_is() {
         real.requests,
         expected.requests
     );
+}
+
+/// Cloud Hypervisor's: the page of a thread that the kernel has stopped is asked for next.
+#[test]
+fn ram_is_asked_for_page_by_page() {
+    let world = world(2.0);
+    let Some((both, room)) = real("ram_is_asked_for_page_by_page", &world, on_demand()) else {
+        return;
+    };
+    let (sent, received) = both.run(|_, _| {});
+    let asked = assert_pulled(&sent, &received);
+    let faulted = asked.missing_pages - asked.prefaulted_pages.unwrap();
+    assert!(faulted > 0 && faulted <= asked.requests, "{asked:?}");
+    assert_eq!(asked.came_twice, 0, "each page is asked for once");
+    assert_eq!(sent.report.bytes.total(), received.report.received_bytes);
+    next_migration_verifies(&world, &room);
 }
 
 #[test]
