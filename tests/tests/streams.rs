@@ -73,7 +73,7 @@ const CASES: [Case; 11] = [
             let there = destination.postcopy.as_ref().expect("it came to it");
             assert_eq!(
                 (there.missing_pages, there.never_came, there.overrun),
-                (PAGES, 0, 0)
+                (PAGES, 0, Some(0))
             );
             // One answer a page, and each page once; nothing of memory on the main connection.
             let here = source.postcopy.as_ref().expect("it came to it");
