@@ -11,6 +11,7 @@
 //! touched; `recover` is where a new one comes. Cloud Hypervisor's, of which nothing comes unasked, is `on_demand`. Never inside: the source's dirty log; which pages the source thinks it has sent.
 
 use std::net::{Shutdown, TcpStream};
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::pages::{Pages, Placed};
@@ -101,15 +102,20 @@ impl Receiver<'_> {
                 .err()
                 .unwrap_or(DestinationError::PagesMissing { pages }));
         }
+        self.let_run(vcpus);
+        // If the connection is gone the source asks the control plane.
+        let _ = self.tell(0);
+        Ok(())
+    }
+
+    /// Nothing is missing any more: nothing stops its vCPUs.
+    fn let_run(&self, vcpus: Range<usize>) {
         self.job.control.pulls.store(false, Ordering::Release);
         if let Some(ram) = &self.job.ram {
             ram.let_go();
         }
         let freely: Vec<_> = vcpus.map(|vcpu| (vcpu, Limit::NONE)).collect();
         self.job.guest.run_within(&freely);
-        // If the connection is gone the source asks the control plane.
-        let _ = self.tell(0);
-        Ok(())
     }
 
     /// What this end holds decides, not what the source says of it.

@@ -25,7 +25,6 @@ use crate::migration::destination::{
 };
 use crate::migration::ownership::DestinationSide;
 use crate::migration::transport::{prepare_socket, read_whole, reset_when_closed, write_whole};
-use crate::migration::upcoming::Limit;
 use crate::migration::usage::ThreadMeter;
 use crate::migration::wire::Event;
 use crate::migration::wire::cloud_hypervisor::fault::{ANSWER_BYTES, decode_answer, request};
@@ -109,12 +108,7 @@ impl Receiver<'_> {
             let source = asking.error.unwrap_or(DestinationError::Abandoned).into();
             return Err(DestinationError::FaultsUnanswered { pages, source });
         }
-        job.control.pulls.store(false, Ordering::Release);
-        if let Some(ram) = &job.ram {
-            ram.let_go();
-        }
-        let freely: Vec<_> = vcpus.map(|vcpu| (vcpu, Limit::NONE)).collect();
-        job.guest.run_within(&freely);
+        self.let_run(vcpus);
         Ok(())
     }
 
