@@ -11,6 +11,7 @@
 //! touched; `recover` is where a new one comes. Never inside: the source's dirty log; which pages the source thinks it has sent.
 
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::pages::{Pages, Placed};
@@ -22,6 +23,7 @@ use crate::migration::upcoming::Limit;
 use crate::migration::wire::hello::ChannelKind;
 use crate::migration::wire::postcopy::{self, Command};
 use crate::migration::wire::{Decoder, Event, MAX_RECORD_BYTES, PAGE_BYTES};
+use crate::resident::Lacking;
 use faults::{LOOK_NS, NS_PER_MS, Pull};
 use replay::{Bitmap, VmState};
 
@@ -41,11 +43,7 @@ impl Receiver<'_> {
         self.silence_limit_ms = self.job.postcopy.stall_timeout;
         self.job.control.pulls.store(true, Ordering::Release);
         let missing = self.missing();
-        let lacking = self.pages.lack(&missing).map_err(|error| {
-            let committed = self.job.control.gate.abandon();
-            assert!(!committed, "nobody else commits this migration");
-            DestinationError::Userfault(error)
-        })?;
+        let lacking = self.lack(&missing)?;
         let pull = Pull::new(self.job, missing, lacking, &stopped);
         pull.connect(self.socket()).map_err(io)?;
         let (ran, came) = std::thread::scope(|scope| {
@@ -108,6 +106,15 @@ impl Receiver<'_> {
         // If the connection is gone the source asks the control plane.
         let _ = self.tell(0);
         Ok(())
+    }
+
+    /// Takes away what RAM that is there lacks, if it is; the guest is still the source's.
+    fn lack(&self, missing: &Bitmap) -> Result<Option<Arc<Lacking>>, DestinationError> {
+        self.pages.lack(missing).map_err(|error| {
+            let committed = self.job.control.gate.abandon();
+            assert!(!committed, "nobody else commits this migration");
+            DestinationError::Userfault(error)
+        })
     }
 
     /// What this end holds decides, not what the source says of it.
