@@ -59,8 +59,16 @@ fn vcpus_that_waited_apart_are_where_they_should_be() {
     let Some(_turn) = turn("vcpus_that_waited_apart_are_where_they_should_be") else {
         return;
     };
+    // Computed, and touched for real: the kernel does not tell of what it stops how late that was seen.
+    for (memory, overrun) in [("synthetic", Some(0)), ("resident", None)] {
+        moved(memory, overrun);
+    }
+}
+
+fn moved(memory: &str, overrun: Option<u64>) {
     let sandbox = Sandbox::new();
-    let path = sandbox.file("vcpus.toml", MOVES);
+    let backed = format!("vcpus = 4\nmemory = \"{memory}\"");
+    let path = sandbox.file("vcpus.toml", MOVES.replace("vcpus = 4", &backed));
     let _ = sandbox.run_scenario(&path, &[]).expect_code(0);
     let records = seen(&sandbox.work().join("out")).records();
     let (first, second) = (&records[&1], &records[&2]);
@@ -73,7 +81,7 @@ fn vcpus_that_waited_apart_are_where_they_should_be() {
     assert_eq!(second.kind, "PreCopy");
     let destination = first.destination_report.as_ref().unwrap();
     let pulled = destination.postcopy.as_ref().unwrap();
-    assert_eq!((pulled.overrun, pulled.never_came), (Some(0), 0));
+    assert_eq!((pulled.overrun, pulled.never_came), (overrun, 0));
     let blocked: Vec<u64> = pulled.vcpus.iter().map(|vcpu| vcpu.blocktime_ns).collect();
     assert_eq!(blocked.len(), 4);
     assert!(blocked.iter().all(|&ns| ns > 0), "{blocked:?}");

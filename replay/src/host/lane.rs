@@ -188,7 +188,8 @@ impl Lane {
                 } else {
                     u128::from(dur_ns)
                 };
-                totals.demand += CoreWork::of(self.demand.min(self.cap), dur_ns);
+                let demand = holds.running_of(self.demand.min(self.cap));
+                totals.demand += CoreWork::of(demand, dur_ns);
                 totals.granted += served;
             }
         }

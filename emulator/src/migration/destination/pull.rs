@@ -12,6 +12,7 @@
 
 use std::net::{Shutdown, TcpStream};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::pages::{Pages, Placed};
@@ -23,6 +24,7 @@ use crate::migration::upcoming::Limit;
 use crate::migration::wire::hello::ChannelKind;
 use crate::migration::wire::postcopy::{self, Command};
 use crate::migration::wire::{Decoder, Event, MAX_RECORD_BYTES, PAGE_BYTES};
+use crate::resident::Lacking;
 use faults::{LOOK_NS, NS_PER_MS, Pull};
 use replay::{Bitmap, VmState};
 
@@ -44,11 +46,7 @@ impl Receiver<'_> {
         self.silence_limit_ms = self.job.postcopy.stall_timeout;
         self.job.control.pulls.store(true, Ordering::Release);
         let missing = self.missing();
-        let lacking = self.pages.lack(&missing).map_err(|error| {
-            let committed = self.job.control.gate.abandon();
-            assert!(!committed, "nobody else commits this migration");
-            DestinationError::Userfault(error)
-        })?;
+        let lacking = self.lack(&missing)?;
         let pull = Pull::new(self.job, missing, lacking, &stopped);
         pull.connect(self.socket()).map_err(io)?;
         let (ran, came) = std::thread::scope(|scope| {
@@ -116,6 +114,15 @@ impl Receiver<'_> {
         }
         let freely: Vec<_> = vcpus.map(|vcpu| (vcpu, Limit::NONE)).collect();
         self.job.guest.run_within(&freely);
+    }
+
+    /// Takes away what RAM that is there lacks, if it is; the guest is still the source's.
+    fn lack(&self, missing: &Bitmap) -> Result<Option<Arc<Lacking>>, DestinationError> {
+        self.pages.lack(missing).map_err(|error| {
+            let committed = self.job.control.gate.abandon();
+            assert!(!committed, "nobody else commits this migration");
+            DestinationError::Userfault(error)
+        })
     }
 
     /// What this end holds decides, not what the source says of it.

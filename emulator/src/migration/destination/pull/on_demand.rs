@@ -64,7 +64,7 @@ impl Receiver<'_> {
         let socket = self.fault_connection()?;
         job.control.pulls.store(true, Ordering::Release);
         let missing = self.missing();
-        let lacking = pages.lack(&missing).map_err(DestinationError::Userfault)?;
+        let lacking = self.lack(&missing)?;
         let pull = Pull::new(job, missing, lacking, &stopped).on_demand();
         pull.connect(self.socket()).map_err(io)?;
         let both: Result<_, DestinationError> = std::thread::scope(|scope| {
