@@ -333,7 +333,6 @@ fn connections_survive_however_pages_travel() {
     let ways = [
         "multifd = true\nmultifd-channels = 3\nmultifd-compression = \"zstd\"",
         "engine = \"cloud-hypervisor\"\nconnections = 3",
-        "engine = \"cloud-hypervisor\"\nmemory-mode = \"postcopy\"",
         "engine = \"post-copy\"\npostcopy-preempt = true",
         "postcopy-ram = true\npostcopy-after-precopy = true\ndowntime-limit = \"20ms\"",
     ];
