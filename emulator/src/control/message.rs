@@ -10,4 +10,4 @@ pub use machine::*;
 pub use to_agent::*;
 
 /// Version of these messages.
-pub const PROTOCOL: u16 = 6;
+pub const PROTOCOL: u16 = 7;
