@@ -142,6 +142,10 @@ pub struct Lone {
     pub congestion: String,
     /// What send buffers begin with; `None` is the kernel's.
     pub send_buffer: Option<ByteSize>,
+    /// How far TCP may tune them; `None` is the kernel's, or more where the path needs it.
+    pub send_buffer_max: Option<ByteSize>,
+    /// The same of receive buffers.
+    pub receive_buffer_max: Option<ByteSize>,
     /// Options.
     pub params: MigrationParams,
     /// Seed.
@@ -195,6 +199,8 @@ impl Lone {
                 schedule,
                 congestion: self.congestion.clone(),
                 send_buffer: self.send_buffer,
+                send_buffer_max: self.send_buffer_max,
+                receive_buffer_max: self.receive_buffer_max,
             },
             balancer: nobody(moving),
             migrations: (0..moving)

@@ -97,6 +97,12 @@ pub(super) struct MigrateArgs {
     /// What the sockets' send buffers are before TCP has tuned them, instead of Linux's 16 KiB.
     #[arg(long, value_parser = size_bytes, value_name = "SIZE")]
     send_buffer: Option<u64>,
+    /// How far TCP may tune them, instead of Linux's 4 MiB or twice what the path holds.
+    #[arg(long, value_parser = size_bytes, value_name = "SIZE")]
+    send_buffer_max: Option<u64>,
+    /// How far TCP may tune receive buffers, instead of Linux's 6 MiB or twice what the path holds.
+    #[arg(long, value_parser = size_bytes, value_name = "SIZE")]
+    receive_buffer_max: Option<u64>,
     /// Whose decisions and bytes on the wire.
     #[arg(long, value_parser = engine, default_value = "qemu", value_name = "ENGINE")]
     engine: EngineKind,
@@ -237,6 +243,8 @@ impl MigrateArgs {
             link: self.link(rate),
             congestion: self.congestion.clone(),
             send_buffer: self.send_buffer.map(ByteSize::from_bytes),
+            send_buffer_max: self.send_buffer_max.map(ByteSize::from_bytes),
+            receive_buffer_max: self.receive_buffer_max.map(ByteSize::from_bytes),
             params: self.params()?,
             seed: self.seed,
             warm_up_ns: 10_000_000_000,

@@ -11,11 +11,13 @@ use crate::validate::input::{self, GroundTruth};
 use crate::validate::logs::{self, CurveFrom, Logged};
 use crate::validate::select::Selection;
 use crate::validate::verdicts::Verdict;
-use crate::validate::{Configuration, Validation, compare, emulate};
+use crate::validate::{Configuration, Emulated, Validation, compare, emulate};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use comfy_table::Table;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
@@ -38,7 +40,8 @@ pub(super) struct QemuArgs {
     /// Replay only lines whose columns fit: kind=plain|boundary,link_mbit>=200.
     #[arg(long, value_name = "EXPR", default_value = "")]
     select: Selection,
-    /// Write the comparisons and a page with scatter plots here, anew after each emulation; a new or an empty directory.
+    /// Write the comparisons, a page with scatter plots and the emulated migrations (migrations.jsonl) here, anew after each
+    /// emulation; a new or an empty directory.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Print JSON.
@@ -63,8 +66,10 @@ trait Task {
     fn real_ms(&self) -> f64;
     /// Real runs it stands for.
     fn runs(&self) -> usize;
-    /// Emulates it in a scratch directory.
-    fn compare(&self, scratch: &Path) -> Result<Vec<Comparison>>;
+    /// Which of its repeats.
+    fn seed(&self) -> u64;
+    /// Emulates it in a scratch directory: the comparisons with what was real, and what was emulated.
+    fn compare(&self, scratch: &Path) -> Result<(Vec<Comparison>, Vec<Emulated>)>;
 }
 
 impl Task for (&Configuration, u64) {
@@ -80,8 +85,13 @@ impl Task for (&Configuration, u64) {
         self.0.runs.len()
     }
 
-    fn compare(&self, scratch: &Path) -> Result<Vec<Comparison>> {
-        Ok(compare(self.0, &emulate(self.0, self.1, scratch)?))
+    fn seed(&self) -> u64 {
+        self.1
+    }
+
+    fn compare(&self, scratch: &Path) -> Result<(Vec<Comparison>, Vec<Emulated>)> {
+        let emulated = emulate(self.0, self.1, scratch)?;
+        Ok((compare(self.0, &emulated), emulated))
     }
 }
 
@@ -98,7 +108,11 @@ impl Task for (&Logged, u64) {
         1
     }
 
-    fn compare(&self, scratch: &Path) -> Result<Vec<Comparison>> {
+    fn seed(&self) -> u64 {
+        self.1
+    }
+
+    fn compare(&self, scratch: &Path) -> Result<(Vec<Comparison>, Vec<Emulated>)> {
         self.0.compare(self.1, scratch)
     }
 }
@@ -135,7 +149,12 @@ impl Series<'_> {
                 );
             }
             match one(task) {
-                Ok(more) => comparisons.extend(more),
+                Ok((more, emulated)) => {
+                    comparisons.extend(more);
+                    if let Some(out) = self.out {
+                        append(out, task, &emulated)?;
+                    }
+                }
                 // A long series is not lost with one of its members.
                 Err(error) => {
                     eprintln!("migbed: {}: {error:#}", task.title());
@@ -243,7 +262,8 @@ pub(super) struct LogArgs {
     /// Emulate every migration so many times, with seeds 1, 2, …
     #[arg(long, default_value_t = 1)]
     repeats: u32,
-    /// Write the comparisons and a page with scatter plots here; a new or an empty directory.
+    /// Write the comparisons, a page with scatter plots and the emulated migrations (migrations.jsonl) here; a new or an
+    /// empty directory.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Print JSON.
@@ -299,8 +319,26 @@ impl LogArgs {
     }
 }
 
+/// Adds what was emulated to a directory's `migrations.jsonl`: of each migration what it stands for, its seed and its record.
+fn append(out: &Path, task: &impl Task, emulated: &[Emulated]) -> Result<()> {
+    let path = out.join("migrations.jsonl");
+    let mut lines = String::new();
+    for each in emulated {
+        let line = serde_json::json!({
+            "title": task.title(), "seed": task.seed(), "migration": each.record,
+        });
+        lines.push_str(&line.to_string());
+        lines.push('\n');
+    }
+    let appended = std::fs::create_dir_all(out).and_then(|()| {
+        let mut file = File::options().create(true).append(true).open(&path)?;
+        file.write_all(lines.as_bytes())
+    });
+    appended.map_err(|error| Unusable(format!("{}: {error}", path.display())).into())
+}
+
 /// One of a series.
-fn one(task: &impl Task) -> Result<Vec<Comparison>> {
+fn one(task: &impl Task) -> Result<(Vec<Comparison>, Vec<Emulated>)> {
     let scratch = super::migrate::temporary_directory()?;
     let result = task.compare(&scratch);
     // Best effort: the result is what matters.

@@ -249,6 +249,8 @@ impl Incident {
             },
             congestion: "cubic".to_owned(),
             send_buffer: None,
+            send_buffer_max: None,
+            receive_buffer_max: None,
             params: self.params(),
             seed,
             warm_up_ns: 10_000_000_000,

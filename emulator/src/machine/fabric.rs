@@ -30,11 +30,13 @@ pub fn plan(network: &NetworkSpec, k: u32, backend: BackendKind, seed: u64) -> P
     Plan::foreseeing(topology, &tcp, backend, &network.schedule).with_seed(seed)
 }
 
-/// Buffers are bytes and scale with space; at full size they are the kernel's own, or larger where
-/// a path needs it.
+/// Buffers are bytes and scale with space; at full size they are what is given, or the kernel's own, or larger
+/// where a path needs it.
 fn tcp_settings(network: &NetworkSpec, k: u32) -> TcpSettings {
     let asked = TcpSettings {
         send_buffer: network.send_buffer,
+        send_buffer_max: network.send_buffer_max,
+        receive_buffer_max: network.receive_buffer_max,
         ..TcpSettings::default()
     };
     if k <= 1 {
@@ -42,8 +44,12 @@ fn tcp_settings(network: &NetworkSpec, k: u32) -> TcpSettings {
     }
     let carried = |constant: scale::Constant| constant.carried(k).map(ByteSize::from_bytes);
     TcpSettings {
-        receive_buffer_max: carried(scale::RECEIVE_BUFFER),
-        send_buffer_max: carried(scale::SEND_BUFFER),
+        receive_buffer_max: asked
+            .receive_buffer_max
+            .or_else(|| carried(scale::RECEIVE_BUFFER)),
+        send_buffer_max: asked
+            .send_buffer_max
+            .or_else(|| carried(scale::SEND_BUFFER)),
         limit_output: carried(scale::TCP_LIMIT_OUTPUT),
         ..asked
     }

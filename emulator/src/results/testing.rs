@@ -120,17 +120,7 @@ fn scenario(e: Example) -> Scenario {
             cpu_ns: 0,
         }],
         probes: Vec::new(),
-        network: NetworkSpec {
-            backend: Some(BackendKind::Relay),
-            topology: Topology::star(
-                (0..e.hosts.max(2)).map(|h| (format!("h{}", h + 1), Cable::default())),
-            )
-            .unwrap(),
-            internet: None,
-            schedule: Schedule::default(),
-            congestion: "cubic".into(),
-            send_buffer: None,
-        },
+        network: network(e.hosts),
         balancer: BalancerSpec {
             policy: "equalise".into(),
             interval_ns: TICK_NS,
@@ -143,6 +133,22 @@ fn scenario(e: Example) -> Scenario {
         migration: MigrationParams::default(),
         faults: Vec::new(),
         orchestrator: crate::orchestrator::OrchestratorSpec::Timeout,
+    }
+}
+
+fn network(hosts: u32) -> NetworkSpec {
+    NetworkSpec {
+        backend: Some(BackendKind::Relay),
+        topology: Topology::star(
+            (0..hosts.max(2)).map(|h| (format!("h{}", h + 1), Cable::default())),
+        )
+        .unwrap(),
+        internet: None,
+        schedule: Schedule::default(),
+        congestion: "cubic".into(),
+        send_buffer: None,
+        send_buffer_max: None,
+        receive_buffer_max: None,
     }
 }
 

@@ -108,6 +108,8 @@ mod tests {
             schedule: Schedule::default(),
             congestion: "cubic".to_owned(),
             send_buffer: None,
+            send_buffer_max: None,
+            receive_buffer_max: None,
         }
     }
 

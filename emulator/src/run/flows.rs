@@ -285,6 +285,8 @@ mod tests {
             schedule: Schedule::default(),
             congestion: "cubic".into(),
             send_buffer: None,
+            send_buffer_max: None,
+            receive_buffer_max: None,
         }
     }
 

@@ -4,8 +4,8 @@ mod network;
 
 use self::network::served;
 use super::{
-    Arrivals, CpuDemand, CpuSource, Endpoint, HostSpec, INTERNET, Scenario, VmSpec, WriteSource,
-    net_host,
+    Arrivals, CpuDemand, CpuSource, Endpoint, HostSpec, INTERNET, NetworkSpec, Scenario, VmSpec,
+    WriteSource, net_host,
 };
 use crate::ids::HostId;
 use crate::migration::faults::Action;
@@ -42,7 +42,7 @@ pub fn explain(scenario: &Scenario) -> String {
         network.schedule.changes().len(),
         network.backend_name(),
         network.congestion,
-        buffer(network.send_buffer),
+        buffers(network),
     );
     for (title, table) in [
         ("Hosts", hosts(scenario)),
@@ -66,14 +66,19 @@ pub fn explain(scenario: &Scenario) -> String {
     text
 }
 
-/// What send buffers begin with, if not with the kernel's.
-fn buffer(given: Option<ByteSize>) -> String {
-    given.map_or_else(String::new, |size| {
-        format!(
-            ", send buffers of {} to begin with",
-            show_size(size.bytes())
-        )
-    })
+/// What buffers of sockets are, where that is given.
+fn buffers(network: &NetworkSpec) -> String {
+    let said = |of: &str, given: Option<ByteSize>| {
+        given.map_or_else(String::new, |size| {
+            format!(", {of} {}", show_size(size.bytes()))
+        })
+    };
+    [
+        said("send buffers to begin with", network.send_buffer),
+        said("send buffers at most", network.send_buffer_max),
+        said("receive buffers at most", network.receive_buffer_max),
+    ]
+    .concat()
 }
 
 fn table(header: &[&str]) -> Table {

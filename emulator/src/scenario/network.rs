@@ -25,6 +25,12 @@ pub struct NetworkSpec {
     /// What every socket's send buffer is before TCP has tuned it; `None` is Linux's 16 KiB.
     #[serde(default)]
     pub send_buffer: Option<ByteSize>,
+    /// How far TCP may tune it; `None` is Linux's 4 MiB, or twice what the fattest and longest path holds if that is more.
+    #[serde(default)]
+    pub send_buffer_max: Option<ByteSize>,
+    /// The same of receive buffers; Linux's 6 MiB.
+    #[serde(default)]
+    pub receive_buffer_max: Option<ByteSize>,
 }
 
 impl NetworkSpec {

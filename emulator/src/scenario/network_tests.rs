@@ -96,15 +96,26 @@ fn every_property_of_a_link_can_be_said_for_each_direction() {
 }
 
 #[test]
-fn a_send_buffer_is_the_kernels_unless_it_is_given_and_scales_with_space() {
+fn buffers_are_the_kernels_unless_they_are_given_and_scale_with_space() {
     let of = |given: &str| with_hosts(&format!("[network]\n{given}\n"), 2);
     assert_eq!(parsed(&of("")).network.send_buffer, None);
     let given = parsed(&of("send_buffer = \"2MiB\""));
     let bytes = ByteSize::from_bytes;
     assert_eq!(given.network.send_buffer, Some(bytes(2 << 20)));
-    assert!(explain(&given).contains("send buffers of 2 MiB to begin with"));
+    assert!(explain(&given).contains(", send buffers to begin with 2 MiB"));
     let carried = scale::apply(&given, 4).unwrap();
     assert_eq!(carried.network.send_buffer, Some(bytes(512 << 10)));
+    let limits = parsed(&of(
+        "send_buffer_max = \"4MiB\"\nreceive_buffer_max = \"32MiB\"",
+    ));
+    let network = &limits.network;
+    let both = (network.send_buffer_max, network.receive_buffer_max);
+    assert_eq!(both, (Some(bytes(4 << 20)), Some(bytes(32 << 20))));
+    let said = ", send buffers at most 4 MiB, receive buffers at most 32 MiB";
+    assert!(explain(&limits).contains(said));
+    let carried = scale::apply(&limits, 4).unwrap().network;
+    let both = (carried.send_buffer_max, carried.receive_buffer_max);
+    assert_eq!(both, (Some(bytes(1 << 20)), Some(bytes(8 << 20))));
     let text = refused(&of("send_buffer = \"1KiB\""));
     assert!(text.contains("from 4KiB up to 1GiB"), "{text}");
 }

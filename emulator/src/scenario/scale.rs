@@ -149,9 +149,13 @@ fn divide_network(scenario: &mut Scenario, k: u32) -> Result<(), ScaleError> {
         topology,
         schedule,
         send_buffer,
+        send_buffer_max,
+        receive_buffer_max,
         ..
     } = &mut scenario.network;
-    *send_buffer = send_buffer.map(|b| ByteSize::from_bytes(b.bytes().div_ceil(u64::from(k))));
+    for buffer in [send_buffer, send_buffer_max, receive_buffer_max] {
+        *buffer = buffer.map(|b| ByteSize::from_bytes(b.bytes().div_ceil(u64::from(k))));
+    }
     let backs = ways_back(topology);
     let divided = |link: &Link, spec: &LinkSpec| {
         check_link(link, spec, backs[link.id.0 as usize], k)?;

@@ -62,7 +62,7 @@ pub(super) fn params(line: &Line) -> MigrationParams {
         return_path: line.return_path || mode("postcopy"),
         // The runs were made under TCG.
         reprotect: Reprotect::AtSync,
-        page_tables: image::page_tables(line),
+        page_tables: image::page_tables(),
         load_time: match mode("postcopy") {
             true => image::LOAD_TIME_MS + image::POSTCOPY_LOAD_TIME_MS,
             false => image::LOAD_TIME_MS,
@@ -261,12 +261,18 @@ impl Configuration {
         let little = |class: PageClass| PageClass { content, ..class };
         let background = image::background().map(little).to_vec();
         // The books lie behind the working set; here before it, where they stay when nothing else is written.
-        let books = image::books(line).into_iter().map(little);
-        let both = background.iter().copied().chain(books).chain(written);
-        let both = both.collect();
+        let with_books = |line: &Line| -> Vec<PageClass> {
+            let books = image::books(line).into_iter().map(little);
+            background.iter().copied().chain(books).collect()
+        };
+        let mut both = with_books(line);
+        both.extend(written);
         if line.on_ms == 0 {
             return (Writes::Classes(both), WARM_UP_NS);
         }
+        let mut resting = line.clone();
+        resting.rate_pps = 0.0;
+        let resting = with_books(&resting);
         let ns = |ms: u64| ms.saturating_mul(1_000_000);
         let phase = |ms: u64, classes| ClassPhase {
             length_ns: ns(ms),
@@ -274,7 +280,7 @@ impl Configuration {
             classes,
             variation: None,
         };
-        let phases = vec![phase(line.on_ms, both), phase(line.off_ms, background)];
+        let phases = vec![phase(line.on_ms, both), phase(line.off_ms, resting)];
         let coupling = Coupling::Time;
         let lap_ns = ns(line.on_ms).saturating_add(ns(line.off_ms));
         let section = (seed as f64 * 0.618_033_988_749_895).fract();
@@ -309,6 +315,8 @@ impl Configuration {
             link: self.link(),
             congestion: line.congestion.clone().unwrap_or_else(cubic),
             send_buffer: self.send_buffer(),
+            send_buffer_max: Some(ByteSize::from_bytes(image::SEND_BUFFER_MAX)),
+            receive_buffer_max: Some(ByteSize::from_bytes(image::RECEIVE_BUFFER_MAX)),
             params: params(line),
             seed,
             warm_up_ns,

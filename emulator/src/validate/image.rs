@@ -26,15 +26,21 @@ pub(super) const SMALL_BLOCK_BYTES: u64 = 532_480;
 /// What the guest's kernel and the dirtier's process write beside the working set and the [`books`], as (pages, times a
 /// second). Fitted to the four timelines of set A, whose pages outside the working set agree in every pattern and size: on
 /// average 37 of them change in 0.5 s, 47 in 1 s, 54 in 2 s, 61 in 5 s, 70 in 10 s, about 26 of them in every window (at
-/// every wake-up of the process, 5 ms apart). 4 more pages for what is written and holds the same again when the
-/// timeline looks: 3.7 pages a sync over the runs of both sets.
-pub(super) const BACKGROUND: [(u32, f64); 4] = [(30, 200.0), (20, 1.5), (12, 0.35), (25, 0.06)];
-/// Page tables that are walked as logging begins, besides those of the working set: of the kernel and the process.
-/// TCG marks what its own walks touch as written, once each: idle guests are resent 67 to 73 pages more than the
-/// background says with a working set of 16 MiB, and 140 to 155 with one of 192 MiB, whether that takes 5 s or 16 s.
-pub(super) const PAGE_TABLES: u64 = 60;
-/// Bytes that a page of page tables maps.
-const TABLE_BYTES: u64 = 2 << 20;
+/// every wake-up of the process, 5 ms apart).
+pub(super) const BACKGROUND: [(u32, f64); 4] = [(26, 200.0), (20, 1.5), (12, 0.35), (25, 0.06)];
+/// Page tables. TCG marks as written what it walks; it keeps translations of fewer pages than the working set has, so accesses
+/// to that walk again and again. The last level, a page for so many of them, follows the accesses.
+const MAPPED_PAGES: u32 = 512;
+/// The levels above it, and those through which kernel and process reach themselves, are walked all the time: 12 pages, so that
+/// at the boundary of convergence as many pages are still to be sent at any time (`remaining` of `query-migrate`) as were.
+/// Without any page tables those were 200 of 600 more.
+const UPPER_TABLES: u32 = 12;
+/// … how often, a second.
+const WALKS: f64 = 200.0;
+/// Others are walked as logging begins, which empties TCG's translations, and not again: idle guests are resent 67 to 73 pages
+/// more than the background says with a working set of 16 MiB, and 140 to 155 with one of 192 MiB, whether that takes 5 s or
+/// 16 s; these and the upper ones are 60 of both, the last level is the rest.
+pub(super) const PAGE_TABLES: u64 = 48;
 /// The dirtier's books: of each page of its working set the version, 4 bytes, and a byte that says whether it was written
 /// in this second. They lie behind the working set (20 pages for 64 MiB, 60 for 192, in the timelines).
 const VERSION_BYTES: u32 = 4;
@@ -57,6 +63,8 @@ pub(super) const POSTCOPY_LOAD_TIME_MS: u64 = 15;
 pub(super) const SEND_BUFFER_MS: u64 = 170;
 /// … at most.
 pub(super) const SEND_BUFFER_MAX: u64 = 4 << 20;
+/// The most a receive buffer may be (`tcp_rmem` of the recording machine).
+pub(super) const RECEIVE_BUFFER_MAX: u64 = 32 << 20;
 
 /// Every second of its clock the guest's process reports how many of its pages do not hold what it wrote there last, so it
 /// reads all of them: `src_cpu_pct` of set A's undisturbed pre-copy runs grows by 1.5 % of a core (standard error 0.3) for every 64 MiB
@@ -113,13 +121,15 @@ pub(super) fn background() -> [PageClass; 4] {
     })
 }
 
-/// Bytes of page tables that TCG marks as logging begins: all of the working set is read or written within a second.
-pub(super) fn page_tables(line: &Line) -> u64 {
-    (PAGE_TABLES + (line.ws_mib << 20).div_ceil(TABLE_BYTES)) * PAGE_SIZE
+/// Bytes of page tables that TCG marks as logging begins and not again.
+pub(super) fn page_tables() -> u64 {
+    PAGE_TABLES * PAGE_SIZE
 }
 
-/// The books of the dirtier: the bytes, an entry for every write and all of them once a second, when it reports; then the versions,
-/// an entry for every write. An idle dirtier only reports.
+/// What follows the dirtier's accesses to its working set, by the pages of that. The books: the bytes, an entry for every write
+/// and all of them once a second, when it reports; the versions, an entry for every write. And, while writes are logged,
+/// the page tables that map it: those of every write, and all of them once a second, when it reads all. An idle dirtier only
+/// reports, which it does in the same pages: versions come last.
 pub(super) fn books(line: &Line) -> Vec<PageClass> {
     let pages = round_u32(((line.ws_mib << 20) / PAGE_SIZE) as f64);
     let entries = round_u32(PAGE_SIZE as f64);
@@ -132,19 +142,24 @@ pub(super) fn books(line: &Line) -> Vec<PageClass> {
         };
         Some(classes(pattern, of, rate_pps)).filter(|classes| !classes.is_empty())
     };
-    let seen = pages.div_ceil(entries);
-    // Wherever else it writes in the second, this it writes all over.
-    let reported = |class: PageClass| PageClass {
-        rate: class.rate + 1.0,
-        locality: Locality::Scatter,
-        coupling: Coupling::Time,
-        ..class
+    // Wherever else it goes in the second, here it goes all over.
+    let reported = |of: u32| {
+        let classes = written(of).unwrap_or_else(|| vec![PageClass::new(of, 0.0)]);
+        classes.into_iter().map(|class| PageClass {
+            rate: class.rate + 1.0,
+            locality: Locality::Scatter,
+            coupling: Coupling::Time,
+            ..class
+        })
     };
-    let seen = written(seen).unwrap_or_else(|| vec![PageClass::new(seen, 0.0)]);
+    let upper = PageClass {
+        coupling: Coupling::Time,
+        ..PageClass::new(UPPER_TABLES.min(pages), WALKS)
+    };
     let versions = written(pages.div_ceil(entries / VERSION_BYTES));
-    let all = seen
-        .into_iter()
-        .map(reported)
+    let all = reported(pages.div_ceil(entries))
+        .chain(reported(pages.div_ceil(MAPPED_PAGES)))
+        .chain([upper])
         .chain(versions.unwrap_or_default());
     all.filter(|class| class.pages > 0).collect()
 }

@@ -2,8 +2,8 @@
 //!
 //! Never inside: what a log says (`crate::incident`, `traces::migration_log`).
 
-use super::emulate_lone;
 use super::errors::{Comparison, Measured};
+use super::{Emulated, emulate_lone};
 use crate::incident::{Incident, IncidentError};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
@@ -140,9 +140,9 @@ impl Logged {
     ///
     /// # Errors
     /// When the emulation itself does not get to a result.
-    pub fn compare(&self, seed: u64, out: &Path) -> Result<Vec<Comparison>> {
-        let emulated = emulate_lone(&self.incident.lone(seed, self.scale), out)?;
-        let compared = emulated.into_iter().map(|emulated| Comparison {
+    pub fn compare(&self, seed: u64, out: &Path) -> Result<(Vec<Comparison>, Vec<Emulated>)> {
+        let all = emulate_lone(&self.incident.lone(seed, self.scale), out)?;
+        let compared = all.iter().map(|emulated| Comparison {
             run_id: self.name(),
             config_id: self.file.clone(),
             rank: 0,
@@ -156,7 +156,7 @@ impl Logged {
             grade: emulated.record.grade.clone(),
             verified: emulated.record.verified,
         });
-        Ok(compared.collect())
+        Ok((compared.collect(), all))
     }
 }
 

@@ -68,6 +68,8 @@ pub(super) fn read(root: &Table<'_>, text: &str, machines: &Machines<'_>, k: u32
             schedule: Schedule::default(),
             congestion: CONGESTION.into(),
             send_buffer: None,
+            send_buffer_max: None,
+            receive_buffer_max: None,
         },
         demands: Demands { k, backend: None },
         switches: BTreeMap::new(),
@@ -103,7 +105,10 @@ fn whole(table: &Table<'_>, text: &str, machines: &Machines<'_>, network: &mut N
     let congestion = table.get("congestion");
     let congestion = congestion.and_then(|v| v.word("congestion", CONGESTIONS));
     network.spec.congestion = congestion.unwrap_or(CONGESTION).into();
-    network.spec.send_buffer = table.get("send_buffer").and_then(|v| send_buffer(&v));
+    let buffer = |key| table.get(key).and_then(|v| buffer(&v));
+    network.spec.send_buffer = buffer("send_buffer");
+    network.spec.send_buffer_max = buffer("send_buffer_max");
+    network.spec.receive_buffer_max = buffer("receive_buffer_max");
     let shape = table
         .get("topology")
         .map(|v| v.word("topology", Shape::ALL));
@@ -141,7 +146,7 @@ fn whole(table: &Table<'_>, text: &str, machines: &Machines<'_>, network: &mut N
 }
 
 /// Of what the kernel takes: a page to 1 GiB.
-fn send_buffer(value: &Value<'_>) -> Option<ByteSize> {
+fn buffer(value: &Value<'_>) -> Option<ByteSize> {
     let bytes = value.size_bytes()?;
     if (PAGE_SIZE..=1 << 30).contains(&bytes) {
         return Some(ByteSize::from_bytes(bytes));

@@ -252,7 +252,12 @@ pub const TABLE: &[Constant] = &[
     ),
     RECEIVE_BUFFER,
     SEND_BUFFER,
-    given("send buffer to begin with", "bytes", true, "as its limit"),
+    given(
+        "buffers of sockets, where given",
+        "bytes",
+        true,
+        "as their limits",
+    ),
     CHECK_PAGES,
     FILE_BUFFER,
     MULTIFD_PACKET,
