@@ -121,6 +121,9 @@ pub(super) struct MigrateArgs {
     /// The guest's page tables, which TCG marks as written when it first walks them after logging began; 0 under KVM.
     #[arg(long, value_parser = size_bytes, value_name = "SIZE")]
     page_tables: Option<u64>,
+    /// So much of them TCG walks all the time and marks at every reading of the log.
+    #[arg(long, value_parser = size_bytes, value_name = "SIZE")]
+    page_tables_walked: Option<u64>,
     /// What the destination takes to load the device state.
     #[arg(long, value_parser = time_ns)]
     load_time: Option<u64>,
@@ -295,6 +298,7 @@ impl MigrateArgs {
             ("return-path", self.return_path.is_some()),
             ("reprotect", self.reprotect_at_sync),
             ("page-tables", self.page_tables.is_some()),
+            ("page-tables-walked", self.page_tables_walked.is_some()),
             ("auto-converge", self.auto_converge),
             ("postcopy-ram", self.postcopy),
             ("postcopy-preempt", self.postcopy_preempt),
@@ -341,6 +345,7 @@ impl MigrateArgs {
                 base.reprotect
             },
             page_tables: self.page_tables.unwrap_or(base.page_tables),
+            page_tables_walked: self.page_tables_walked.unwrap_or(base.page_tables_walked),
             load_time: ms(self.load_time).unwrap_or(base.load_time),
             completion_timeout: ms(self.completion_timeout),
             auto_converge: AutoConvergeParams {

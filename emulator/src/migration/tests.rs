@@ -867,6 +867,25 @@ fn throughput_of_one_idle_guest() {
     );
 }
 
+/// 50 of them are found by every reading before which the guest has run; what began paused finds none.
+#[test]
+fn page_tables_that_are_walked_all_the_time_are_sent_at_every_reading() {
+    let world = World::new(0.0);
+    let walked = MigrationParams {
+        page_tables_walked: 50 * 4096,
+        ..params()
+    };
+    let (sent, received) = world.migrate(walked, &[]);
+    assert_eq!(sent.end, SourceEnd::Completed, "{:?}", sent.report.error);
+    assert_verified(&received, 0);
+    let rounds = &sent.report.rounds;
+    let found: Vec<u64> = rounds.iter().map(|round| round.new_dirty_pages).collect();
+    let (first, later) = found.split_first().unwrap();
+    assert_eq!(*first, 16_384, "{found:?}");
+    assert!(later.contains(&50), "{found:?}");
+    assert!(later.iter().all(|&found| found <= 50), "{found:?}");
+}
+
 /// 100 pages of the 4096 that nothing writes are found once more, whatever log there is; they still hold what they held.
 #[test]
 fn page_tables_that_are_walked_are_sent_twice() {

@@ -63,6 +63,7 @@ pub fn apply(scenario: &Scenario, k: u32) -> Result<Scenario, ScaleError> {
         &mut migration.postcopy.max_bandwidth,
         &mut migration.device_state_bytes,
         &mut migration.page_tables,
+        &mut migration.page_tables_walked,
     ] {
         // Rounding up keeps 0, which means "unlimited" or "none", apart from small values.
         *bytes = bytes.div_ceil(u64::from(k));

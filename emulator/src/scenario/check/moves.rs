@@ -99,6 +99,7 @@ const ENGINE_OPTIONS: &[&str] = &[
     "return-path",
     "reprotect",
     "page-tables",
+    "page-tables-walked",
     "timeout",
     "timeout-strategy",
     "auto-converge",
@@ -156,6 +157,10 @@ fn scalars(table: &Table<'_>) -> MigrationParams {
             .get("page-tables")
             .and_then(|v| v.size_bytes())
             .unwrap_or(base.page_tables),
+        page_tables_walked: table
+            .get("page-tables-walked")
+            .and_then(|v| v.size_bytes())
+            .unwrap_or(base.page_tables_walked),
         device_state_bytes: table
             .get("device-state-bytes")
             .and_then(|v| v.size_bytes())
