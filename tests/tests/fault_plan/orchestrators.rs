@@ -116,7 +116,7 @@ fn stalled(keys: &str) -> MigrationRecord {
     let iteration = last.iteration.expect("it was looked at");
     assert!(iteration >= 3, "{:?}", record.deeds);
     let source = record.source_report.as_ref().expect("its host lives");
-    let round = &source.rounds[usize::try_from(iteration).unwrap() - 1];
+    let round = &source.rounds[usize::try_from(iteration).expect("few rounds") - 1];
     assert_eq!(
         last.remaining_bytes,
         Some(round.dirty_pages * 4096),
