@@ -4,7 +4,7 @@ use migbed::event::log::read_events;
 use migbed::event::{Event, EventKind, VmSample};
 use migbed::ids::VmId;
 use migbed::migration::record::MigrationRecord;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -57,6 +57,77 @@ impl Seen {
             }
         }
         samples
+    }
+
+    /// The first instant at which two copies of a VM run, told from the events alone: where guests are placed, stop
+    /// and run, and hosts that go. Must be `None`.
+    #[must_use]
+    pub fn two_copies(&self) -> Option<String> {
+        let mut order: Vec<&Event> = self.0.iter().collect();
+        order.sort_by_key(|event| event.mono_ns);
+        let mut running: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        let mut placed = BTreeSet::new();
+        for event in order {
+            match &event.kind {
+                // The first says where it begins; later ones where it has come to.
+                EventKind::Placed { vm, host } if placed.insert(vm.0) => {
+                    running.entry(vm.0).or_default().insert(host.0);
+                }
+                EventKind::GuestRuns { vm, host, runs } => {
+                    let on = running.entry(vm.0).or_default();
+                    if *runs {
+                        on.insert(host.0);
+                    } else {
+                        on.remove(&host.0);
+                    }
+                }
+                EventKind::HostLost { host } => {
+                    for on in running.values_mut() {
+                        on.remove(&host.0);
+                    }
+                }
+                EventKind::FaultStruck { struck, .. } if struck.action == "host-power-loss" => {
+                    let dark = struck.host.map(|host| host.0);
+                    for on in running.values_mut() {
+                        on.retain(|host| Some(*host) != dark);
+                    }
+                }
+                _ => {}
+            }
+            let doubled = running.iter().find(|(_, on)| on.len() > 1);
+            if let Some((vm, on)) = doubled {
+                return Some(format!("VM {vm} runs on {on:?} at {} ns", event.mono_ns));
+            }
+        }
+        None
+    }
+
+    /// Faults that struck, and when by the plan, in order.
+    #[must_use]
+    pub fn strikes(&self) -> Vec<(String, String)> {
+        let struck = |event: &Event| match &event.kind {
+            EventKind::FaultStruck { struck, .. } => {
+                Some((struck.action.clone(), struck.when.clone()))
+            }
+            _ => None,
+        };
+        self.0.iter().filter_map(struck).collect()
+    }
+
+    /// How long the first VM stood still on the first host, ns; nothing if it was not stopped, or never ran again
+    /// there.
+    #[must_use]
+    pub fn stood_still_ns(&self) -> Option<u64> {
+        let switched = |wanted: bool| {
+            let at = |event: &Event| match event.kind {
+                EventKind::GuestRuns { vm, host, runs } => {
+                    (vm.0 == 0 && host.0 == 0 && runs == wanted).then_some(event.mono_ns)
+                }
+                _ => None,
+            };
+            self.0.iter().find_map(at)
+        };
+        Some(switched(true)?.saturating_sub(switched(false)?))
     }
 }
 

@@ -24,7 +24,9 @@ pub use events::{Seen, json_file, records, seen};
 pub use leftovers::Before;
 pub use processes::{Process, Tree, tree_of};
 pub use sandbox::{Finished, Running, Sandbox};
-pub use scenarios::{DAY, PAIR, QUEUE, SLOW, trace};
+pub use scenarios::{
+    DAY, MOVES, PAIR, QUEUE, SLOW, WEB_PROBED, endless, far_hosts, moves, one_move, shop, trace,
+};
 pub use skip::{Turn, missing, skip, turn};
 pub use wait::wait_for;
 

@@ -2,56 +2,17 @@
 //! port where it was.
 
 use migbed::migration::record::{MigrationRecord, Owner};
-use migbed_tests::{Sandbox, json_file, records, turn};
+use migbed_tests::{Sandbox, WEB_PROBED, far_hosts, json_file, moves, records, shop, turn};
 
-/// `web` answers `user` over four connections and moves; `user` may move as well. 8 MiB over 100 Mbit/s.
+/// `web` answers `user` over four connections and moves; `user` may move as well.
 fn scenario(rest: &str) -> String {
-    format!(
-        r#"
-name = "moved"
-duration = "20s"
-
-[network]
-link = {{ rate = "100Mbit", delay = "1ms", queue = "128KB" }}
-internet = {{ link = {{ rate = "100Mbit", delay = "1ms" }} }}
-
-[[hosts]]
-name = "h"
-count = 4
-cores = 2
-ram = "1GiB"
-
-[[vms]]
-name = "web"
-ram = "32MiB"
-resident = "8MiB"
-writes = {{ classes = [{{ pages = 500, rate = 20 }}] }}
-host = "h1"
-
-[[vms]]
-name = "user"
-ram = "16MiB"
-resident = "4MiB"
-host = "h3"
-
-[[services]]
-name = "shop"
-server = "web"
-client = "user"
-rate = 50
-arrivals = "paced"
-connections = 4
-response = "2KB"
-cpu = "4ms"
-
-[[probes]]
-vm = "web"
-from = "internet"
-{rest}"#
-    )
+    let served = shop("", "connections = 4");
+    [&*far_hosts("moved", 4, true), &served, WEB_PROBED, rest].concat()
 }
 
-const WEB_MOVES: &str = "[[migrations]]\nat = \"10s\"\nvm = \"web\"\nto = \"h2\"\n";
+fn web_moves() -> String {
+    moves("web", "h2")
+}
 
 struct Outcome {
     records: Vec<MigrationRecord>,
@@ -98,7 +59,7 @@ impl Outcome {
 fn a_server_that_moves_keeps_its_connections_and_is_seen_away_as_long_as_it_was() {
     let test = "a_server_that_moves_keeps_its_connections_and_is_seen_away_as_long_as_it_was";
     let Some(_turn) = turn(test) else { return };
-    let outcome = Outcome::of(WEB_MOVES, 0);
+    let outcome = Outcome::of(&web_moves(), 0);
     let record = &outcome.records[0];
     assert!(record.verified && record.owner == Owner::Destination);
     outcome.no_connection_broke();
@@ -131,8 +92,8 @@ fn both_ends_of_a_connection_may_move_at_once() {
     let Some(_turn) = turn("both_ends_of_a_connection_may_move_at_once") else {
         return;
     };
-    let user_moves = "[[migrations]]\nat = \"10s\"\nvm = \"user\"\nto = \"h4\"\n";
-    let outcome = Outcome::of(&format!("{WEB_MOVES}{user_moves}"), 0);
+    let both = [web_moves(), moves("user", "h4")].concat();
+    let outcome = Outcome::of(&both, 0);
     assert_eq!(outcome.records.len(), 2);
     for record in &outcome.records {
         assert!(
@@ -154,8 +115,8 @@ fn a_migration_that_fails_leaves_the_port_and_its_connections_at_the_source() {
     // Paused already, and then it runs on at the source; the next one moves it.
     let reset =
         "[[faults]]\nmigration = 1\nat_phase = \"final-round\"\ndo = \"connection-reset\"\n";
-    let again = WEB_MOVES.replace("10s", "14s");
-    let outcome = Outcome::of(&format!("{WEB_MOVES}{again}{reset}"), 0);
+    let again = web_moves().replace("10s", "14s");
+    let outcome = Outcome::of(&format!("{}{again}{reset}", web_moves()), 0);
     let owners: Vec<Owner> = outcome.records.iter().map(|it| it.owner).collect();
     assert_eq!(owners, [Owner::Source, Owner::Destination]);
     assert_eq!(outcome.records[0].network_downtime_ms, None);
@@ -172,7 +133,7 @@ fn a_vm_that_dies_with_its_destination_answers_nobody() {
         return;
     };
     let dies = "[[faults]]\nmigration = 1\nat_phase = \"resume\"\ndo = \"host-power-loss\"\nof = \"destination\"\nsilence = \"1s\"\n";
-    let outcome = Outcome::of(&format!("{WEB_MOVES}{dies}"), 0);
+    let outcome = Outcome::of(&format!("{}{dies}", web_moves()), 0);
     assert_eq!(outcome.records[0].owner, Owner::Lost);
     assert_eq!(outcome.records[0].network_downtime_ms, None);
     // What is due afterwards waits for ever: a request under way on each connection, and those behind them.

@@ -1,48 +1,7 @@
 //! VMs that answer real requests, before, during and after they move.
 
 use migbed::event::EventKind;
-use migbed_tests::{Sandbox, json_file, records, seen, turn};
-
-/// `web` answers `user` and moves from h1 to h2: 8 MiB over 100 Mbit/s, most of a second.
-const SERVED: &str = r#"
-name = "served"
-duration = "20s"
-
-[network]
-link = { rate = "100Mbit", delay = "1ms", queue = "128KB" }
-
-[[hosts]]
-name = "h"
-count = 3
-cores = 2
-ram = "1GiB"
-
-[[vms]]
-name = "web"
-ram = "32MiB"
-resident = "8MiB"
-writes = { classes = [{ pages = 500, rate = 20 }] }
-host = "h1"
-
-[[vms]]
-name = "user"
-ram = "16MiB"
-host = "h3"
-
-[[services]]
-name = "shop"
-server = "web"
-client = "user"
-rate = 50
-arrivals = "paced"
-response = "2KB"
-cpu = "4ms"
-
-[[migrations]]
-at = "10s"
-vm = "web"
-to = "h2"
-"#;
+use migbed_tests::{Sandbox, far_hosts, json_file, moves, records, seen, shop, turn};
 
 #[test]
 fn a_service_is_answered_before_during_and_after_its_vm_moves() {
@@ -50,7 +9,14 @@ fn a_service_is_answered_before_during_and_after_its_vm_moves() {
         return;
     };
     let sandbox = Sandbox::new();
-    let path = sandbox.file("served.toml", SERVED);
+    // 8 MiB over 100 Mbit/s, most of a second.
+    let served = [
+        far_hosts("served", 3, false),
+        shop("", ""),
+        moves("web", "h2"),
+    ]
+    .concat();
+    let path = sandbox.file("served.toml", served);
     sandbox.run_scenario(&path, &[]).expect_code(0);
     let out = sandbox.work().join("out");
     let record = records(&out).into_iter().next().expect("one migration");

@@ -3,7 +3,7 @@
 
 use migbed::migration::params::{Compression, EngineKind};
 use migbed::migration::record::{MigrationRecord, Owner, Round, SourceReport};
-use migbed_tests::{Sandbox, json_file, records, turn};
+use migbed_tests::{Sandbox, WEB_PROBED, far_hosts, json_file, moves, records, shop, turn};
 use serde_json::Value;
 
 /// Wire bytes a byte of the stream costs at the least: 1448 bytes of payload a segment of 1500, 38 of Ethernet around it.
@@ -269,60 +269,18 @@ fn every_way_that_pages_travel_is_accounted_for_to_the_byte() {
     }
 }
 
-/// `web` answers `user` over four connections and moves; 8 MiB and what is written over 100 Mbit/s.
+/// `web` answers `user` over four connections and moves.
 fn scenario(migration: &str) -> String {
-    format!(
-        r#"
-name = "moved"
-duration = "16s"
-
-[network]
-link = {{ rate = "100Mbit", delay = "1ms", queue = "128KB" }}
-internet = {{ link = {{ rate = "100Mbit", delay = "1ms" }} }}
-
-[migration]
-{migration}
-
-[[hosts]]
-name = "h"
-count = 3
-cores = 2
-ram = "1GiB"
-
-[[vms]]
-name = "web"
-ram = "32MiB"
-resident = "8MiB"
-content = "oltp"
-writes = {{ classes = [{{ pages = 500, rate = 20 }}] }}
-host = "h1"
-
-[[vms]]
-name = "user"
-ram = "16MiB"
-resident = "4MiB"
-host = "h3"
-
-[[services]]
-name = "shop"
-server = "web"
-client = "user"
-rate = 50
-arrivals = "paced"
-connections = 4
-response = "2KB"
-cpu = "4ms"
-
-[[probes]]
-vm = "web"
-from = "internet"
-
-[[migrations]]
-at = "10s"
-vm = "web"
-to = "h2"
-"#
-    )
+    let served = shop("content = \"oltp\"", "connections = 4");
+    [
+        &*far_hosts("moved", 3, true),
+        &served,
+        WEB_PROBED,
+        &moves("web", "h2"),
+        "\n[migration]\n",
+        migration,
+    ]
+    .concat()
 }
 
 #[test]

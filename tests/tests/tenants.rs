@@ -3,23 +3,13 @@
 
 use migbed::event::EventKind;
 use migbed::migration::record::{MigrationRecord, Status};
-use migbed_tests::{Sandbox, Seen, json_file, one_of, records, seen, turn, within};
+use migbed_tests::{
+    Sandbox, Seen, far_hosts, json_file, moves, one_of, records, seen, turn, within,
+};
 
 /// `vm` moves from h1 to h2 over 100 Mbit/s, 24 MiB: 2.1 s when it has the link for itself.
-const SHARED: &str = r#"
-name = "shared"
-seed = 2
-duration = "20s"
-
-[network]
-link = { rate = "100Mbit", delay = "1ms", queue = "128KB" }
-
-[[hosts]]
-name = "h"
-count = 3
-cores = 2
-ram = "1GiB"
-
+fn shared() -> String {
+    let vms = r#"
 [[vms]]
 name = "vm"
 ram = "64MiB"
@@ -40,17 +30,18 @@ host = "h2"
 name = "far"
 ram = "16MiB"
 host = "h3"
-
-[[migrations]]
-at = "10s"
-vm = "vm"
-to = "h2"
 "#;
+    format!(
+        "seed = 2\n{}{vms}{}",
+        far_hosts("shared", 3, false),
+        moves("vm", "h2")
+    )
+}
 
-/// Runs `SHARED` with more text and options; the record of its migration and all events.
+/// Runs it with more text and options; the record of its migration and all events.
 fn run(more: &str, options: &[&str]) -> (MigrationRecord, Seen) {
     let sandbox = Sandbox::new();
-    let path = sandbox.file("shared.toml", format!("{SHARED}{more}"));
+    let path = sandbox.file("shared.toml", format!("{}{more}", shared()));
     sandbox.run_scenario(&path, options).expect_code(0);
     let out = sandbox.work().join("out");
     let record = records(&out).into_iter().next().expect("one migration");
@@ -152,7 +143,7 @@ fn real_pace_takes_as_long_as_it_says() {
     let sandbox = Sandbox::new();
     let path = sandbox.file(
         "shared.toml",
-        SHARED
+        shared()
             .replace("\"10s\"", "\"1s\"")
             .replace("\"20s\"", "\"4s\""),
     );
@@ -192,20 +183,8 @@ fn real_pace_takes_as_long_as_it_says() {
 }
 
 /// `client` sends to `far` and moves from h1 to h2 meanwhile, the clock running throughout.
-const FOLLOWED: &str = r#"
-name = "followed"
-duration = "6s"
-pace = "real"
-
-[network]
-link = { rate = "100Mbit", delay = "1ms", queue = "128KB" }
-
-[[hosts]]
-name = "h"
-count = 3
-cores = 2
-ram = "1GiB"
-
+fn followed() -> String {
+    let vms = r#"
 [[vms]]
 name = "client"
 ram = "16MiB"
@@ -225,12 +204,11 @@ rate = "8Mbit"
 [balancer]
 policy = "none"
 interval = "1s"
-
-[[migrations]]
-at = "2s"
-vm = "client"
-to = "h2"
 "#;
+    let hosts = far_hosts("followed", 3, false).replace("\"20s\"", "\"6s\"");
+    let moved = moves("client", "h2").replace("\"10s\"", "\"2s\"");
+    format!("pace = \"real\"\n{hosts}{vms}{moved}")
+}
 
 #[test]
 fn a_flow_follows_its_vm_to_the_links_of_its_new_host() {
@@ -238,7 +216,7 @@ fn a_flow_follows_its_vm_to_the_links_of_its_new_host() {
         return;
     };
     let sandbox = Sandbox::new();
-    let path = sandbox.file("followed.toml", FOLLOWED);
+    let path = sandbox.file("followed.toml", followed());
     sandbox.run_scenario(&path, &[]).expect_code(0);
     let events = seen(&sandbox.work().join("out")).0;
     let moved = |event: &migbed::event::Event| match event.kind {

@@ -76,11 +76,11 @@ fn moved(memory: &str, overrun: Option<u64>) {
         assert!(record.verified, "{record:?}");
         assert_eq!(record.owner, Owner::Destination);
     }
-    let phases = &first.source_report.as_ref().unwrap().phases;
+    let phases = &first.source_report.as_ref().expect("it completed").phases;
     assert!(phases.iter().any(|span| span.phase == Phase::Pull));
     assert_eq!(second.kind, "PreCopy");
-    let destination = first.destination_report.as_ref().unwrap();
-    let pulled = destination.postcopy.as_ref().unwrap();
+    let destination = first.destination_report.as_ref().expect("it completed");
+    let pulled = destination.postcopy.as_ref().expect("it pulled");
     assert_eq!((pulled.overrun, pulled.never_came), (overrun, 0));
     let blocked: Vec<u64> = pulled.vcpus.iter().map(|vcpu| vcpu.blocktime_ns).collect();
     assert_eq!(blocked.len(), 4);

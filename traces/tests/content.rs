@@ -1,19 +1,12 @@
 //! The built-in content profiles are what the library's recordings say.
 
+#[path = "common/library.rs"]
+#[expect(dead_code, reason = "shared with other tests, not all used here")]
+mod library;
+
+use library::{LIBRARY, library};
 use serde_json::Value;
 use traces::content::{NAMES, named};
-
-const RECORDED: &[&str] = &[
-    "compiler",
-    "java",
-    "memcached",
-    "nginx",
-    "postgresql",
-    "redis",
-    "shell",
-    "sqlite",
-    "stencil",
-];
 
 fn number(value: &Value, path: &str) -> f64 {
     value
@@ -24,9 +17,8 @@ fn number(value: &Value, path: &str) -> f64 {
 
 #[test]
 fn built_in_profiles_are_what_was_recorded() {
-    for name in RECORDED {
-        let path = format!("{}/library/{name}.json", env!("CARGO_MANIFEST_DIR"));
-        let text = std::fs::read_to_string(path).unwrap();
+    for name in LIBRARY {
+        let text = std::fs::read_to_string(library(&format!("{name}.json"))).unwrap();
         let recording: Value = serde_json::from_str(&text).unwrap();
         let written = |path: &str| number(&recording, &format!("/written/{path}"));
         let last = recording["census"].as_array().unwrap().last().unwrap();
@@ -93,5 +85,5 @@ fn every_name_is_a_profile_that_can_be() {
         named(name).unwrap().check().unwrap();
     }
     assert!(named("no such").is_none());
-    assert!(RECORDED.iter().all(|name| NAMES.contains(name)));
+    assert!(LIBRARY.iter().all(|name| NAMES.contains(name)));
 }

@@ -1,10 +1,13 @@
 //! Fits of the shared recordings, scored out of sample.
 
 mod common;
+#[path = "common/library.rs"]
+mod library;
 
 use std::ops::Range;
 
 use common::shared;
+use library::{LIBRARY, recorded};
 use traces::class::Coupling;
 use traces::dirty::PageWriteTrace;
 use traces::fit::{
@@ -155,14 +158,6 @@ fn variation_brings_the_spread_of_memcached_nearer() {
     }
 }
 
-/// A recording of ours, below `traces/library`.
-fn recorded(file: &str) -> PageWriteTrace {
-    let path = format!("{}/library/{file}", env!("CARGO_MANIFEST_DIR"));
-    let imported = import_path(path.as_ref(), ImportOptions::default()).expect("ours");
-    let vm = imported.vms.into_iter().next().expect("one VM");
-    vm.page_writes.expect("a page-level recording")
-}
-
 /// A row of the table in docs/characterisation.md: mean error (and of the spread) by form and window.
 fn print_row(name: &str, found: &Forms) {
     let percent = |e: Option<f64>| e.map_or("–".into(), |e| format!("{:.1}", e * 100.0));
@@ -208,18 +203,6 @@ fn held_out_recordings_by_form() {
         assert_eq!(found.within_20_per_cent, worst <= 0.2, "{name}");
     }
 }
-
-const LIBRARY: [&str; 9] = [
-    "compiler",
-    "java",
-    "memcached",
-    "nginx",
-    "postgresql",
-    "redis",
-    "shell",
-    "sqlite",
-    "stencil",
-];
 
 /// Programs of the library under an even load.
 const STEADY: [&str; 6] = [

@@ -1,33 +1,20 @@
 //! Forecasts of the library's page writes, back-tested side by side.
 
-use std::path::Path;
+#[path = "common/library.rs"]
+mod library;
+
 use std::sync::Arc;
 
+use library::{LIBRARY, recorded};
 use traces::dirty::PageWriteTrace;
 use traces::forecast::{Known, Method, MethodScore, Plan, backtest, class_windows};
-use traces::import::{ImportOptions, import_path};
 use traces::stats::Sampled;
-
-const LIBRARY: [&str; 9] = [
-    "compiler",
-    "java",
-    "memcached",
-    "nginx",
-    "postgresql",
-    "redis",
-    "shell",
-    "sqlite",
-    "stencil",
-];
 
 /// Recordings nobody looked at when the classes' constants were set: printed, and held to nothing.
 const HELD_OUT: [&str; 3] = ["held-out/orders", "held-out/sort", "held-out/xz"];
 
 fn recording(name: &str) -> PageWriteTrace {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("library/{name}.mbpw"));
-    let imported = import_path(&path, ImportOptions::default()).expect("a recording");
-    let vm = imported.vms.into_iter().next().expect("one VM");
-    vm.page_writes.expect("page-level")
+    recorded(&format!("{name}.mbpw"))
 }
 
 fn scores(trace: &PageWriteTrace, step_ms: u32, horizons: Vec<usize>) -> Vec<MethodScore> {

@@ -52,6 +52,14 @@ impl Migrations {
         }
     }
 
+    /// No word of the destination is needed any more.
+    pub(super) fn destination_runs(&self, migration: MigrationId) {
+        let outgoing = self.at_source(migration);
+        if let Some(outgoing) = outgoing.filter(|outgoing| outgoing.control.awaits_word()) {
+            outgoing.control.break_off(Broken::PeerRuns);
+        }
+    }
+
     /// The thread that is held for a fault may go on.
     pub(super) fn go_on(&self, migration: MigrationId, fault: u32) {
         if let Some(outgoing) = self.at_source(migration) {

@@ -166,6 +166,8 @@ impl Migrations {
             Backing::Resident => Some(new_ram(&memory)?),
         };
         let listener = net::listen(at, &setup.congestion)?;
+        let keep_alive = params.sockets.of(params.engine);
+        net::keep_alive(&listener, keep_alive).context("keep-alive of the listening socket")?;
         let port = listener.local_addr()?.port();
         let control = Arc::new(DestinationControl::default());
         let abandoned = Arc::new(AtomicBool::new(false));

@@ -310,6 +310,7 @@ impl Agent {
                 }
             }
             ToAgent::DestinationGone(migration) => migrations.destination_gone(migration),
+            ToAgent::DestinationRuns(migration) => migrations.destination_runs(migration),
             ToAgent::GoOn { migration, fault } => migrations.go_on(migration, fault),
             ToAgent::Strike {
                 fault,

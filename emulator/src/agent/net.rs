@@ -1,13 +1,14 @@
 //! Data sockets of an agent: real TCP in its own namespace, with the congestion control the
 //! scenario names, whatever the kernel's default is.
 
+use crate::migration::params::KeepAlive;
 use nix::sys::socket::{
     self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, setsockopt, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 /// A connection within an emulated data centre that is not there after this long will not come.
@@ -63,6 +64,25 @@ pub(super) fn connect(to: SocketAddr, congestion: &str) -> Result<TcpStream, Soc
     })
 }
 
+/// The same for a migration: the kernel is told when to count the connection as dead.
+///
+/// # Errors
+/// As [`connect`]'s, or when the kernel refuses a value.
+pub(super) fn dial(
+    to: SocketAddr,
+    congestion: &str,
+    asked: KeepAlive,
+) -> Result<TcpStream, SocketError> {
+    let socket = connect(to, congestion)?;
+    keep_alive(&socket, asked).map_err(|errno| SocketError {
+        doing: "set keep-alive of the connection to",
+        address: to,
+        congestion: congestion.to_owned(),
+        errno,
+    })?;
+    Ok(socket)
+}
+
 /// Listens at `at` (port 0: any).
 ///
 /// # Errors
@@ -86,6 +106,29 @@ pub(super) fn listen(at: SocketAddr, congestion: &str) -> Result<TcpListener, So
     })
 }
 
+/// When the kernel is to count a connection as dead. What is accepted has it of its listening socket.
+///
+/// # Errors
+/// When the kernel refuses a value.
+pub(super) fn keep_alive(fd: &impl AsFd, asked: KeepAlive) -> nix::Result<()> {
+    if asked.on {
+        setsockopt(fd, sockopt::KeepAlive, &true)?;
+        if let Some(count) = asked.count {
+            setsockopt(fd, sockopt::TcpKeepCount, &count)?;
+        }
+        if let Some(s) = asked.idle_s {
+            setsockopt(fd, sockopt::TcpKeepIdle, &s)?;
+        }
+        if let Some(s) = asked.interval_s {
+            setsockopt(fd, sockopt::TcpKeepInterval, &s)?;
+        }
+    }
+    if let Some(ms) = asked.user_timeout_ms {
+        setsockopt(fd, sockopt::TcpUserTimeout, &ms)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +144,31 @@ mod tests {
         for end in [&client, &server] {
             let name = socket::getsockopt(end, sockopt::TcpCongestion).unwrap();
             assert!(name.to_string_lossy().starts_with("reno"), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_accepted_is_kept_alive_as_its_listener() {
+        let asked = KeepAlive {
+            on: true,
+            count: Some(3),
+            idle_s: Some(7),
+            interval_s: Some(2),
+            user_timeout_ms: Some(4321),
+        };
+        let listener = listen("127.0.0.1:0".parse().unwrap(), "reno").unwrap();
+        keep_alive(&listener, asked).unwrap();
+        let client = connect(listener.local_addr().unwrap(), "reno").unwrap();
+        let plain = socket::getsockopt(&client, sockopt::KeepAlive).unwrap();
+        assert!(!plain, "the kernel probes nothing by itself");
+        keep_alive(&client, asked).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        for end in [&client, &server] {
+            assert!(socket::getsockopt(end, sockopt::KeepAlive).unwrap());
+            assert_eq!(socket::getsockopt(end, sockopt::TcpKeepCount), Ok(3));
+            assert_eq!(socket::getsockopt(end, sockopt::TcpKeepIdle), Ok(7));
+            assert_eq!(socket::getsockopt(end, sockopt::TcpKeepInterval), Ok(2));
+            assert_eq!(socket::getsockopt(end, sockopt::TcpUserTimeout), Ok(4321));
         }
     }
 

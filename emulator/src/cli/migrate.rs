@@ -1,10 +1,12 @@
 //! `migbed migrate`: one VM over one link.
 
+mod answer;
+mod changes;
+mod sockets;
 mod streams;
 
 use super::Exit;
 use super::backend::BackendArg;
-use super::output::say;
 use crate::ids::MigrationId;
 use crate::lone::{Company, Lone, Pattern, Writes, classes};
 use crate::migration::faults::{Action, ParameterChange, PlannedFault, When};
@@ -12,16 +14,18 @@ use crate::migration::params::{
     AutoConvergeParams, ENGINES, EngineKind, MEMORY_MODES, MemoryMode, MigrationParams,
     PostcopyParams, Reprotect, TIMEOUT_STRATEGIES, TimeoutStrategy,
 };
-use crate::migration::record::{MigrationRecord, Status};
+use crate::migration::record::Status;
 use crate::run::Unusable;
 use crate::run::progress::Show;
 use crate::scenario::Backing;
 use crate::units::{bit_rate, bytes_per_second, size_bytes, time_ns};
+use answer::tell;
 use anyhow::{Context, Result};
+use changes::change;
 use clap::Args;
 use netmodel::link::{Jitter, LinkSpec, Loss};
 use netmodel::units::{BitRate, ByteSize, Probability};
-use serde_json::json;
+use sockets::SocketArgs;
 use std::path::PathBuf;
 use std::time::Duration;
 use streams::StreamArgs;
@@ -152,6 +156,8 @@ pub(super) struct MigrateArgs {
     memory_mode: Option<MemoryMode>,
     #[command(flatten)]
     streams: StreamArgs,
+    #[command(flatten)]
+    sockets: SocketArgs,
     /// Cancel after this long; without it after 150 s a GiB.
     #[arg(long, value_parser = time_ns)]
     completion_timeout: Option<u64>,
@@ -200,7 +206,7 @@ impl MigrateArgs {
         }
         let outcome = result?;
         let record = outcome.migrations.first().expect("one VM, one record");
-        self.tell(record)?;
+        tell(record, self.json)?;
         Ok(match record.status {
             _ if outcome.interrupted => Exit::Interrupted,
             Status::Completed if record.verified => Exit::Done,
@@ -346,6 +352,7 @@ impl MigrateArgs {
             timeout: ms(self.timeout).unwrap_or(base.timeout),
             timeout_strategy: self.timeout_strategy.unwrap_or(base.timeout_strategy),
             memory_mode: self.memory_mode.unwrap_or(base.memory_mode),
+            sockets: self.sockets.params(self.engine)?,
             ..base
         };
         self.streams.put(&mut params);
@@ -395,101 +402,6 @@ impl MigrateArgs {
             ..LinkSpec::default()
         }
     }
-
-    fn tell(&self, record: &MigrationRecord) -> Result<()> {
-        let answer = json!({
-            "query_migrate": record.query_migrate,
-            "engine_statistics": record.engine_statistics,
-            "observed_outage_ms": record.observed_outage_ms,
-            "rounds": record.rounds,
-            "verified": record.verified,
-            "owner": record.owner,
-            "error": record.error,
-            "grade": record.grade,
-            "grade_reasons": record.grade_reasons,
-            "predictions": record.predictions,
-        });
-        if self.json {
-            say!("{}", serde_json::to_string_pretty(&answer)?);
-            return Ok(());
-        }
-        say!(
-            "query_migrate: {}",
-            serde_json::to_string_pretty(&record.query_migrate)?
-        );
-        if !record.engine_statistics.is_null() {
-            let statistics = serde_json::to_string_pretty(&record.engine_statistics)?;
-            say!("{}: {statistics}", record.params.engine.name());
-        }
-        if let Some(outage) = record.observed_outage_ms {
-            say!("observed_outage_ms: {outage:.1}");
-        }
-        say!("rounds: {}", record.rounds);
-        say!("verified: {}", record.verified);
-        say!("grade: {}", record.grade);
-        for reason in &record.grade_reasons {
-            say!("  {reason}");
-        }
-        say!("models (made before, error against what was measured):");
-        for guess in &record.predictions {
-            let error = |error: Option<f64>| {
-                error.map_or_else(
-                    || "–".to_owned(),
-                    |error| format!("{:+.0} %", error * 100.0),
-                )
-            };
-            say!(
-                "  {:18} {:9.0} ms ({}), downtime {} ({}), {:.1} MiB ({})",
-                guess.model,
-                guess.total_time_ms,
-                error(guess.total_time_error),
-                guess
-                    .downtime_ms
-                    .map_or_else(|| "–".to_owned(), |ms| format!("{ms:.0} ms")),
-                error(guess.downtime_error),
-                guess.bytes / f64::from(1 << 20),
-                error(guess.bytes_error),
-            );
-        }
-        Ok(())
-    }
-}
-
-/// `TIME:KEY=VALUE`, with the keys and units of `set-parameters` in scenarios.
-fn change(text: &str) -> Result<(u64, ParameterChange), String> {
-    let wrong = || "expected TIME:KEY=VALUE, such as 2s:max-bandwidth=64MiB/s".to_owned();
-    let (at, what) = text.split_once(':').ok_or_else(wrong)?;
-    let (key, value) = what.split_once('=').ok_or_else(wrong)?;
-    let at_ns = time_ns(at).map_err(|error| error.to_string())?;
-    let speed = || bytes_per_second(value).map_err(|error| error.to_string());
-    let percent = || {
-        let number = value.trim_end_matches('%').parse::<u8>();
-        let number = number.ok().filter(|number| (1..=99).contains(number));
-        number.ok_or_else(|| format!("{key}: {value} is no percentage from 1 to 99"))
-    };
-    let mut change = ParameterChange::default();
-    match key {
-        "max-bandwidth" => change.max_bandwidth = Some(speed()?),
-        "avail-switchover-bandwidth" => change.avail_switchover_bandwidth = Some(speed()?),
-        "downtime-limit" => {
-            let ns = time_ns(value).map_err(|error| error.to_string())?;
-            change.downtime_limit = Some(ns / 1_000_000);
-        }
-        "throttle-trigger-threshold" => {
-            change.throttle_trigger_threshold = Some(percent()?.into());
-        }
-        "cpu-throttle-initial" => change.cpu_throttle_initial = Some(percent()?),
-        "cpu-throttle-increment" => change.cpu_throttle_increment = Some(percent()?),
-        "max-cpu-throttle" => change.max_cpu_throttle = Some(percent()?),
-        _ => {
-            return Err(format!(
-                "{key} cannot be changed on the way; there are: max-bandwidth, downtime-limit, \
-                 avail-switchover-bandwidth, throttle-trigger-threshold, cpu-throttle-initial, \
-                 cpu-throttle-increment, max-cpu-throttle"
-            ));
-        }
-    }
-    Ok((at_ns, change))
 }
 
 fn engine(name: &str) -> Result<EngineKind, String> {

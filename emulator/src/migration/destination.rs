@@ -479,7 +479,7 @@ impl<'a> Receiver<'a> {
                     return Err(failure.unwrap_or(DestinationError::Closed { offset }));
                 }
                 Err(source) => match source.kind() {
-                    ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => {}
+                    ErrorKind::Interrupted | ErrorKind::WouldBlock => {}
                     _ => return Err(DestinationError::Io { offset, source }),
                 },
             }

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::wire::hello::{ChannelId, ChannelKind};
 use super::wire::{Format, Streams};
 
+mod sockets;
 mod streams;
 
+pub use sockets::{KeepAlive, SocketParams};
 pub use streams::{
     COMPRESSIONS, Compression, MultifdParams, Refused, XbzrleParams, ZERO_PAGE_DETECTIONS,
     ZeroPageDetection,
@@ -67,6 +69,8 @@ pub struct MigrationParams {
     pub connections: u8,
     /// When a VM with an address of its own tells the network where it is.
     pub announce: AnnounceParams,
+    /// Options of its connections.
+    pub sockets: SocketParams,
 }
 
 /// QEMU's `announce-*` parameters, with its defaults; milliseconds.
@@ -355,6 +359,7 @@ impl Default for MigrationParams {
             zero_page_detection: ZeroPageDetection::default(),
             xbzrle: XbzrleParams::default(),
             connections: 1,
+            sockets: SocketParams::default(),
         }
     }
 }

@@ -18,8 +18,18 @@ pub struct DeedDone {
     pub at_ns: u64,
     /// `abort`, `suspend`, `start-postcopy`, `downtime-limit`.
     pub deed: String,
-    /// Why it was aborted, or the limit in ms.
-    pub detail: Option<String>,
+    /// The limit that was set, ms; null of the others.
+    #[serde(default)]
+    pub downtime_limit_ms: Option<u64>,
+    /// Why.
+    #[serde(default)]
+    pub why: String,
+    /// QMP's `dirty-sync-count` when it was decided; null of what went by the clock alone.
+    #[serde(default)]
+    pub iteration: Option<u64>,
+    /// Bytes known dirty then.
+    #[serde(default)]
+    pub remaining_bytes: Option<u64>,
 }
 
 /// How it ended.

@@ -133,6 +133,9 @@ pub enum SourceError {
     /// The manager says so.
     #[error("the destination is dead or has given up: no word will come from it")]
     DestinationGone,
+    /// The manager says so.
+    #[error("the destination's word did not come, and the manager knows that the guest runs there")]
+    Unheard,
     /// The orchestrator's time limit.
     #[error("the completion timeout passed")]
     Deadline,
@@ -276,7 +279,7 @@ pub fn run_source(job: &SourceJob, observer: &dyn Observer) -> SourceOutcome {
             all.for_each(reset_when_closed);
         }
         session.end_channels(result.is_err());
-        if matches!(broken, Some(Broken::PeerGone) | None) {
+        if matches!(broken, Some(Broken::PeerGone | Broken::PeerRuns) | None) {
             for socket in job.sockets().chain(faults.get()) {
                 let _ = socket.shutdown(Shutdown::Write);
             }

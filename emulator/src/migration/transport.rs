@@ -267,7 +267,8 @@ impl<'a> PageStream<'a> {
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                    // Nothing was taken within the socket's time-out; TCP's own end is another error.
+                    ErrorKind::WouldBlock => {
                         self.may_go_on()?;
                         if stalls_at.is_some_and(|at| mono_ns() >= at) {
                             return Err(SourceError::Io(ErrorKind::TimedOut.into()));

@@ -16,7 +16,7 @@ mod tuning;
 pub use stall::StallDetectorParams;
 pub use tuning::DowntimeTuningParams;
 
-use super::{Deed, Look, NS_PER_MS};
+use super::{Act, Deed, Look, NS_PER_MS};
 use serde::{Deserialize, Serialize};
 use stall::StallMonitor;
 use tuning::Tuning;
@@ -79,9 +79,10 @@ impl KubevirtParams {
             .unwrap_or(self.allow_post_copy)
     }
 
-    /// Whether a migration may be switched to post-copy: of a guest that may not be disrupted it may not.
+    /// Whether a migration may be switched to post-copy: of a guest that may not be disrupted it may not, but for the
+    /// stall detector, which does not ask when the completion timeout passes.
     pub(super) fn may_postcopy(&self) -> bool {
-        self.allow_post_copy && self.disrupts()
+        self.allow_post_copy && (self.disrupts() || self.stall_detector.is_some())
     }
 }
 
@@ -139,8 +140,7 @@ impl Kubevirt {
                 tuned.into_iter().chain(patient).collect()
             }
         };
-        let ends = |deed: &Deed| matches!(deed, Deed::Abort { .. } | Deed::StartPostcopy);
-        if deeds.iter().any(ends) {
+        if deeds.iter().any(|deed| deed.act.is_last()) {
             self.mode = Mode::Over;
         }
         deeds
@@ -156,21 +156,19 @@ impl Kubevirt {
         let late = self.acceptable_ms > 0 && elapsed_ms > self.acceptable_ms;
         let stuck_s = now_ns.saturating_sub(self.progress_ns) / NS_PER_S;
         let patience_ms = self.params.progress_timeout;
+        let timed_out = format!("not completed after {elapsed_s} s");
         if late && self.params.disrupts() && self.mode == Mode::PreCopy {
             if self.params.allow_post_copy {
-                return Some(Deed::StartPostcopy);
+                return Some(Act::StartPostcopy.since(timed_out));
             }
             self.mode = Mode::Paused;
             self.acceptable_ms = self.acceptable_ms.saturating_mul(2);
-            return Some(Deed::Suspend);
+            return Some(Act::Suspend.since(timed_out));
         }
         if patience_ms > 0 && stuck_s.saturating_mul(1000) > patience_ms {
-            let why = format!("stuck for {stuck_s} s");
-            return Some(Deed::Abort { why });
+            return Some(Act::Abort.since(format!("stuck for {stuck_s} s")));
         }
-        late.then(|| Deed::Abort {
-            why: format!("not completed after {elapsed_s} s"),
-        })
+        late.then(|| Act::Abort.since(timed_out))
     }
 }
 
@@ -179,9 +177,4 @@ fn whole_ms(ms: f64) -> u64 {
     let time = std::time::Duration::try_from_secs_f64(ms / 1000.0).ok();
     let ms = time.and_then(|time| u64::try_from(time.as_millis()).ok());
     ms.unwrap_or(u64::MAX)
-}
-
-/// The limit that a deed sets, ms.
-fn limit(ms: u64) -> Deed {
-    Deed::DowntimeLimit(ms)
 }

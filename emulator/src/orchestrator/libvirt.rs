@@ -1,7 +1,7 @@
 //! `virsh migrate --timeout`: after so long the guest is suspended, or switched to post-copy. It is
 //! done once and never undone, and nothing is cancelled.
 
-use super::{Deed, NS_PER_MS};
+use super::{Act, Deed, NS_PER_MS};
 use serde::{Deserialize, Serialize};
 
 /// virsh wakes twice a second.
@@ -51,9 +51,11 @@ impl Libvirt {
             return None;
         }
         self.done = true;
-        Some(match self.params.on_timeout {
-            OnTimeout::Suspend => Deed::Suspend,
-            OnTimeout::Postcopy => Deed::StartPostcopy,
-        })
+        let act = match self.params.on_timeout {
+            OnTimeout::Suspend => Act::Suspend,
+            OnTimeout::Postcopy => Act::StartPostcopy,
+        };
+        let why = format!("not completed within {} ms (timeout)", self.params.timeout);
+        Some(act.since(why))
     }
 }

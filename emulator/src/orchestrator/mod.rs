@@ -4,12 +4,14 @@
 //! when its downtime limit is raised; each as its original decides, with the original's defaults. Time
 //! is an argument. Never inside: doing any of it (`run/patience`), engines' own decisions.
 
+mod deed;
 mod kubevirt;
 mod libvirt;
 mod nova;
 #[cfg(test)]
 mod tests;
 
+pub use deed::{Act, Deed};
 pub use kubevirt::{DowntimeTuningParams, KubevirtParams, StallDetectorParams};
 pub use libvirt::{LibvirtParams, OnTimeout};
 pub use nova::{NovaParams, TimeoutAction};
@@ -139,22 +141,6 @@ pub struct Look {
     pub paused: bool,
     /// The log was just read: QMP's `MIGRATION_PASS`.
     pub boundary: bool,
-}
-
-/// What it does about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Deed {
-    /// Cancels the migration.
-    Abort {
-        /// Why.
-        why: String,
-    },
-    /// Stops the guest at the source and lets the migration finish.
-    Suspend,
-    /// Lets the guest run at the destination at once, and fetch what it lacks.
-    StartPostcopy,
-    /// Raises the downtime limit, ms.
-    DowntimeLimit(u64),
 }
 
 /// The policy at work on one migration.

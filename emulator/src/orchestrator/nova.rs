@@ -1,7 +1,7 @@
 //! OpenStack Nova's way with libvirt (`nova/virt/libvirt/migration.py`): the downtime limit in steps,
 //! then a timeout.
 
-use super::{Deed, NS_PER_MS, gib};
+use super::{Act, Deed, NS_PER_MS, gib};
 use serde::{Deserialize, Serialize};
 
 /// It looks twice a second.
@@ -90,15 +90,15 @@ impl Nova {
         let timeout_ns = timeout_ms.saturating_mul(NS_PER_MS);
         if timeout_ns > 0 && elapsed_ns > timeout_ns && !self.forced {
             self.forced = true;
-            return Some(match self.params.live_migration_timeout_action {
-                TimeoutAction::Abort => Deed::Abort {
-                    why: format!("not completed after {} s", elapsed_ns / 1_000_000_000),
-                },
+            let act = match self.params.live_migration_timeout_action {
+                TimeoutAction::Abort => Act::Abort,
                 TimeoutAction::ForceComplete if self.params.live_migration_permit_post_copy => {
-                    Deed::StartPostcopy
+                    Act::StartPostcopy
                 }
-                TimeoutAction::ForceComplete => Deed::Suspend,
-            });
+                TimeoutAction::ForceComplete => Act::Suspend,
+            };
+            let elapsed_s = elapsed_ns / 1_000_000_000;
+            return Some(act.since(format!("not completed after {elapsed_s} s")));
         }
         if self.forced {
             return None;
@@ -108,6 +108,10 @@ impl Nova {
             return None;
         }
         self.limit_ms = limit_ms;
-        limit_ms.map(Deed::DowntimeLimit)
+        let why = format!(
+            "a step of live-migration-downtime-steps, after {} s",
+            elapsed_ns / 1_000_000_000
+        );
+        limit_ms.map(|ms| Act::DowntimeLimit(ms).since(why))
     }
 }

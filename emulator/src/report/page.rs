@@ -98,6 +98,8 @@ const HOSTS_NOTE: &str = "Grant (filled) and demand (line) over capacity (dashed
     arrived (▲). CPU shares are modelled from the traces.";
 const CHANGES_NOTE: &str = "As the scenario's schedule asks: made in place, so that nothing waiting \
     was lost and nothing passed unshaped. A jump over several changes shows the last, at its landing.";
+const DEEDS_NOTE: &str = "Its decisions as it made them. The iteration is QMP's dirty-sync-count and what \
+    was left what it was shown then; limits are downtime limits.";
 const BUDGETS_NOTE: &str = "What the emulation itself added, by migration: how far its links were off \
     their rates while full, over windows of three sizes (95th percentile, worst link); delay as \
     calibrated; lateness of departures; time in which TCP was held up by this computer; time in which \
@@ -268,6 +270,9 @@ fn migrations_sections(out: &mut String, r: &Report<'_>) {
         section(out, "Migrations: rounds", note, &migrations::anatomy(r));
         let note = "A click on a heading sorts. Units as the engine reports them; sent at the carried scale.";
         section(out, "Outcomes", note, &tables::outcomes(r));
+        if let Some(deeds) = tables::deeds(r) {
+            section(out, "What the orchestrator did", DEEDS_NOTE, &deeds);
+        }
     }
     if !r.summary.rejections.is_empty() {
         let row = |(reason, n): (&String, &u64)| {

@@ -2,7 +2,7 @@
 
 use super::html::{Cell, escape, table};
 use super::page::Report;
-use crate::migration::record::{MigrationRecord, Status};
+use crate::migration::record::{DeedDone, MigrationRecord, Status};
 use crate::results::summary::figure;
 use crate::results::{Metric, Summary};
 
@@ -84,6 +84,52 @@ fn outcome(m: &MigrationRecord) -> Vec<Cell> {
         Cell::raw(verified.into()),
         Cell::raw(grade(&m.grade)),
         Cell::text(if error.is_empty() { &m.reason } else { error }),
+    ]
+}
+
+/// What orchestrators did to migrations, in order; `None` where they did nothing.
+pub(super) fn deeds(r: &Report<'_>) -> Option<String> {
+    const HEADINGS: [&str; 7] = [
+        "#",
+        "since its begin, s",
+        "iteration",
+        "left, MiB",
+        "deed",
+        "limit, ms",
+        "why",
+    ];
+    let of = |m: &MigrationRecord| {
+        let begin_ns = m.source_report.as_ref().map(|source| source.begin_ns);
+        let begin_ns = begin_ns.unwrap_or(m.requested_ns);
+        let row = |deed: &DeedDone| deed_row(m.id, begin_ns, deed);
+        m.deeds.iter().map(row).collect::<Vec<_>>()
+    };
+    let all = r.all.migrations.iter();
+    let rows: Vec<_> = all.flat_map(|m| of(&m.record)).take(ROWS_MAX + 1).collect();
+    let shown = &rows[..rows.len().min(ROWS_MAX)];
+    let mut out = table(&HEADINGS, shown, true);
+    if rows.len() > ROWS_MAX {
+        out.push_str(&format!(
+            "<p class=\"note\">The first {ROWS_MAX}; all are in migrations.jsonl.</p>"
+        ));
+    }
+    (!rows.is_empty()).then_some(out)
+}
+
+fn deed_row(id: u32, begin_ns: u64, deed: &DeedDone) -> Vec<Cell> {
+    let whole = |v: Option<f64>| Cell::number(v, |v| format!("{v:.0}"));
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    vec![
+        whole(Some(f64::from(id))),
+        Cell::number(
+            Some(deed.at_ns.saturating_sub(begin_ns) as f64 / 1e9),
+            |v| format!("{v:.1}"),
+        ),
+        whole(deed.iteration.map(|n| n as f64)),
+        Cell::number(deed.remaining_bytes.map(mib), figure),
+        Cell::text(&deed.deed),
+        whole(deed.downtime_limit_ms.map(|ms| ms as f64)),
+        Cell::text(&deed.why),
     ]
 }
 

@@ -84,11 +84,30 @@ fn names_and_texts_are_escaped() {
         html.contains("db&lt;3&gt;&amp;co"),
         "the odd VM is in the report"
     );
-    for raw in ["db<3>", "<by peer>", "<p99>", "<a comment"] {
+    for raw in ["db<3>", "<by peer>", "<1 s>", "<p99>", "<a comment"] {
         assert!(!html.contains(raw), "{raw} unescaped");
     }
     assert_eq!(escape("<\"'&\u{1}>"), "&lt;&quot;&#39;&amp;\u{fffd}&gt;");
     assert!(!json_for_script("\"</script><!--\"").contains('<'));
+}
+
+#[test]
+fn what_orchestrators_did_is_told_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let html = report(dir.path(), TYPICAL);
+    for told in [
+        "What the orchestrator did",
+        "downtime tuning: initial",
+        "not completed after &lt;1 s&gt;",
+    ] {
+        assert!(html.contains(told), "{told}");
+    }
+    let quiet = Example {
+        migrations: 0,
+        ..TYPICAL
+    };
+    let dir = tempfile::tempdir().unwrap();
+    assert!(!report(dir.path(), quiet).contains("What the orchestrator did"));
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn without_a_page(test: &str) -> Option<Guest> {
     let ram = Arc::new(Ram::new(PAGES).unwrap());
     Writer::new(memory.clone(), Arc::clone(&ram), Share::all(), time(0)).fill();
     let model = memory.model();
-    let of_the_first = |page: &u32| page / 64 % 2 == 0;
+    let of_the_first = |page: &u32| (page / 64).is_multiple_of(2);
     let soon = |page: &u32| model.written_in(*page, time(0), time(300));
     let page = (0..PAGES).filter(of_the_first).find(soon).unwrap();
     let mut held = [0; PAGE_BYTES];

@@ -13,6 +13,9 @@ use crate::migration::record::{DeedDone, DestinationReport, Owner, Prediction, S
 use crate::migration::source::SourceError;
 use crate::orchestrator::Patience;
 
+/// How long the word of a destination that runs the guest may be on its way before nobody waits for it.
+const WORD_NS: u64 = 2_000_000_000;
+
 /// One end's part.
 #[derive(Debug, Clone, Default)]
 enum Part<T> {
@@ -95,6 +98,8 @@ pub struct Ongoing {
     told_gone: bool,
     /// Cancelled when only the destination could still promise not to start.
     cancelled_late: bool,
+    /// The source was told that the guest runs at the destination.
+    told_runs: bool,
 }
 
 /// What follows from what is known.
@@ -143,6 +148,7 @@ impl Ongoing {
             told: false,
             told_gone: false,
             cancelled_late: false,
+            told_runs: false,
         }
     }
 
@@ -224,6 +230,20 @@ impl Ongoing {
     pub fn cancelled_late(&mut self) -> bool {
         self.cancelled_late = true;
         self.over.is_none() && self.committed_ns.is_none() && !self.destination.is_over()
+    }
+
+    /// When a source that was to be cancelled, and waits for the word of a destination that has committed, is told so
+    /// over the control plane, monotonic ns: over a link that carries anything the word would have come by then.
+    #[must_use]
+    pub fn word_due_ns(&self) -> Option<u64> {
+        let waits = self.cancelled_late && self.is_sending() && !self.told_runs;
+        let committed_ns = self.committed_ns.filter(|_| waits)?;
+        Some(committed_ns.saturating_add(WORD_NS))
+    }
+
+    /// The source was told that the guest runs at the destination.
+    pub fn told_runs(&mut self) {
+        self.told_runs = true;
     }
 
     /// Whether it came to nothing by such a cancel.

@@ -360,6 +360,7 @@ impl<'a> Driver<'a> {
             .values()
             .filter_map(|ongoing| ongoing.cancel_at_ns)
             .min();
+        let words = self.ongoing.values().filter_map(Ongoing::word_due_ns).min();
         let faults = self.planned_instants();
         let due = [
             faults.iter().map(|(_, at_ns)| *at_ns).min(),
@@ -370,6 +371,7 @@ impl<'a> Driver<'a> {
             self.poll_flows_ns,
             silence,
             cancels,
+            words,
         ];
         let due_ns = due.into_iter().flatten().min();
         // Without anything due, look around once a second: for the progress line.
@@ -402,6 +404,7 @@ impl<'a> Driver<'a> {
         self.controller_asks(now).await?;
         self.looks(now).await?;
         self.cancel_overdue(now).await?;
+        self.words_overdue(now).await?;
         self.progress.trace(self.trace_ns(), self.mover.running());
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::control::message::{FromAgent, ToAgent};
 use crate::ids::MigrationId;
 use crate::migration::faults::ParameterChange;
 use crate::migration::record::DeedDone;
-use crate::orchestrator::{Deed, Look, Time};
+use crate::orchestrator::{Act, Deed, Look, Time};
 
 /// What an answer to `query-migrate`, or the event of a pass, shows of a migration.
 pub(super) fn shown(message: &FromAgent) -> Option<(MigrationId, Look)> {
@@ -98,37 +98,44 @@ impl Driver<'_> {
             *at_ns = now_ns + poll_ns;
         }
         for deed in patience.look(now_ns, &seen) {
-            self.does(id, now_ns, deed).await?;
+            self.does(id, now_ns, deed, Some(&seen)).await?;
         }
         Ok(())
     }
 
-    async fn does(&mut self, id: MigrationId, now_ns: u64, deed: Deed) -> Result<(), RunError> {
+    /// Does it and notes it; `seen` is what it was decided on, if it was not the clock alone.
+    pub(super) async fn does(
+        &mut self,
+        id: MigrationId,
+        now_ns: u64,
+        deed: Deed,
+        seen: Option<&Look>,
+    ) -> Result<(), RunError> {
         let Some(ongoing) = self.ongoing.get_mut(&id) else {
             return Ok(());
         };
         let source = ongoing.of.source;
-        let (name, detail) = match &deed {
-            Deed::Abort { why } => ("abort", Some(why.clone())),
-            Deed::Suspend => ("suspend", None),
-            Deed::StartPostcopy => ("start-postcopy", None),
-            Deed::DowntimeLimit(ms) => ("downtime-limit", Some(ms.to_string())),
-        };
+        let Deed { act, why } = deed;
         ongoing.deeds.push(DeedDone {
             at_ns: now_ns,
-            deed: name.to_owned(),
-            detail,
+            deed: act.name().to_owned(),
+            downtime_limit_ms: act.downtime_limit_ms(),
+            why: why.clone(),
+            iteration: seen.map(|seen| seen.iteration),
+            remaining_bytes: seen.map(|seen| seen.remaining_bytes),
         });
-        match deed {
-            Deed::Abort { why } => {
+        match act {
+            Act::Abort => {
                 ongoing.patience = None;
                 let whose = self.scenario.orchestrator.name();
-                self.warn(format!("{id}: aborted as {whose} does: {why}"))?;
+                self.warn(format!(
+                    "{id}: aborted by the orchestrator ({whose}): {why}"
+                ))?;
                 self.cancel_one(id).await
             }
-            Deed::Suspend => self.tell(source, ToAgent::SuspendGuest(id)).await,
-            Deed::StartPostcopy => self.tell(source, ToAgent::StartPostcopy(id)).await,
-            Deed::DowntimeLimit(ms) => {
+            Act::Suspend => self.tell(source, ToAgent::SuspendGuest(id)).await,
+            Act::StartPostcopy => self.tell(source, ToAgent::StartPostcopy(id)).await,
+            Act::DowntimeLimit(ms) => {
                 let change = ParameterChange {
                     downtime_limit: Some(ms),
                     ..ParameterChange::default()

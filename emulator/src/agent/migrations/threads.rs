@@ -26,13 +26,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use traces::units::PAGE_SIZE;
 
-/// Silence after which a destination gives up: emulated hosts do not vanish without a trace, so
-/// this only bounds a thread's life.
-const SILENCE_MS: u64 = 120_000;
-
-/// How long a source waits for the destination's word after its last byte before it asks the
-/// manager: everything that buffers hold has to cross the slowest link first.
-const ACKNOWLEDGE_MS: u64 = 60_000;
+/// How long a destination waits for the next byte, and a source for the destination's word after its last byte. The
+/// originals wait for TCP, as ours do, which gives up what is not acknowledged after `tcp_retries2` = 15 retransmissions:
+/// with the shortest time-out that Linux has, 0.2 s, doubled up to 120 s, 924.6 s. Where nothing is under way TCP never
+/// gives up, and nor do they; so that no thread waits for ever, that is the limit here too.
+const PATIENCE_MS: u64 = 925_000;
 
 /// Tells the manager of phases as they begin, and holds the source where faults are planned.
 struct Phases {
@@ -118,7 +116,7 @@ impl IncomingThread {
                     packet_pages: self.packet_pages,
                     congestion: None,
                     control: self.control,
-                    silence_limit_ms: SILENCE_MS,
+                    silence_limit_ms: PATIENCE_MS,
                     postcopy: self.postcopy,
                     // Closed with the job: whoever dials then is refused, and knows that it is over.
                     recover: Some(listener),
@@ -202,12 +200,14 @@ impl OutgoingThread {
 
     fn redial(&self) -> Redial {
         let (to, congestion) = (self.to, self.congestion.clone());
-        Box::new(move || net::connect(to, &congestion).map_err(|error| error.errno.into()))
+        let keep_alive = self.params.sockets.of(self.params.engine);
+        Box::new(move || net::dial(to, &congestion, keep_alive).map_err(|error| error.errno.into()))
     }
 
     /// The main connection, then those beside it.
     fn connect(&self) -> Result<(TcpStream, Vec<Channel>)> {
-        let connect = || net::connect(self.to, &self.congestion);
+        let keep_alive = self.params.sockets.of(self.params.engine);
+        let connect = || net::dial(self.to, &self.congestion, keep_alive);
         let main = connect()?;
         let channels = open_all(
             self.migration.0,
@@ -242,7 +242,7 @@ impl OutgoingThread {
             packet_pages: units.packet_pages,
             data_chunk_pages: units.data_chunk_pages,
             batch_pages: units.batch_pages,
-            acknowledge_limit_ms: ACKNOWLEDGE_MS,
+            acknowledge_limit_ms: PATIENCE_MS,
             deadline_ns: None,
             redial: Some(redial),
             faults: Vec::new(),

@@ -91,6 +91,9 @@ pub enum ToAgent {
     /// The destination is dead, or has promised never to start: no word will come from it. It decides
     /// nothing: a source that has sent everything is in doubt then, and is told by `Resolve`.
     DestinationGone(MigrationId),
+    /// The guest runs at the destination, whose word should have come long ago. It decides nothing either, and in
+    /// post-copy it changes nothing.
+    DestinationRuns(MigrationId),
     /// A fault of this host's end; answer [`FromAgent::Struck`](super::FromAgent::Struck).
     Strike {
         /// Number of the fault.

@@ -309,7 +309,7 @@ impl<'a> Input<'a> {
                     return Ok(bytes);
                 }
                 Err(source) => match source.kind() {
-                    ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => {}
+                    ErrorKind::Interrupted | ErrorKind::WouldBlock => {}
                     _ => {
                         return Err(DestinationError::Io {
                             offset: self.offset,

@@ -121,7 +121,7 @@ impl DestinationControl {
         match self.broken() {
             Some(Broken::Crashed) => DestinationError::Crashed,
             Some(Broken::Reset) => DestinationError::Reset,
-            Some(Broken::PeerGone) | None => error,
+            Some(Broken::PeerGone | Broken::PeerRuns) | None => error,
         }
     }
 

@@ -268,7 +268,7 @@ impl Sender<'_> {
                 Ok(bytes) => filled += bytes,
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut => out.may_go_on()?,
+                    ErrorKind::WouldBlock => out.may_go_on()?,
                     _ => return Err(SourceError::Io(error)),
                 },
             }

@@ -387,7 +387,8 @@ impl<'a> Session<'a> {
                 Ok(bytes) => filled += bytes,
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut => match deadline_ns {
+                    // Nothing came within the socket's time-out; TCP's own end is another error.
+                    ErrorKind::WouldBlock => match deadline_ns {
                         None => self.out.may_go_on()?,
                         Some(_) if self.job.control.broken().is_some() => {
                             return Err(SourceError::Cancelled);

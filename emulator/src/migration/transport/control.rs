@@ -64,6 +64,17 @@ pub enum Broken {
     Crashed,
     /// The other end is known to be dead, or to have given up: no word will come from it.
     PeerGone,
+    /// The guest runs at the other end, as the manager knows: no word of it is needed.
+    PeerRuns,
+}
+
+/// What cannot be taken back any more, and who says how it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Committing {
+    /// The last byte: one word of the destination.
+    LastByte,
+    /// A post-copy's package: the destination pulls pages first.
+    Package,
 }
 
 /// What was ordered of a post-copy.
@@ -79,7 +90,7 @@ struct Control {
     cancelled: bool,
     /// Asked to cancel when that was not the source's to decide any more.
     cancelled_late: bool,
-    committing: bool,
+    committing: Option<Committing>,
     postcopy: PostcopyOrders,
     suspended: bool,
     broken: Option<Broken>,
@@ -112,7 +123,7 @@ impl SourceControl {
     /// the guest, the migration counts as cancelled all the same.
     pub fn cancel(&self) -> bool {
         let mut control = self.lock();
-        if control.committing {
+        if control.committing.is_some() {
             control.cancelled_late = true;
             return false;
         }
@@ -126,7 +137,7 @@ impl SourceControl {
     /// `postcopy-ram`, or is beyond that.
     pub fn start_postcopy(&self) -> bool {
         let mut control = self.lock();
-        let may = control.postcopy.allowed && !control.committing && !control.cancelled;
+        let may = control.postcopy.allowed && control.committing.is_none() && !control.cancelled;
         control.postcopy.start |= may;
         may
     }
@@ -209,7 +220,12 @@ impl SourceControl {
             Some(Broken::Crashed) => SourceError::Crashed,
             Some(Broken::Reset) => SourceError::Io(ErrorKind::ConnectionReset.into()),
             // Its word came after all.
-            Some(Broken::PeerGone) | None if matches!(error, SourceError::Refused { .. }) => error,
+            Some(Broken::PeerGone | Broken::PeerRuns) | None
+                if matches!(error, SourceError::Refused { .. }) =>
+            {
+                error
+            }
+            Some(Broken::PeerRuns) => SourceError::Unheard,
             Some(Broken::PeerGone) | None if late => SourceError::Cancelled,
             Some(Broken::PeerGone) => SourceError::DestinationGone,
             None => error,
@@ -235,7 +251,13 @@ impl SourceControl {
     /// Whether [`SourceControl::cancel`] would still be in time.
     #[must_use]
     pub fn cancel_is_possible(&self) -> bool {
-        !self.lock().committing
+        self.lock().committing.is_none()
+    }
+
+    /// Whether all that is left is to wait for one word of the destination.
+    #[must_use]
+    pub fn awaits_word(&self) -> bool {
+        self.lock().committing == Some(Committing::LastByte)
     }
 
     /// The live figures.
@@ -270,11 +292,20 @@ impl SourceControl {
 
     /// From here on it cannot be cancelled. Called before the last byte is written.
     pub(in crate::migration) fn enter_switchover(&self) -> Result<(), SourceError> {
+        self.commit(Committing::LastByte)
+    }
+
+    /// The same before the last byte of a post-copy's package.
+    pub(in crate::migration) fn enter_postcopy(&self) -> Result<(), SourceError> {
+        self.commit(Committing::Package)
+    }
+
+    fn commit(&self, to: Committing) -> Result<(), SourceError> {
         let mut control = self.lock();
         if control.cancelled {
             return Err(SourceError::Cancelled);
         }
-        control.committing = true;
+        control.committing = Some(to);
         Ok(())
     }
 

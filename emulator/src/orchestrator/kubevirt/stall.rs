@@ -17,7 +17,7 @@
 
 mod detector;
 
-use super::{Deed, KubevirtParams, Look, NS_PER_MS, NS_PER_S, limit, whole_ms};
+use super::{Act, Deed, KubevirtParams, Look, NS_PER_MS, NS_PER_S, whole_ms};
 use detector::Detector;
 use serde::{Deserialize, Serialize};
 
@@ -106,7 +106,8 @@ impl StallMonitor {
         let mut deeds = Vec::new();
         if !self.limit_set {
             self.limit_set = true;
-            deeds.push(limit(self.max_downtime_ms.min(DOWNTIME_DEFAULT_MS)));
+            let act = Act::DowntimeLimit(self.max_downtime_ms.min(DOWNTIME_DEFAULT_MS));
+            deeds.push(act.since("stall detector: initial"));
         }
         let elapsed_s_ms = elapsed_ns / NS_PER_S * 1000;
         if seen.boundary {
@@ -126,8 +127,7 @@ impl StallMonitor {
                 seen.bandwidth
             };
         }
-        let ended = |deed: &Deed| matches!(deed, Deed::Abort { .. } | Deed::StartPostcopy);
-        if !deeds.iter().any(ended) {
+        if !deeds.iter().any(|deed| deed.act.is_last()) {
             deeds.extend(self.timeout(elapsed_s_ms, seen.paused));
         }
         deeds
@@ -160,23 +160,23 @@ impl StallMonitor {
             return None;
         }
         self.switchover_initiated = true;
-        if self.disrupts && self.allow_post_copy {
-            return Some(Deed::StartPostcopy);
-        }
         let (implied_ms, most_ms) = (self.implied_downtime_ms(), self.max_downtime_ms as f64);
-        let limit_ms = if self.disrupts {
-            DOWNTIME_MAX_MS
-        } else if implied_ms <= most_ms * self.params.precopy_possible_factor.max(1.0) {
-            self.max_downtime_ms
+        let stalled = format!("stalled: what is left would take {implied_ms} ms");
+        if self.disrupts && self.allow_post_copy {
+            return Some(Act::StartPostcopy.since(stalled));
+        }
+        let factor = self.params.precopy_possible_factor.max(1.0);
+        let (limit_ms, why) = if self.disrupts {
+            (DOWNTIME_MAX_MS, format!("{stalled}; hard stop-and-copy"))
+        } else if implied_ms <= most_ms * factor {
+            let why = format!("{stalled}, within {factor} × {most_ms} ms; soft stop-and-copy");
+            (self.max_downtime_ms, why)
         } else {
-            let factor = self.params.precopy_possible_factor;
-            let why = format!(
-                "stalled: the switch would take {implied_ms} ms, over {factor} × {most_ms} ms"
-            );
-            return Some(Deed::Abort { why });
+            let why = format!("{stalled}, over {factor} × {most_ms} ms");
+            return Some(Act::Abort.since(why));
         };
         self.switchover_deadline_ms = elapsed_ms.saturating_add(self.params.switchover_timeout);
-        Some(limit(limit_ms))
+        Some(Act::DowntimeLimit(limit_ms).since(why))
     }
 
     /// `processCompletionTimeouts`.
@@ -189,21 +189,21 @@ impl StallMonitor {
         if self.acceptable_ms == 0 || elapsed_ms <= deadline_ms {
             return None;
         }
+        let timed_out = format!("not completed after {} s", elapsed_ms / 1000);
         if !self.switchover_initiated && self.can_finish(elapsed_ms) {
             if self.allow_post_copy {
                 self.switchover_initiated = true;
-                return Some(Deed::StartPostcopy);
+                return Some(Act::StartPostcopy.since(timed_out));
             }
             if self.disrupts {
                 self.switchover_initiated = true;
                 self.acceptable_ms = whole_ms(self.deadline_ms());
                 self.switchover_deadline_ms =
                     elapsed_ms.saturating_add(self.params.switchover_timeout);
-                return Some(limit(DOWNTIME_MAX_MS));
+                let act = Act::DowntimeLimit(DOWNTIME_MAX_MS);
+                return Some(act.since(format!("{timed_out}; hard stop-and-copy")));
             }
         }
-        Some(Deed::Abort {
-            why: format!("not completed after {} s", elapsed_ms / 1000),
-        })
+        Some(Act::Abort.since(timed_out))
     }
 }

@@ -1,7 +1,7 @@
 //! The downtime limit in steps (VEP 291, `tuneDowntime`): low at first, then up to `maxDowntimeMs` by equal steps,
 //! a cooldown apart, once a few passes are done.
 
-use super::{Deed, Look, NS_PER_MS, limit};
+use super::{Act, Deed, Look, NS_PER_MS};
 use serde::{Deserialize, Serialize};
 
 /// `spec.experimental.downtimeTuning`, with its defaults.
@@ -51,7 +51,7 @@ impl Tuning {
         let initial_ms = self.params.initial;
         let Some((limit_ms, since_ns)) = self.now else {
             self.now = Some((initial_ms, now_ns));
-            return Some(limit(initial_ms));
+            return Some(Act::DowntimeLimit(initial_ms).since("downtime tuning: initial"));
         };
         let cooled_ns = since_ns.saturating_add(self.params.cooldown.saturating_mul(NS_PER_MS));
         if seen.iteration < self.params.start_after_iteration || now_ns < cooled_ns {
@@ -64,6 +64,11 @@ impl Tuning {
             return None;
         }
         self.now = Some((raised_ms, now_ns));
-        Some(limit(raised_ms))
+        let why = format!(
+            "downtime tuning: raised by {} ms at iteration {}",
+            raised_ms - limit_ms,
+            seen.iteration
+        );
+        Some(Act::DowntimeLimit(raised_ms).since(why))
     }
 }

@@ -22,7 +22,7 @@ fn it_aborts_after_150_s_a_giga() {
     };
     assert_eq!(policy.look(301 * S - 1, &nearly), []);
     assert_eq!(
-        aborted(at(&mut policy, 301, 1)),
+        aborted(&seen(&mut policy, 301, 1)),
         "not completed after 301 s"
     );
     assert_eq!(at(&mut policy, 302, 1), None, "once");
@@ -44,7 +44,7 @@ fn it_aborts_what_does_not_get_less() {
     assert_eq!(at(&mut policy, 140, 800), None);
     assert_eq!(at(&mut policy, 150, 800), None);
     assert_eq!(at(&mut policy, 290, 900), None);
-    assert_eq!(aborted(at(&mut policy, 291, 900)), "stuck for 151 s");
+    assert_eq!(aborted(&seen(&mut policy, 291, 900)), "stuck for 151 s");
     let never = KubevirtParams {
         progress_timeout: 0,
         ..KubevirtParams::default()
@@ -62,11 +62,11 @@ fn it_disrupts_where_it_may_and_gives_up_at_twice_the_time() {
     };
     let mut policy = kubevirt(allowed, GIGA);
     assert_eq!(at(&mut policy, 150, 900), None);
-    assert_eq!(at(&mut policy, 151, 800), Some(Deed::Suspend));
+    assert_eq!(at(&mut policy, 151, 800), Some(Act::Suspend));
     assert_eq!(at(&mut policy, 152, 700), None, "once");
     assert_eq!(at(&mut policy, 300, 600), None);
     assert_eq!(
-        aborted(at(&mut policy, 301, 500)),
+        aborted(&seen(&mut policy, 301, 500)),
         "not completed after 301 s"
     );
 }
@@ -78,7 +78,7 @@ fn it_never_aborts_post_copy_and_disruption_must_be_allowed_too() {
         ..KubevirtParams::default()
     };
     let mut policy = kubevirt(allowed, GIGA);
-    assert_eq!(at(&mut policy, 151, 800), Some(Deed::StartPostcopy));
+    assert_eq!(at(&mut policy, 151, 800), Some(Act::StartPostcopy));
     for s in [152, 400, 100_000] {
         assert_eq!(at(&mut policy, s, 800), None);
     }
@@ -89,7 +89,7 @@ fn it_never_aborts_post_copy_and_disruption_must_be_allowed_too() {
     assert!(!OrchestratorSpec::Kubevirt(undisrupted).wants_postcopy());
     let mut policy = kubevirt(undisrupted, GIGA);
     assert_eq!(
-        aborted(at(&mut policy, 151, 800)),
+        aborted(&seen(&mut policy, 151, 800)),
         "not completed after 151 s"
     );
 }
@@ -111,12 +111,12 @@ fn downtime_is_tuned_in_steps() {
             iteration,
             ..Look::default()
         };
-        policy.look(s * S, &seen)
+        acts(&policy.look(s * S, &seen))
     };
-    assert_eq!(look(0, 1), [Deed::DowntimeLimit(150)]);
+    assert_eq!(look(0, 1), [Act::DowntimeLimit(150)]);
     assert_eq!(look(70, 2), [], "below the third");
     // (1050 − 150) / 7 = 128 ms; the cooldown has long passed since the first change.
-    assert_eq!(look(75, 3), [Deed::DowntimeLimit(278)]);
+    assert_eq!(look(75, 3), [Act::DowntimeLimit(278)]);
     assert_eq!(look(84, 9), [], "9 s");
     for (s, ms) in [
         (85, 406),
@@ -127,13 +127,18 @@ fn downtime_is_tuned_in_steps() {
         (135, 1046),
         (145, 1050),
     ] {
-        assert_eq!(look(s, s), [Deed::DowntimeLimit(ms)]);
+        assert_eq!(look(s, s), [Act::DowntimeLimit(ms)]);
     }
     assert_eq!(look(300, 300), [], "the most");
 }
 
 /// Seconds, whether a pass ended, MB left, MB/s.
-fn stalls(policy: &mut Patience, s: u64, boundary: bool, left: u64, bandwidth: u64) -> Vec<Deed> {
+fn stalls(policy: &mut Patience, s: u64, boundary: bool, left: u64, bandwidth: u64) -> Vec<Act> {
+    acts(&shown(policy, s, boundary, left, bandwidth))
+}
+
+/// The same, with the reasons.
+fn shown(policy: &mut Patience, s: u64, boundary: bool, left: u64, bandwidth: u64) -> Vec<Deed> {
     let seen = Look {
         remaining_bytes: left * MB,
         iteration: s,
@@ -154,12 +159,12 @@ fn stalling(more: impl FnOnce(&mut KubevirtParams)) -> Patience {
     // min(max-downtime, 300) at the first look, which also is the first sample of the bandwidth.
     let first = stalls(&mut policy, 1, false, 9000, 100);
     let limit = params.max_downtime.min(300);
-    assert_eq!(first, [Deed::DowntimeLimit(limit)]);
+    assert_eq!(first, [Act::DowntimeLimit(limit)]);
     policy
 }
 
 /// Passes that gain until 30 s, and then come and go between 80 and 95 MB; 100 MB/s.
-fn plateau(policy: &mut Patience) -> Vec<(u64, Vec<Deed>)> {
+fn plateau(policy: &mut Patience) -> Vec<(u64, Vec<Act>)> {
     let left = [
         (10, 1000),
         (20, 400),
@@ -182,13 +187,13 @@ fn a_plateau_is_a_stall_and_is_left_where_little_remains() {
     // is within 4 % of the best, 80 MB, and takes 810 ms: it fits into 900.
     assert_eq!(
         stalls(&mut policy, 70, true, 81, 0),
-        [Deed::DowntimeLimit(900)]
+        [Act::DowntimeLimit(900)]
     );
     assert_eq!(stalls(&mut policy, 80, true, 80, 0), [], "it is on its way");
     // It has 60 s to happen.
     assert_eq!(stalls(&mut policy, 130, false, 80, 100), []);
-    let why = aborted(stalls(&mut policy, 131, false, 80, 100).pop());
-    assert_eq!(why, "not completed after 131 s");
+    let late = shown(&mut policy, 131, false, 80, 100);
+    assert_eq!(aborted(&late), "not completed after 131 s");
 }
 
 #[test]
@@ -207,23 +212,45 @@ fn what_is_done_about_a_stall_depends_on_what_is_allowed() {
     let decided = |more: fn(&mut KubevirtParams)| {
         let mut policy = stalling(more);
         let _gained = plateau(&mut policy);
-        stalls(&mut policy, 70, true, 81, 0)
+        shown(&mut policy, 70, true, 81, 0)
     };
     let post_copy = decided(|of| of.allow_post_copy = true);
-    assert_eq!(post_copy, [Deed::StartPostcopy]);
+    assert_eq!(acts(&post_copy), [Act::StartPostcopy]);
     let disrupted = decided(|of| of.allow_workload_disruption = Some(true));
-    assert_eq!(disrupted, [Deed::DowntimeLimit(2_000_000)]);
+    assert_eq!(acts(&disrupted), [Act::DowntimeLimit(2_000_000)]);
     let undisrupted = decided(|of| {
         of.allow_post_copy = true;
         of.allow_workload_disruption = Some(false);
     });
-    assert_eq!(undisrupted, [Deed::DowntimeLimit(900)]);
+    assert_eq!(acts(&undisrupted), [Act::DowntimeLimit(900)]);
     // 810 ms are within 1.5 × 540 ms, and beyond 1.5 × 539 ms.
     let lucky = decided(|of| of.max_downtime = 540);
-    assert_eq!(lucky, [Deed::DowntimeLimit(540)]);
+    assert_eq!(acts(&lucky), [Act::DowntimeLimit(540)]);
     let hopeless = decided(|of| of.max_downtime = 539);
-    let why = aborted(hopeless.into_iter().next());
+    let why = aborted(&hopeless);
     assert!(why.contains("810 ms"), "{why}");
+    // The reasons name KubeVirt's actions.
+    for (deeds, action) in [
+        (&lucky, "soft stop-and-copy"),
+        (&disrupted, "hard stop-and-copy"),
+    ] {
+        assert!(deeds[0].why.ends_with(action), "{}", deeds[0].why);
+    }
+}
+
+/// The detector asks for post-copy when the completion timeout passes, disruption allowed or not, as KubeVirt's code does: so
+/// the migration must be one that can be switched.
+#[test]
+fn the_detector_may_switch_whatever_it_may_ask_to_switch() {
+    let allowed = |detector| KubevirtParams {
+        allow_post_copy: true,
+        allow_workload_disruption: Some(false),
+        stall_detector: detector,
+        ..KubevirtParams::default()
+    };
+    let wants = |params| OrchestratorSpec::Kubevirt(params).wants_postcopy();
+    assert!(!wants(allowed(None)));
+    assert!(wants(allowed(Some(StallDetectorParams::default()))));
 }
 
 #[test]
@@ -238,7 +265,7 @@ fn a_best_that_never_comes_again_is_given_up_for_the_next() {
     assert_eq!(stalls(&mut policy, 110, true, 96, 0), []);
     assert_eq!(
         stalls(&mut policy, 111, true, 93, 0),
-        [Deed::DowntimeLimit(900)]
+        [Act::DowntimeLimit(900)]
     );
 }
 
@@ -262,7 +289,7 @@ fn a_switch_that_would_take_too_long_waits_for_the_link() {
     assert_eq!(stalls(&mut policy, 71, false, 81, 100), []);
     assert_eq!(
         stalls(&mut policy, 80, true, 81, 0),
-        [Deed::DowntimeLimit(2_000_000)]
+        [Act::DowntimeLimit(2_000_000)]
     );
 }
 
@@ -271,17 +298,16 @@ fn the_completion_timeout_forces_what_may_be_forced() {
     let late = |more: fn(&mut KubevirtParams), s: u64| {
         let mut policy = stalling(more);
         assert_eq!(stalls(&mut policy, 2400, false, 9000, 100), [], "in time");
-        let deeds = stalls(&mut policy, s, false, 9000, 100);
+        let deeds = shown(&mut policy, s, false, 9000, 100);
         (policy, deeds)
     };
     let (_, nothing) = late(|_| {}, 2401);
-    let why = aborted(nothing.into_iter().next());
-    assert_eq!(why, "not completed after 2401 s");
+    assert_eq!(aborted(&nothing), "not completed after 2401 s");
     let (mut policy, post_copy) = late(|of| of.allow_post_copy = true, 2401);
-    assert_eq!(post_copy, [Deed::StartPostcopy]);
+    assert_eq!(acts(&post_copy), [Act::StartPostcopy]);
     assert_eq!(stalls(&mut policy, 9999, false, 9000, 100), []);
     let (mut policy, stop) = late(|of| of.allow_workload_disruption = Some(true), 2401);
-    assert_eq!(stop, [Deed::DowntimeLimit(2_000_000)]);
+    assert_eq!(acts(&stop), [Act::DowntimeLimit(2_000_000)]);
     // The guest is stopped: it has until twice the time.
     let stopped = Look {
         remaining_bytes: 9000 * MB,
@@ -290,8 +316,8 @@ fn the_completion_timeout_forces_what_may_be_forced() {
         ..Look::default()
     };
     assert_eq!(policy.look(4800 * S, &stopped), []);
-    let why = aborted(policy.look(4801 * S, &stopped).pop());
-    assert_eq!(why, "not completed after 4801 s");
+    let late = policy.look(4801 * S, &stopped);
+    assert_eq!(aborted(&late), "not completed after 4801 s");
 }
 
 #[test]
@@ -304,7 +330,7 @@ fn without_the_search_a_stall_is_left_at_once() {
     let _gained = plateau(&mut policy);
     assert_eq!(
         stalls(&mut policy, 70, true, 95, 0),
-        [Deed::DowntimeLimit(1000)]
+        [Act::DowntimeLimit(1000)]
     );
 }
 
@@ -325,7 +351,7 @@ proptest::proptest! {
             s += wait;
             let deeds = stalls(&mut policy, s, boundary, left, bandwidth);
             proptest::prop_assert!(deeds.len() <= 2 && (deeds.is_empty() || !over));
-            over |= deeds.iter().any(|deed| matches!(deed, Deed::Abort { .. } | Deed::StartPostcopy));
+            over |= deeds.iter().any(|deed| matches!(deed, Act::Abort | Act::StartPostcopy));
         }
     }
 }

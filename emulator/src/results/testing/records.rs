@@ -13,6 +13,31 @@ pub(super) struct Facts {
     pub(super) failed: bool,
 }
 
+/// An orchestrator raised a limit, and gave those up that failed.
+fn deeds(begin_ns: u64, failed: bool) -> Vec<DeedDone> {
+    let raised = DeedDone {
+        at_ns: begin_ns + 400 * MS,
+        deed: "downtime-limit".into(),
+        downtime_limit_ms: Some(150),
+        why: "downtime tuning: initial".into(),
+        iteration: Some(1),
+        remaining_bytes: Some(1 << 28),
+    };
+    let given_up = DeedDone {
+        at_ns: begin_ns + 900 * MS,
+        deed: "abort".into(),
+        downtime_limit_ms: None,
+        why: "not completed after <1 s>".into(),
+        iteration: None,
+        remaining_bytes: None,
+    };
+    if failed {
+        vec![raised, given_up]
+    } else {
+        Vec::new()
+    }
+}
+
 pub(super) fn record(f: Facts) -> MigrationRecord {
     let id = u64::from(f.id);
     let (rounds, at) = rounds(id, f.begin + 12 * MS, f.failed);
@@ -28,7 +53,7 @@ pub(super) fn record(f: Facts) -> MigrationRecord {
     });
     MigrationRecord {
         faults: Vec::new(),
-        deeds: Vec::new(),
+        deeds: deeds(f.begin, f.failed),
         schema: 2,
         id: f.id,
         vm: f.vm,

@@ -266,6 +266,27 @@ fn a_late_cancel_asks_who_can_still_promise() {
     assert_eq!(migration.error().as_deref(), Some("cancelled"));
 }
 
+/// A cancel when the destination has committed: nobody asks it any more, but its word may have got lost on a link that is
+/// dead, and then the source is told.
+#[test]
+fn a_word_that_got_lost_is_not_waited_for() {
+    let mut migration = ongoing();
+    migration.committed(3);
+    assert_eq!(migration.word_due_ns(), None, "it is on its way");
+    assert!(!migration.cancelled_late());
+    assert_eq!(migration.word_due_ns(), Some(3 + WORD_NS));
+    let mut heard = migration.clone();
+    heard.source_done(source(SourceEnding::Completed));
+    assert_eq!(heard.word_due_ns(), None, "it came");
+    migration.told_runs();
+    assert_eq!(migration.word_due_ns(), None, "once");
+    migration.source_done(source(SourceEnding::Undecided));
+    assert_eq!(migration.verdict(), Verdict::Tell { committed: true });
+    migration.destination_done(destination());
+    let owner = Owner::Destination;
+    assert_eq!(migration.verdict(), Verdict::Over { owner });
+}
+
 #[test]
 fn who_gave_up_says_why() {
     let with = |mut done: SourceDone, error: Option<String>| {

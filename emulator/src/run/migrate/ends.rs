@@ -3,6 +3,7 @@
 use crate::balance::moves::Cancelled;
 use crate::control::message::ToAgent;
 use crate::ids::{HostId, MigrationId, VmId};
+use crate::orchestrator::Act;
 use crate::run::RunError;
 use crate::run::book::Ongoing;
 use crate::run::driver::Driver;
@@ -62,8 +63,26 @@ impl Driver<'_> {
             .map(|(&id, _)| id)
             .collect();
         for migration in overdue {
-            self.warn(format!("{migration} did not complete in time; cancelled"))?;
-            self.cancel_one(migration).await?;
+            let begun_ns = self.ongoing[&migration].begun_ns.unwrap_or(now_ns);
+            let s = now_ns.saturating_sub(begun_ns) as f64 / 1e9;
+            let deed =
+                Act::Abort.since(format!("not completed after {s:.1} s (completion-timeout)"));
+            self.does(migration, now_ns, deed, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells sources of destinations that run the guest and whose word does not come.
+    pub(in crate::run) async fn words_overdue(&mut self, now_ns: u64) -> Result<(), RunError> {
+        let mut overdue = Vec::new();
+        for (&id, ongoing) in &mut self.ongoing {
+            if ongoing.word_due_ns().is_some_and(|at_ns| at_ns <= now_ns) {
+                ongoing.told_runs();
+                overdue.push((ongoing.of.source, id));
+            }
+        }
+        for (source, id) in overdue {
+            self.tell(source, ToAgent::DestinationRuns(id)).await?;
         }
         Ok(())
     }

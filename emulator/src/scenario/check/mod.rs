@@ -20,6 +20,7 @@ mod postcopy;
 mod probes;
 mod room;
 mod services;
+mod sockets;
 mod streams;
 mod writes;
 

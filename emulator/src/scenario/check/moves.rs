@@ -1,6 +1,6 @@
 //! What moves: tenant flows, the balancer, migrations and their parameters.
 
-use super::{Names, each, postcopy, streams};
+use super::{Names, each, postcopy, sockets, streams};
 use crate::balance::policy::{POLICIES, PolicySpec};
 use crate::ids::{HostId, VmId};
 use crate::migration::params::{
@@ -124,6 +124,7 @@ pub(super) fn parameters(root: &Table<'_>) -> MigrationParams {
     let read = |table: &Table<'_>| {
         let mut params = scalars(table);
         streams::read(table, &mut params);
+        sockets::read(table, &mut params);
         streams::refuse(table, &params);
         postcopy::refuse(table, &params);
         refuse_other_engines(table, &params);

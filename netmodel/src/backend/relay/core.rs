@@ -308,5 +308,4 @@ impl<P> Core<P> {
 }
 
 #[cfg(test)]
-#[path = "core_tests.rs"]
 mod tests;

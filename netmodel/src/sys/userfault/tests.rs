@@ -19,7 +19,7 @@ fn trapped() -> Option<(Arc<SharedMemory>, Arc<Userfault>)> {
     }
     let memory = SharedMemory::map(4 * PAGE).unwrap();
     memory.store(0, &[1; 4 * PAGE]);
-    let trap = memory.trap([PAGE..3 * PAGE]).unwrap();
+    let trap = memory.trap(std::iter::once(PAGE..3 * PAGE)).unwrap();
     Some((Arc::new(memory), Arc::new(trap)))
 }
 

@@ -75,7 +75,7 @@ impl Session<'_> {
     /// write of it has not delivered it; once the socket has taken it, nothing but a word that the
     /// destination will never run it lets the guest run here again.
     pub(super) fn hand_over(&mut self, last: u8) -> Result<(), SourceError> {
-        self.job.control.enter_switchover()?;
+        self.job.control.enter_postcopy()?;
         self.out.put(|bytes| bytes.push(last));
         self.out.flush()?;
         self.side_on(SourceEvent::Package);
