@@ -73,7 +73,7 @@ pub enum Broken {
 enum Committing {
     /// The last byte: one word of the destination.
     LastByte,
-    /// A post-copy's package: the destination pulls pages first.
+    /// A post-copy's package, or the word that a guest without memory may run: the destination pulls pages first.
     Package,
 }
 

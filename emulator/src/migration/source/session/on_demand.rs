@@ -96,7 +96,7 @@ impl Session<'_> {
 
     /// The commit point: Complete goes alone, so that a failed write of it has not delivered it.
     fn complete(&mut self) -> Result<(), SourceError> {
-        self.job.control.enter_switchover()?;
+        self.job.control.enter_postcopy()?;
         let deadline_ns = mono_ns().saturating_add(self.job.acknowledge_limit_ms * 1_000_000);
         self.out.set_deadline(Some(deadline_ns));
         let put = |bytes: &mut Vec<u8>| cloud::request(Request::Complete, bytes);
