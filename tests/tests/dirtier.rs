@@ -35,6 +35,9 @@ fn migrations_of_a_real_qemu_are_replayed_from_their_configurations() {
             assert!(error.abs() < most, "{comparison}");
         }
     }
+    let page = std::fs::read_to_string(out.join("index.html")).unwrap();
+    let drawn = |field: &str| page.contains(&format!("<figcaption>{field}</figcaption>"));
+    assert!(drawn("Total time") && !drawn("Post-copy requests"));
     // The records of what was emulated stand beside the comparisons, one a migration.
     let records = std::fs::read_to_string(out.join("migrations.jsonl")).unwrap();
     let records: Vec<Value> = records

@@ -78,6 +78,10 @@ fn moved(memory: &str, overrun: Option<u64>) {
     }
     let phases = &first.source_report.as_ref().expect("it completed").phases;
     assert!(phases.iter().any(|span| span.phase == Phase::Pull));
+    let report =
+        std::fs::read_to_string(sandbox.work().join("out/report.html")).expect("it was written");
+    // In both pictures, of the first migration alone.
+    assert_eq!(report.matches("class=\"round pull\"").count(), 2);
     assert_eq!(second.kind, "PreCopy");
     let destination = first.destination_report.as_ref().expect("it completed");
     let pulled = destination.postcopy.as_ref().expect("it pulled");

@@ -6,7 +6,7 @@ use super::chart::{Axis, Rect, open};
 use super::hosts::short;
 use super::html::escape;
 use super::page::Report;
-use crate::migration::record::{MigrationRecord, Round, Status};
+use crate::migration::record::{MigrationRecord, Phase, Round, Status};
 use crate::results::collect::{Ended, Move};
 use std::fmt::Write;
 
@@ -216,14 +216,12 @@ fn bar(out: &mut String, m: &Ended, y: f64, row: f64, x: &dyn Fn(u64) -> f64) {
             (false, 0) => "round even",
             (false, _) => "round odd",
         };
-        rect(
-            class,
-            round.begin_ns,
-            round.end_ns,
-            0.4,
-            &round_title(record, round),
-            out,
-        );
+        let title = round_title(record, round);
+        rect(class, round.begin_ns, round.end_ns, 0.4, &title, out);
+        // Of a post-copy most of its last round: the guest runs at the destination.
+        if let Some(begin_ns) = pull_ns(record).filter(|_| round.paused) {
+            rect("round pull", begin_ns, round.end_ns, 0.4, &title, out);
+        }
     }
     if let Some((stop, resumed)) = outage_ns(record) {
         let ms = (resumed - stop) as f64 / 1e6;
@@ -251,6 +249,13 @@ fn bar(out: &mut String, m: &Ended, y: f64, row: f64, x: &dyn Fn(u64) -> f64) {
     }
 }
 
+/// Since when the guest of a post-copy pulled its pages.
+fn pull_ns(r: &MigrationRecord) -> Option<u64> {
+    let phases = &r.source_report.as_ref()?.phases;
+    let pull = phases.iter().find(|span| span.phase == Phase::Pull)?;
+    Some(pull.begin_ns)
+}
+
 fn title(m: &Ended) -> String {
     let r = &m.record;
     let ms = (end_ns(m) - begin_ns(m)) as f64 / 1e6;
@@ -263,10 +268,10 @@ fn title(m: &Ended) -> String {
 fn round_title(r: &MigrationRecord, round: &Round) -> String {
     let ms = round.end_ns.saturating_sub(round.begin_ns) as f64 / 1e6;
     let mib = round.sent_bytes as f64 / f64::from(1 << 20);
-    let paused = if round.paused {
-        " (final, guest paused)"
-    } else {
-        ""
+    let paused = match (round.paused, pull_ns(r)) {
+        (true, None) => " (final, guest paused)",
+        (true, Some(_)) => " (final, then pulled)",
+        (false, _) => "",
     };
     format!(
         "#{} {}: round {}{paused}: {ms:.0} ms, {mib:.1} MiB, {} pages whole, {} zero, {} dirty at its begin",

@@ -292,7 +292,8 @@ fn migrations_sections(out: &mut String, r: &Report<'_>) {
 }
 
 const LEGEND: &str = "<p class=\"legend\"><i class=\"k even\"></i>round <i class=\"k odd\"></i>next \
-    round <i class=\"k paused\"></i>final round, guest paused <i class=\"k outage\"></i>outage \
+    round <i class=\"k paused\"></i>final round, guest paused <i class=\"k pull\"></i>pulled, \
+    guest at the destination <i class=\"k outage\"></i>outage \
     <i class=\"k failed\"></i>failed</p>";
 
 fn flows(s: &Summary) -> String {

@@ -33,12 +33,14 @@ pub fn page(title: &str, all: &Validation) -> String {
     section(&mut out, "Bars", BARS_NOTE, &bars(&all.bars));
     let mut plots = String::from("<div class=\"pair\">");
     for (name, unit, figure) in FIELDS {
-        let _ = write!(
-            plots,
-            "<figure><figcaption>{}</figcaption>{}</figure>",
-            escape(&capital(name)),
-            scatter(name, unit, figure, comparisons).draw()
-        );
+        if let Some(plot) = scatter(name, unit, figure, comparisons) {
+            let _ = write!(
+                plots,
+                "<figure><figcaption>{}</figcaption>{}</figure>",
+                escape(&capital(name)),
+                plot.draw()
+            );
+        }
     }
     plots.push_str("</div>");
     section(&mut out, "Emulated against real", PLOT_NOTE, &plots);
@@ -93,7 +95,13 @@ fn family(c: &Comparison) -> &str {
     }
 }
 
-fn scatter(name: &str, unit: &'static str, figure: Figure, comparisons: &[Comparison]) -> Plot {
+/// `None` where there is nothing to draw: post-copy's requests where nobody made any.
+fn scatter(
+    name: &str,
+    unit: &'static str,
+    figure: Figure,
+    comparisons: &[Comparison],
+) -> Option<Plot> {
     let both = |c: &Comparison| {
         let completed = c.real.completed && c.emulated.completed;
         completed.then_some((figure(&c.real)?, figure(&c.emulated)?))
@@ -102,7 +110,9 @@ fn scatter(name: &str, unit: &'static str, figure: Figure, comparisons: &[Compar
     for c in comparisons {
         families.entry(family(c)).or_default().extend(both(c));
     }
-    diagonal(name, unit, &families)
+    let mut points = families.values().flatten();
+    let drawn = points.any(|(real, emulated)| *real > 0.0 && *emulated > 0.0);
+    drawn.then(|| diagonal(name, unit, &families))
 }
 
 fn models(comparisons: &[Comparison]) -> Plot {
